@@ -1,0 +1,53 @@
+# The project's verbs. `make run` and `make test` are all that a fresh machine needs: scripts/bootstrap
+# makes .venv, compiles native/ and finds out what the system lacks. Each verb may be run at any time.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test fuzz lint types docs bench build dist clean
+
+VENV ?= .venv
+export VENV
+bin := $(VENV)/bin
+
+help: ## say what can be done
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## start the server and print where the demo page is (HOST=… PORT=…)
+	@scripts/bootstrap run
+	@exec $(bin)/realtime serve $(if $(HOST),--host '$(HOST)') $(if $(PORT),--port '$(PORT)') $(ARGS)
+
+test: ## run all tests (ARGS="tests/core -x" for some)
+	@scripts/bootstrap test
+	@$(bin)/python -m pytest $(ARGS)
+
+fuzz: ## throw random bytes at a server (ARGS="--seconds 600")
+	@scripts/bootstrap test
+	@$(bin)/python -m tests.fuzz $(ARGS)
+
+lint: ## ruff and cython-lint
+	@scripts/bootstrap test
+	@$(bin)/ruff check .
+	@PATH="$(abspath $(bin)):$$PATH" cython-lint native
+
+types: ## mypy, strict
+	@scripts/bootstrap test
+	@$(bin)/mypy
+
+docs: ## write docs/*.md anew from the settings, messages, metrics and commands
+	@scripts/bootstrap test
+	@$(bin)/python scripts/docs.py
+
+bench: ## measure on this machine (minutes; ARGS=… goes to the benchmark)
+	@scripts/bootstrap test
+	@$(bin)/python -m bench $(ARGS)
+
+build: ## make the environment and compile native/ in place
+	@scripts/bootstrap run
+
+dist: ## make sdist and wheel in dist/, and prove that the sdist installs and runs
+	@scripts/bootstrap test
+	@scripts/dist
+
+clean: ## remove the environment and everything that was built
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f native/*.so native/*.c realtime/native
+	find realtime native tests bench scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,63 @@
+"""Build the compiled parts: one extension per `native/*.pyx`, installed as `realtime.native`.
+
+Everything else about the package stands in pyproject.toml. `REALTIME_BUILD_ONLY=frames,hub`
+builds just those modules, for a quick turn while working on one of them.
+"""
+
+import os
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).parent
+LIBRARIES = {"deflate": ["z"]}
+COMPILE_ARGS = ["-O3", "-g1", "-std=gnu11", "-D_GNU_SOURCE", "-fno-strict-aliasing"]
+
+
+def link_native() -> None:
+    """Make `realtime/native -> ../native` where it is absent.
+
+    Cython looks cimports up as paths, so `realtime.native.frames` must lie under `realtime/`;
+    an sdist carries no link.
+    """
+    link = ROOT / "realtime" / "native"
+    if not link.exists():
+        link.symlink_to(Path("..") / "native", target_is_directory=True)
+
+
+def extensions() -> list[Extension]:
+    """One per .pyx. Cython adds the .pxd files that each one cimports to what it depends on."""
+    only = set(filter(None, os.environ.get("REALTIME_BUILD_ONLY", "").split(",")))
+    names = sorted(path.stem for path in (ROOT / "native").glob("*.pyx"))
+    if unknown := only.difference(names):
+        raise SystemExit(f"REALTIME_BUILD_ONLY: no native/*.pyx for {', '.join(sorted(unknown))}")
+    return [
+        Extension(
+            f"realtime.native.{name}",
+            [f"native/{name}.pyx"],
+            libraries=LIBRARIES.get(name, []),
+            extra_compile_args=COMPILE_ARGS,
+            include_dirs=["native"],
+            depends=sorted(f"native/{path.name}" for path in (ROOT / "native").glob("*.h")),
+        )
+        for name in names
+        if not only or name in only
+    ]
+
+
+link_native()
+setup(
+    ext_modules=cythonize(
+        extensions(),
+        build_dir="build/cython",
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
+            "initializedcheck": False,
+            "embedsignature": False,
+        },
+    )
+)
