@@ -1,0 +1,182 @@
+"""What the server sends, spliced from bytes: pushes, acks, answers, errors, JSON strings.
+
+Each encoder works out the size, makes the `bytes` object and writes into it; the caller owns the result.
+Arguments named `..._json`, `id` and `content` are JSON text already and go in as they are.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memcpy
+
+from realtime.native.text cimport digits_of, put_escaped, skip_ordinary
+
+cdef extern from "Python.h":
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* n) except NULL
+
+
+cdef inline uint8_t* put(uint8_t* to, const void* data, size_t n) noexcept nogil:
+    memcpy(to, data, n)
+    return to + n
+
+
+cdef inline bint is_plain(const uint8_t* at, size_t n) noexcept nogil:
+    """Does the text stand in a JSON string as it is?"""
+    cdef const uint8_t* end = at + n
+    at = skip_ordinary(at, end)
+    while at < end:
+        if at[0] < 0x20 or at[0] == c'"' or at[0] == c"\\":
+            return False
+        at += 1
+    return True
+
+
+cdef bytes escaped_string(const uint8_t* at, size_t n):
+    """Return the JSON string, in its quotes, of the UTF-8 at `at`."""
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, 6 * n + 2)
+    cdef uint8_t* to = <uint8_t*>PyBytes_AS_STRING(made)
+    cdef uint8_t* begin = to
+    cdef uint8_t* end
+    to[0] = c'"'
+    end = put_escaped(to + 1, at, n)
+    end[0] = c'"'
+    return made[:end + 1 - begin]
+
+
+def json_string(str text not None):
+    cdef Py_ssize_t n
+    cdef const char* data = PyUnicode_AsUTF8AndSize(text, &n)
+    cdef bytes made
+    if not is_plain(<const uint8_t*>data, n):
+        return escaped_string(<const uint8_t*>data, n)
+    made = PyBytes_FromStringAndSize(NULL, n + 2)
+    cdef char* to = PyBytes_AS_STRING(made)
+    to[0] = c'"'
+    memcpy(to + 1, data, n)
+    to[n + 1] = c'"'
+    return made
+
+
+cdef inline const uint8_t* name_of(object name, Py_ssize_t* n) except NULL:
+    """Return the UTF-8 of a str or bytes, borrowed from it."""
+    if isinstance(name, str):
+        return <const uint8_t*>PyUnicode_AsUTF8AndSize(name, n)
+    if not isinstance(name, bytes):
+        raise TypeError(f"a type is str or bytes, not {type(name).__name__}")
+    n[0] = PyBytes_GET_SIZE(name)
+    return <const uint8_t*>PyBytes_AS_STRING(name)
+
+
+cdef inline uint8_t* put_bytes(uint8_t* to, bytes data) noexcept:
+    return put(to, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+
+cpdef bytes encode_push(object type, bytes room_json, bytes from_json, uint64_t offset, bytes epoch,
+                        bytes content, bytes timestamp):
+    if room_json is None or epoch is None or content is None or timestamp is None:
+        raise TypeError("room_json, epoch, content and timestamp are bytes, not None")
+    cdef Py_ssize_t name_bytes
+    cdef const uint8_t* name = name_of(type, &name_bytes)
+    if not is_plain(name, name_bytes):
+        escaped = escaped_string(name, name_bytes)
+        name = <const uint8_t*>PyBytes_AS_STRING(escaped) + 1
+        name_bytes = PyBytes_GET_SIZE(escaped) - 2
+    return push_of(
+        name, name_bytes, room_json, from_json, offset, epoch,
+        <const uint8_t*>PyBytes_AS_STRING(content), PyBytes_GET_SIZE(content), timestamp,
+    )
+
+
+cdef bytes push_of(
+    const uint8_t* name, size_t name_bytes, bytes room_json, bytes from_json, uint64_t offset, bytes epoch,
+    const uint8_t* content, size_t content_bytes, bytes timestamp,
+):
+    """Encode a push whose type (without its quotes) and content are JSON text somewhere else."""
+    cdef uint8_t[20] digits
+    cdef size_t digit_count = digits_of(offset, digits)
+    cdef size_t n = (
+        9 + name_bytes + 9 + PyBytes_GET_SIZE(room_json)
+        + (8 + PyBytes_GET_SIZE(from_json) if from_json is not None else 0)
+        + 10 + digit_count + 10 + PyBytes_GET_SIZE(epoch)
+        + 12 + content_bytes + 14 + PyBytes_GET_SIZE(timestamp) + 2
+    )
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, n)
+    cdef uint8_t* to = <uint8_t*>PyBytes_AS_STRING(made)
+    to = put(to, b'{"type":"', 9)
+    to = put(to, name, name_bytes)
+    to = put(to, b'","room":', 9)
+    to = put_bytes(to, room_json)
+    if from_json is not None:
+        to = put(to, b',"from":', 8)
+        to = put_bytes(to, from_json)
+    to = put(to, b',"offset":', 10)
+    to = put(to, digits + 20 - digit_count, digit_count)
+    to = put(to, b',"epoch":"', 10)
+    to = put_bytes(to, epoch)
+    to = put(to, b'","content":', 12)
+    to = put(to, content, content_bytes)
+    to = put(to, b',"timestamp":"', 14)
+    to = put_bytes(to, timestamp)
+    put(to, b'"}', 2)
+    return made
+
+
+cpdef bytes encode_ack(bytes id, bytes room_json, uint64_t offset, bytes epoch, bint duplicate=False):
+    if id is None or room_json is None or epoch is None:
+        raise TypeError("id, room_json and epoch are bytes, not None")
+    cdef uint8_t[20] digits
+    cdef size_t digit_count = digits_of(offset, digits)
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, (
+        19 + PyBytes_GET_SIZE(id) + 8 + PyBytes_GET_SIZE(room_json) + 21 + digit_count
+        + 10 + PyBytes_GET_SIZE(epoch) + 3 + (17 if duplicate else 0)))
+    cdef uint8_t* to = <uint8_t*>PyBytes_AS_STRING(made)
+    to = put(to, b'{"type":"ack","id":', 19)
+    to = put_bytes(to, id)
+    to = put(to, b',"room":', 8)
+    to = put_bytes(to, room_json)
+    to = put(to, b',"content":{"offset":', 21)
+    to = put(to, digits + 20 - digit_count, digit_count)
+    to = put(to, b',"epoch":"', 10)
+    to = put_bytes(to, epoch)
+    if duplicate:
+        to = put(to, b'","duplicate":true}}', 20)
+    else:
+        to = put(to, b'"}}', 3)
+    return made
+
+
+cpdef bytes encode_pong(bytes id, bytes timestamp):
+    if id is None or timestamp is None:
+        raise TypeError("id and timestamp are bytes, not None")
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, (
+        20 + PyBytes_GET_SIZE(id) + 27 + PyBytes_GET_SIZE(timestamp) + 3))
+    cdef uint8_t* to = <uint8_t*>PyBytes_AS_STRING(made)
+    to = put(to, b'{"type":"pong","id":', 20)
+    to = put_bytes(to, id)
+    to = put(to, b',"content":{"server_time":"', 27)
+    to = put_bytes(to, timestamp)
+    put(to, b'"}}', 3)
+    return made
+
+
+def encode_reply(object type, bytes id, bytes room_json, bytes content not None):
+    cdef Py_ssize_t n
+    cdef const uint8_t* name = name_of(type, &n)
+    made = [b'{"type":', escaped_string(name, n)]
+    if id is not None:
+        made += (b',"id":', id)
+    if room_json is not None:
+        made += (b',"room":', room_json)
+    made += (b',"content":', content, b"}")
+    return b"".join(made)
+
+
+def encode_error(bytes id, int code, str name not None, str message not None, bint temporary,
+                 retry_after=None, bytes room_json=None):
+    made = [b'{"code":%d,"name":' % code, json_string(name), b',"message":', json_string(message),
+            b',"temporary":true' if temporary else b',"temporary":false']
+    if retry_after is not None:
+        if not 0 <= retry_after < float("inf"):
+            raise ValueError(f"retry_after is {retry_after} s: allowed are finite seconds from 0 on")
+        made += (b',"retry_after":', repr(float(retry_after)).encode())
+    made.append(b"}")
+    return encode_reply("error", id, room_json, b"".join(made))
