@@ -1,0 +1,4 @@
+# cython: language_level=3
+"""Socket addresses as text."""
+
+cdef str peer_name(int fd)

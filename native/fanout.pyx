@@ -1,0 +1,101 @@
+# cython: language_level=3
+"""Flush passes: every dirty log is sent to each of its members, in chunks of a bounded number of sends.
+
+A pass works on a snapshot of the dirty logs. What is appended while it runs makes the log dirty
+again and waits for the next pass, so a pass always ends. Coalescing clocks itself: the longer a
+pass takes, the more each send of the next one carries.
+
+A log whose own pass took over 1 ms may rest for `rest_ratio` times as long after it (at most
+`rest_max_ns`), which trades a little latency of that room alone for fewer, larger sends.
+"""
+from libc.stdint cimport int64_t, uint32_t
+from realtime.native.output cimport list_push, output_send_room
+from realtime.native.posix cimport monotonic_ns
+from realtime.native.roomlog cimport log_mark_dirty, log_reclaim
+from realtime.native.types cimport DEAD, IN_READABLE, THROTTLED, Connection, HubState, Log
+
+cdef enum:
+    REST_FROM_NS = 1000000
+
+
+cdef void _begin_passes(HubState* hub) noexcept nogil:
+    """Take the dirty logs that do not rest as the next set of passes."""
+    cdef Log* log = hub.dirty_head
+    cdef Log* following
+    cdef Log* last = NULL
+    hub.dirty_head = hub.dirty_tail = NULL
+    hub.rest_until_ns = 0
+    while log != NULL:
+        following = log.next_dirty
+        log.dirty = 0
+        log.next_dirty = NULL
+        if log.rest_until_ns > hub.now_ns:
+            log_mark_dirty(hub, log)
+            if hub.rest_until_ns == 0 or log.rest_until_ns < hub.rest_until_ns:
+                hub.rest_until_ns = log.rest_until_ns
+        else:
+            log.passing = 1
+            log.burst = log.end - log.pass_end
+            log.pass_end = log.end
+            log.pass_index = 0
+            log.pass_began_ns = hub.now_ns
+            log.next_passing = NULL
+            if last == NULL:
+                hub.passing = log
+            else:
+                last.next_passing = log
+            last = log
+        log = following
+
+
+cdef void _end_pass(HubState* hub, Log* log) noexcept nogil:
+    cdef int64_t rest
+    hub.passing = log.next_passing
+    log.next_passing = NULL
+    log.passing = 0
+    hub.counters.passes += 1
+    if hub.rest_ratio > 0:
+        rest = monotonic_ns() - log.pass_began_ns
+        if rest > REST_FROM_NS:
+            rest = <int64_t>(rest * hub.rest_ratio)
+            log.rest_until_ns = monotonic_ns() + (rest if rest < hub.rest_max_ns else hub.rest_max_ns)
+    log_reclaim(hub, log)
+    fanout_release(hub)
+
+
+cdef void fanout_release(HubState* hub) noexcept nogil:
+    """Let the connections read on that had published more than their room could be flushed."""
+    cdef Connection* connection
+    cdef uint32_t i
+    for i in range(hub.throttled.count):
+        connection = hub.throttled.items[i]
+        connection.flags &= ~THROTTLED
+        if connection.state != DEAD and not connection.flags & IN_READABLE:
+            if list_push(&hub.readable, connection) == 0:
+                connection.flags |= IN_READABLE
+    hub.throttled.count = 0
+
+
+cdef uint32_t fanout_flush(HubState* hub, uint32_t budget) noexcept nogil:
+    """Make up to `budget` sends of the running passes, beginning new ones; return the sends made."""
+    cdef uint32_t sent = 0
+    cdef Log* log
+    if hub.passing == NULL:
+        _begin_passes(hub)
+    while hub.passing != NULL and sent < budget:
+        log = hub.passing
+        while log.pass_index < log.count and sent < budget:
+            log.pass_index += 1
+            sent += output_send_room(hub, log, log.pass_index - 1)
+        if log.pass_index >= log.count:
+            _end_pass(hub, log)
+    return sent
+
+
+cdef bint fanout_pending(HubState* hub) noexcept nogil:
+    """Whether a pass runs or a dirty log that does not rest waits for one."""
+    if hub.passing != NULL:
+        return True
+    if hub.dirty_head == NULL:
+        return False
+    return hub.rest_until_ns == 0 or hub.rest_until_ns <= hub.now_ns

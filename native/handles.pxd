@@ -1,0 +1,53 @@
+# cython: language_level=3
+"""What Python holds of the hub."""
+from libc.stdint cimport uint8_t
+from realtime.native.httphead cimport Head
+from realtime.native.hubbase cimport HubBase
+from realtime.native.types cimport Connection as CConnection
+from realtime.native.types cimport Log
+
+
+cdef class Handshake:
+    cdef const uint8_t* data
+    cdef const Head* head
+    cdef CConnection* connection
+
+    cdef int check(self) except -1
+
+
+cdef class Accept:
+    cdef object state
+    cdef bytes subprotocol
+    cdef bytes extensions
+    cdef bytes welcome
+    cdef bytes close_reason
+    cdef int close_code
+    cdef int deflate_bits
+    cdef bint binary
+    cdef bint echo
+    cdef bint pending
+
+
+cdef class Refuse:
+    cdef int status
+    cdef bytes body
+    cdef bytes headers
+
+
+cdef class Connection:
+    cdef CConnection* connection
+    cdef HubBase hub
+
+    cpdef bint send(self, bytes payload) except -1
+    cdef bint keep_bounded(self) except -1
+
+
+cdef class RoomLog:
+    cdef Log log
+    cdef HubBase hub
+
+    cpdef void append(self, bytes payload) except *
+    cdef void cut_laggards(self)
+
+
+cdef Connection connection_handle(HubBase hub, CConnection* connection)

@@ -1,0 +1,322 @@
+# cython: language_level=3
+"""What Python holds of the hub: handles of connections and logs, a handshake and the answers to it."""
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+from realtime.native.address cimport peer_name
+from realtime.native.frames cimport (
+    FIN_BIT,
+    OPCODE_BINARY,
+    OPCODE_TEXT,
+    RSV1_BIT,
+    SERVER_HEAD_BYTES_MAX,
+    write_head,
+)
+from realtime.native.handshake cimport header_value, span_text
+from realtime.native.hubbase cimport HubBase
+from realtime.native.intake cimport connection_close
+from realtime.native.output cimport connection_kill, output_leave, output_take_over
+from realtime.native.roomlog cimport log_add, log_clear, log_mark_dirty, log_reserve, log_unlist
+from realtime.native.types cimport ABORT, BINARY, OPEN, PENDING, HubState, Log
+from realtime.native.types cimport Connection as CConnection
+from realtime.native.wheel cimport wheel_set
+
+cdef enum:
+    LOG_BACKLOG = 1 << 18           # bytes appended since the running pass began that throttle a publisher
+    SLOW_CONSUMER = 4001
+
+CLOSE_BOUNDS = "close code {} with a reason of {} bytes: 1000 to 4999, at most 123"
+
+
+cdef class Handshake:
+    """A client's upgrade request. Valid only while `on_handshake` runs; RuntimeError after it."""
+
+    cdef int check(self) except -1:
+        # The buffer and the connection go their own ways afterwards, whoever keeps this object.
+        if self.head == NULL:
+            raise RuntimeError("the handshake is over")
+        return 0
+
+    @property
+    def path(self):
+        self.check()
+        return span_text(self.data, self.head.path)
+
+    @property
+    def query(self):
+        self.check()
+        return span_text(self.data, self.head.query)
+
+    @property
+    def remote(self):
+        self.check()
+        return peer_name(self.connection.fd)
+
+    @property
+    def connection_id(self):
+        self.check()
+        return self.connection.id
+
+    def header(self, str name not None):
+        self.check()
+        return header_value(self.data, self.head, name)
+
+
+cdef class Accept:
+    """The answer of `on_handshake` to a client that may come in."""
+
+    def __init__(
+        self, state, *, str subprotocol=None, str extensions=None, bint binary=False, int deflate_bits=0,
+        bint echo=False, bint pending=False, bytes welcome=None, int close_code=0,
+        bytes close_reason not None=b"",
+    ):
+        if close_code and not 1000 <= close_code <= 4999 or PyBytes_GET_SIZE(close_reason) > 123:
+            raise ValueError(CLOSE_BOUNDS.format(close_code, len(close_reason)))
+        if deflate_bits and not 9 <= deflate_bits <= 15:
+            raise ValueError(f"deflate_bits is {deflate_bits}: 0 or 9 to 15")
+        self.state = state
+        self.subprotocol = (subprotocol or "").encode("ascii")
+        self.extensions = (extensions or "").encode("ascii")
+        self.binary = binary
+        self.deflate_bits = deflate_bits
+        self.echo = echo
+        self.pending = pending
+        self.welcome = welcome
+        self.close_code = close_code
+        self.close_reason = close_reason
+
+
+cdef class Refuse:
+    """The answer of `on_handshake` to a client that may not come in: an HTTP status, then the end."""
+
+    def __init__(self, int status, str body="", str headers=""):
+        if not 400 <= status <= 599:
+            raise ValueError(f"status is {status}: 400 to 599")
+        self.status = status
+        self.body = body.encode()
+        self.headers = headers.encode("latin-1")
+
+
+@cython.no_gc_clear    # __dealloc__ may run in a collection, and must find the hub still there
+cdef class Connection:
+    """A handle of one socket. It outlives the socket; `open` says whether that still stands."""
+
+    def __dealloc__(self):
+        if self.connection != NULL:
+            self.connection.handle = NULL
+
+    @property
+    def id(self):
+        return self.connection.id if self.connection != NULL else 0
+
+    @property
+    def remote(self):
+        return peer_name(self.connection.fd) if self.connection != NULL else ""
+
+    @property
+    def open(self):
+        return self.connection != NULL and self.connection.state == OPEN
+
+    @property
+    def binary(self):
+        return self.connection != NULL and self.connection.flags & BINARY != 0
+
+    @property
+    def variant(self):
+        if self.connection == NULL:
+            return 0
+        return self.connection.deflate_bits << 1 | (self.connection.flags & BINARY != 0)
+
+    @property
+    def queued_bytes(self):
+        if self.connection == NULL or self.connection.output == NULL:
+            return 0
+        return self.connection.output.length
+
+    @property
+    def state(self):
+        if self.connection == NULL or self.connection.state_object == NULL:
+            return None
+        return <object>self.connection.state_object
+
+    @state.setter
+    def state(self, value):
+        if self.connection == NULL:
+            return
+        Py_INCREF(value)
+        previous = self.connection.state_object
+        self.connection.state_object = <void*>value
+        if previous != NULL:
+            Py_DECREF(<object>previous)
+
+    cpdef bint send(self, bytes payload) except -1:
+        """Queue one message; False when the connection does not take any more."""
+        cdef CConnection* connection = self.connection
+        cdef uint8_t opcode
+        if payload is None:
+            raise TypeError("payload is None, not bytes")
+        if connection == NULL or connection.state != OPEN:
+            return False
+        opcode = OPCODE_BINARY if connection.flags & BINARY else OPCODE_TEXT
+        if not self.hub.send_message(
+            connection, opcode, <const uint8_t*>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload)
+        ):
+            return False
+        return self.keep_bounded()
+
+    cdef bint keep_bounded(self) except -1:
+        """After queueing unicast: close a connection that holds too much of it; False when that is so."""
+        cdef CConnection* connection = self.connection
+        if not self.hub.running:
+            self.hub.wake()
+        if connection.output != NULL and connection.output.length > self.hub.state.unicast_limit:
+            self.hub.state.counters.slow_consumers += 1
+            connection_close(&self.hub.state, connection, SLOW_CONSUMER, b'{"r":"slow_consumer"}')
+            return False
+        return True
+
+    def close(self, int code, bytes reason not None=b""):
+        """Begin the closing handshake; harmless on a connection that is closing already."""
+        if not 1000 <= code <= 4999 or PyBytes_GET_SIZE(reason) > 123:
+            raise ValueError(CLOSE_BOUNDS.format(code, len(reason)))
+        if self.connection == NULL:
+            return
+        connection_close(&self.hub.state, self.connection, code, reason)
+        self.hub.wake()
+
+    def abort(self):
+        """Close the socket at once, with a reset."""
+        if self.connection == NULL:
+            return
+        self.connection.flags |= ABORT
+        connection_kill(&self.hub.state, self.connection, 1006)
+        self.hub.wake()
+
+    def confirm(self):
+        """The peer is authenticated: its handshake deadline ends, heartbeats begin."""
+        if self.connection == NULL or not self.connection.flags & PENDING:
+            return
+        # Once it is closing, its deadline is that of the closing handshake.
+        if self.connection.state == OPEN:
+            self.connection.flags &= ~PENDING
+            wheel_set(&self.hub.state, self.connection, self.hub.state.heartbeat_ticks)
+
+    def join(self, RoomLog room not None):
+        """Become a member at the log's end: what is appended from now on comes here, in order."""
+        if self.connection == NULL or self.connection.state != OPEN:
+            return
+        if room.log.variant != self.variant:
+            raise ValueError(f"a log of variant {room.log.variant}, a connection of variant {self.variant}")
+        if log_add(&self.hub.state, &room.log, self.connection) < 0:
+            raise MemoryError("no memory for another member")
+
+    def leave(self, RoomLog room not None):
+        """Stop being a member at the log's end: what was appended before still comes, as unicast."""
+        if self.connection == NULL:
+            return
+        if self.connection.state == OPEN:
+            output_take_over(&self.hub.state, self.connection, &room.log)
+        output_leave(&self.hub.state, self.connection, &room.log)
+        self.keep_bounded()
+
+
+@cython.no_gc_clear    # __dealloc__ may run in a collection, and needs the hub to detach the members
+cdef class RoomLog:
+    """The log of one room in one variant. Members of a deleted log are detached from it."""
+
+    def __cinit__(self, HubBase hub not None, int variant, uint64_t lag_limit_bytes):
+        memset(&self.log, 0, sizeof(Log))
+        self.hub = hub
+        self.log.variant = variant
+        self.log.lag_limit = lag_limit_bytes
+
+    def __dealloc__(self):
+        cdef Log* room = &self.log
+        if self.hub is None:
+            return
+        while room.count:
+            output_leave(&self.hub.state, room.members[room.count - 1].connection, room)
+        log_clear(&self.hub.state, room)
+        log_unlist(&self.hub.state, room)
+
+    @property
+    def variant(self):
+        return self.log.variant
+
+    @property
+    def members(self):
+        return self.log.count
+
+    @property
+    def laggards(self):
+        """How many members have not been sent everything because their sockets are full."""
+        return self.log.laggards
+
+    @property
+    def queued_bytes(self):
+        """Bytes held in memory for this log."""
+        return self.log.end - self.log.head.base if self.log.head != NULL else 0
+
+    cpdef void append(self, bytes payload) except *:
+        """Add one message for every member. Sent at the end of the batch, together with its neighbours."""
+        cdef HubState* state = &self.hub.state
+        cdef Log* room = &self.log
+        cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(payload)
+        cdef size_t n = PyBytes_GET_SIZE(payload)
+        cdef uint8_t head[SERVER_HEAD_BYTES_MAX]
+        cdef size_t head_bytes
+        cdef uint8_t first = FIN_BIT | (OPCODE_BINARY if room.variant & 1 else OPCODE_TEXT)
+        cdef uint8_t* target
+        if payload is None:
+            raise TypeError("payload is None, not bytes")
+        if room.count == 0:
+            return
+        if room.variant > 1 and <Py_ssize_t>n >= self.hub.compression_threshold:
+            data = self.hub.compress(room.variant >> 1, data, &n)
+            first |= RSV1_BIT
+        head_bytes = write_head(head, first, n)
+        target = log_reserve(state, room, head_bytes + n)
+        if target == NULL:
+            raise MemoryError("no memory for the room's log")
+        memcpy(target, head, head_bytes)
+        memcpy(target + head_bytes, data, n)
+        state.counters.appended += 1
+        state.counters.appended_bytes += n
+        state.counters.deliveries += room.count
+        log_mark_dirty(state, room)
+        if room.rest_until_ns <= state.now_ns:
+            state.rest_until_ns = 0
+        if room.end - room.pass_end > LOG_BACKLOG and state.current != NULL:
+            state.congested = 1
+        if room.laggards and room.head.base + room.lag_limit < room.end:
+            self.cut_laggards()
+        if not self.hub.running:
+            self.hub.wake()
+
+    cdef void cut_laggards(self):
+        """Close every member that lacks more than the limit: its socket has been full all that time."""
+        cdef Log* room = &self.log
+        cdef uint32_t i = room.count
+        # Backwards, because closing takes the member out and fills its place from behind.
+        while i > 0:
+            i -= 1
+            if i < room.count and room.members[i].chunk != NULL and room.members[i].fd >= 0:
+                if room.end - room.members[i].position > room.lag_limit:
+                    self.hub.state.counters.slow_consumers += 1
+                    connection_close(
+                        &self.hub.state, room.members[i].connection, SLOW_CONSUMER, b'{"r":"slow_consumer"}'
+                    )
+
+
+cdef Connection connection_handle(HubBase hub, CConnection* connection):
+    """Return the one handle of `connection`, made on first use."""
+    cdef Connection handle
+    if connection.handle != NULL:
+        return <Connection>connection.handle
+    handle = Connection.__new__(Connection)
+    handle.connection, handle.hub = connection, hub
+    connection.handle = <void*>handle
+    return handle

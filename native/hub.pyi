@@ -1,0 +1,156 @@
+"""The hub as Python sees it; `native/hub.pyx` says how it works."""
+
+from collections.abc import Callable
+
+class Handshake:
+    """A client's upgrade request. Valid only while `on_handshake` runs; RuntimeError after it."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def query(self) -> str: ...
+    @property
+    def remote(self) -> str: ...
+    @property
+    def connection_id(self) -> int: ...
+    def header(self, name: str) -> str | None:
+        """Return the field's value (several lines joined by ", "), or None."""
+
+class Accept:
+    """Let a client in. `state` comes back in every later callback of this connection.
+
+    `subprotocol` and `extensions` are sent as they are; `binary` fixes the opcode of messages both ways;
+    `deflate_bits` (0, or 9 to 15) turns compression on; `welcome` goes out in one piece with the 101.
+    With `pending` the handshake deadline runs on until `Connection.confirm`. A `close_code` (1000 to 4999,
+    with a reason of at most 123 bytes) lets it in only to close it: browsers show their pages no HTTP status.
+    """
+
+    def __init__(
+        self,
+        state: object,
+        *,
+        subprotocol: str | None = None,
+        extensions: str | None = None,
+        binary: bool = False,
+        deflate_bits: int = 0,
+        echo: bool = False,
+        pending: bool = False,
+        welcome: bytes | None = None,
+        close_code: int = 0,
+        close_reason: bytes = b"",
+    ) -> None: ...
+
+class Refuse:
+    """Answer with an HTTP status (400 to 599) and close. `headers` are lines that each end in CRLF."""
+
+    def __init__(self, status: int, body: str = "", headers: str = "") -> None: ...
+
+class Connection:
+    """A handle of one socket. It outlives the socket; `open` says whether that still stands."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def remote(self) -> str: ...
+    @property
+    def open(self) -> bool: ...
+    @property
+    def binary(self) -> bool: ...
+    @property
+    def variant(self) -> int:
+        """Deflate window bits << 1 | binary: connections of one variant can share encoded frames."""
+    @property
+    def queued_bytes(self) -> int:
+        """Unicast bytes that the kernel has not taken yet."""
+    state: object
+    def send(self, payload: bytes) -> bool:
+        """Queue one message; False when the connection does not take any more."""
+    def close(self, code: int, reason: bytes = b"") -> None:
+        """Begin the closing handshake with `code` (1000 to 4999) and a reason of at most 123 bytes."""
+    def abort(self) -> None:
+        """Close the socket at once, with a reset."""
+    def confirm(self) -> None:
+        """The peer is authenticated: its handshake deadline ends, heartbeats begin."""
+    def join(self, room: RoomLog) -> None:
+        """Become a member at the log's end. Raises ValueError when the variants differ."""
+    def leave(self, room: RoomLog) -> None:
+        """Stop being a member at the log's end: what was appended before still comes."""
+
+class RoomLog:
+    """The log of one room in one variant. Members of a deleted log are detached from it."""
+
+    @property
+    def variant(self) -> int: ...
+    @property
+    def members(self) -> int: ...
+    @property
+    def laggards(self) -> int:
+        """How many members have not been sent everything because their sockets are full."""
+    @property
+    def queued_bytes(self) -> int: ...
+    def append(self, payload: bytes) -> None:
+        """Add one message for every member, in order; sent at the end of the batch."""
+
+class Hub:
+    """All WebSocket connections of one worker; not thread-safe.
+
+    `on_handshake(handshake)` answers Accept or Refuse. `on_message(state, payload)` gets whole messages, text
+    already valid UTF-8. `on_limited(state, payload, retry_after_s)` gets those over the connection's rate;
+    without it they are dropped. `on_close(state, code, reason, clean)` comes once per accepted connection.
+    `on_http(fd, received, remote)` takes over the socket of a request that is no upgrade even if it raises.
+    `on_wake(delay_s)` must arrange for one call of `on_ready()` after that time. A callback that raises is
+    logged to `realtime.hub` and closes its connection with 4000.
+    """
+
+    def __init__(
+        self,
+        *,
+        on_handshake: Callable[[Handshake], Accept | Refuse],
+        on_message: Callable[..., object],
+        on_close: Callable[..., object],
+        on_http: Callable[[int, bytes, str], object],
+        on_wake: Callable[[float], object],
+        on_limited: Callable[..., object] | None = None,
+        max_connections: int = 100_000,
+        max_message_bytes: int = 65_536,
+        max_head_bytes: int = 16_384,
+        max_fragments: int = 131_072,
+        handshake_timeout_s: float = 10.0,
+        heartbeat_s: float = 30.0,
+        close_timeout_s: float = 5.0,
+        messages_per_second: float = 0.0,
+        message_burst: float = 1.0,
+        unicast_limit_bytes: int = 1_048_576,
+        read_chunk_bytes: int = 65_536,
+        flush_chunk: int = 256,
+        accept_batch: int = 64,
+        rest_ratio: float = 0.0,
+        rest_max_s: float = 0.02,
+        compression_level: int = 1,
+        compression_threshold: int = 256,
+        room_lag_limit_bytes: int = 1_048_576,
+    ) -> None: ...
+    def deliver_to(self, on_message: Callable[..., object]) -> None:
+        """Replace `on_message`: what takes the messages is often built later than the hub, on top of it."""
+    def listen(self, fd: int) -> None:
+        """Accept from the listening socket `fd`, which stays the caller's."""
+    def stop_listening(self) -> None: ...
+    def fileno(self) -> int:
+        """The epoll set; readable when `on_ready` has something to do."""
+    def on_ready(self) -> bool:
+        """Run batches until nothing is left or the budget is spent; True when there is more to do."""
+    def tick(self) -> None:
+        """Handle the deadlines that have come; to be called about every 100 ms."""
+    def current(self) -> Connection:
+        """The connection whose callback runs. Raises RuntimeError outside of one."""
+    def connections(self) -> list[Connection]: ...
+    def room(self, variant: int = 0, *, lag_limit_bytes: int = 0) -> RoomLog:
+        """Make a log for one room in one variant; `lag_limit_bytes` bounds what a slow member may lack.
+
+        0 stands for the hub's `room_lag_limit_bytes`.
+        """
+    @property
+    def timestamp(self) -> bytes:
+        """The time as `2025-07-15T10:30:00.123Z`."""
+    def stats(self) -> dict[str, int]:
+        """Counters since the start, and gauges of now, by name."""

@@ -1,0 +1,564 @@
+# cython: language_level=3
+"""The hub: one epoll set with all of a worker's sockets, nested in the event loop by one `add_reader`.
+
+A batch is: look at the sockets (`epoll_wait` without waiting), read and hand every whole message to Python,
+send what was collected for single connections, send one chunk of the running flush passes, free what has
+died. While passes are unfinished it begins again, so that reading and flushing alternate; after
+`BATCH_BUDGET_NS` the event loop gets its turn.
+
+Owns the connections (`types.pxd` says what each of them owns) and their sockets; a socket whose request is no
+WebSocket upgrade is handed over with the bytes read so far. Leaves to Python: who may come in, what a message
+means, which room it goes to.
+"""
+import logging
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.ref cimport Py_DECREF
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from realtime.native.deflate cimport Inflater
+from realtime.native.fanout cimport fanout_flush, fanout_pending, fanout_release
+from realtime.native.frames cimport FIN_BIT, OPCODE_PING
+from realtime.native.handles cimport Connection as Handle
+from realtime.native.handles cimport RoomLog as Room
+from realtime.native.handles cimport connection_handle
+from realtime.native.httphead cimport default_limits
+from realtime.native.intake cimport CARRY, connection_close, intake_free, intake_later, intake_visit
+from realtime.native.output cimport (
+    connection_kill,
+    output_drain,
+    output_frame,
+    output_leave_all,
+    output_settle,
+)
+from realtime.native.posix cimport (
+    EMFILE,
+    ENFILE,
+    ENOBUFS,
+    ENOMEM,
+    EPOLL_CLOEXEC,
+    EPOLL_CTL_ADD,
+    EPOLL_CTL_DEL,
+    EPOLLERR,
+    EPOLLET,
+    EPOLLHUP,
+    EPOLLIN,
+    EPOLLOUT,
+    EPOLLRDHUP,
+    F_GETFL,
+    F_SETFL,
+    O_NONBLOCK,
+    SOCK_CLOEXEC,
+    SOCK_NONBLOCK,
+    accept4,
+    close,
+    epoll_create1,
+    epoll_ctl,
+    epoll_event,
+    epoll_wait,
+    errno,
+    fcntl,
+    monotonic_ns,
+)
+from realtime.native.reception cimport Reception
+from realtime.native.roomlog cimport pool_clear
+from realtime.native.types cimport (
+    ABORT,
+    BLOCKED,
+    CLOSING,
+    DEAD,
+    ECHO,
+    HANDSHAKE,
+    HANGUP,
+    IN_READABLE,
+    IN_UNICAST,
+    LEAVING,
+    OPEN,
+    PAUSED,
+    PEER_CLOSED,
+    PENDING,
+    PINGED,
+    THROTTLED,
+    HubState,
+)
+from realtime.native.types cimport Connection as CConnection
+from realtime.native.wheel cimport TICK_MS, wheel_drop, wheel_set, wheel_take_slot
+
+from realtime.native.handles import Accept, Connection, Handshake, Refuse, RoomLog
+
+__all__ = ["Accept", "Connection", "Handshake", "Hub", "Refuse", "RoomLog"]
+
+cdef enum:
+    EVENTS = 512                    # of one epoll_wait
+    BATCH_BUDGET_NS = 4000000       # then the event loop gets its turn
+    READ_BUDGET_NS = 2000000        # of reading before a chunk is flushed; the rest is read next
+    ACCEPT_PAUSE_NS = 100000000     # after the process ran out of file descriptors
+    HEARTBEAT_LOST = 4002
+    INTERNAL = 4000
+    NOT_AUTHENTICATED_IN_TIME = 4502
+
+log = logging.getLogger("realtime.hub")
+
+
+cdef long _head(void* owner, CConnection* connection, uint8_t* data, size_t n) noexcept:
+    return (<Hub>owner).head(connection, data, n)
+
+
+cdef void _deliver(
+    void* owner, CConnection* connection, uint8_t opcode, const uint8_t* payload, size_t n, int64_t wait_ns
+) noexcept:
+    if connection.flags & ECHO:
+        (<Hub>owner).send_message(connection, opcode, payload, n)
+    else:
+        (<Hub>owner).deliver(connection, payload, n, wait_ns)
+
+
+cdef class Hub(Reception):
+    """All WebSocket connections of one worker. Not thread-safe: all happens on the event loop's thread.
+
+    `on_wake(delay_s)` must arrange for one call of `on_ready()` after that time (0.0: the next turn).
+    """
+
+    def __cinit__(self):
+        self.listener = -1
+
+    def __init__(
+        self, *, on_handshake, on_message, on_close, on_http, on_wake, on_limited=None,
+        int max_connections=100_000, uint32_t max_message_bytes=65_536, uint32_t max_head_bytes=16_384,
+        uint32_t max_fragments=131_072, double handshake_timeout_s=10.0, double heartbeat_s=30.0,
+        double close_timeout_s=5.0, double messages_per_second=0.0, double message_burst=1.0,
+        uint64_t unicast_limit_bytes=1 << 20, uint32_t read_chunk_bytes=65_536, int flush_chunk=256,
+        int accept_batch=64, double rest_ratio=0.0, double rest_max_s=0.02, int compression_level=1,
+        Py_ssize_t compression_threshold=256, uint64_t room_lag_limit_bytes=1 << 20,
+    ):
+        cdef HubState* state = &self.state
+        if state.epoll_fd >= 0:
+            raise RuntimeError("a hub is made once")
+        self.on_handshake, self.on_message, self.on_close = on_handshake, on_message, on_close
+        self.on_http, self.on_wake, self.on_limited = on_http, on_wake, on_limited
+        self.max_connections, self.accept_batch, self.flush_chunk = max_connections, accept_batch, flush_chunk
+        self.compression_level, self.compression_threshold = compression_level, compression_threshold
+        self.room_lag_limit_bytes = room_lag_limit_bytes
+        self.inflater = Inflater()
+        default_limits(&self.limits)
+        self.limits.head_bytes_max = max_head_bytes
+        state.owner = <void*>self
+        state.inflater = <void*>self.inflater
+        state.on_head = _head
+        state.on_message = _deliver
+        state.max_message = max_message_bytes
+        state.max_fragments = max_fragments
+        state.unicast_limit = unicast_limit_bytes
+        state.high_water = min(unicast_limit_bytes // 2, 1 << 18)
+        state.read_chunk = read_chunk_bytes
+        state.handshake_ticks = _ticks(handshake_timeout_s)
+        state.heartbeat_ticks = _ticks(heartbeat_s) if heartbeat_s > 0 else 0
+        state.close_ticks = _ticks(close_timeout_s)
+        if messages_per_second > 0:
+            state.message_cost_ns = <int64_t>(1e9 / messages_per_second)
+            state.message_burst_ns = <int64_t>(max(message_burst, 1.0) * 1e9 / messages_per_second)
+        state.rest_ratio = rest_ratio
+        state.rest_max_ns = <int64_t>(rest_max_s * 1e9)
+        state.cork_capacity = 1 << 16
+        state.cork = <uint8_t*>malloc(state.cork_capacity)
+        state.scratch = <uint8_t*>malloc(CARRY + read_chunk_bytes)
+        if state.cork == NULL or state.scratch == NULL:
+            raise MemoryError("no memory for the hub's buffers")
+        state.now_ns = self.started_ns = monotonic_ns()
+        state.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+        if state.epoll_fd < 0:
+            raise OSError(errno, "epoll_create1")
+
+    def __dealloc__(self):
+        cdef HubState* state = &self.state
+        cdef uint32_t i
+        self.on_close = None    # nobody is told: whoever listened is being freed too
+        for i in range(state.connections):
+            connection_kill(state, state.table[i], 1006)
+        while state.connections:
+            self.forget(state.table[state.connections - 1])
+        pool_clear(state)
+        free(state.table)
+        free(state.dead.items)
+        free(state.readable.items)
+        free(state.unicast.items)
+        free(state.throttled.items)
+        free(state.cork)
+        free(state.scratch)
+        if state.epoll_fd >= 0:
+            close(state.epoll_fd)
+
+    # ----------------------------------------------------------------------- the loop's side
+
+    def fileno(self):
+        """The epoll set; readable when `on_ready` has something to do."""
+        return self.state.epoll_fd
+
+    def deliver_to(self, on_message):
+        """Replace `on_message`: what takes the messages is often built later than the hub, on top of it."""
+        self.on_message = on_message
+
+    def listen(self, int fd):
+        """Accept from the listening socket `fd`, which stays the caller's; it is made non-blocking."""
+        if fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) != 0:
+            raise OSError(errno, "fcntl on the listening socket")
+        self.listener = fd
+        self.listening = True
+        self.watch_listener()
+
+    def stop_listening(self):
+        """Accept no more; connections stay."""
+        if self.listening:
+            epoll_ctl(self.state.epoll_fd, EPOLL_CTL_DEL, self.listener, NULL)
+            self.listening = False
+
+    cdef int watch_listener(self) except -1:
+        cdef epoll_event event
+        self.accept_after_ns = 0
+        event.events = EPOLLIN
+        event.data.ptr = NULL
+        if epoll_ctl(self.state.epoll_fd, EPOLL_CTL_ADD, self.listener, &event) != 0:
+            raise OSError(errno, "epoll_ctl on the listening socket")
+        return 0
+
+    def on_ready(self):
+        """Run batches until nothing is left or the budget is spent; True when there is more to do."""
+        cdef HubState* state = &self.state
+        if self.running:
+            return False
+        self.running = True
+        try:
+            self.run_batches()
+        finally:
+            self.running = False
+        if self.pending():
+            self.wake()
+            return True
+        if state.dirty_head != NULL and state.rest_until_ns > self.rest_wake_ns:
+            self.rest_wake_ns = state.rest_until_ns
+            self.on_wake(max(0, state.rest_until_ns - state.now_ns) * 1e-9)
+        return False
+
+    cdef void run_batches(self):
+        cdef HubState* state = &self.state
+        cdef epoll_event[EVENTS] events
+        cdef int64_t until = monotonic_ns() + BATCH_BUDGET_NS
+        cdef int count
+        state.waking = 0
+        state.congested = 0
+        state.counters.wakes += 1
+        while True:
+            state.now_ns = monotonic_ns()
+            self.read_until_ns = state.now_ns + READ_BUDGET_NS
+            count = epoll_wait(state.epoll_fd, events, EVENTS, 0)
+            state.counters.polls += 1
+            if count > 0:
+                state.counters.events += count
+                self.handle_events(events, count)
+            self.visit_readable()
+            self.flush_unicast()
+            if state.dirty_head != NULL or state.passing != NULL:
+                # With the GIL: another thread's garbage collection must not free a log in mid-pass.
+                fanout_flush(state, self.flush_chunk)
+            self.reap()
+            if count < EVENTS and not self.pending() or state.now_ns > until:
+                break
+
+    cdef bint pending(self):
+        return (
+            self.state.readable.count > 0 or self.state.unicast.count > 0 or fanout_pending(&self.state)
+        )
+
+    def tick(self):
+        """Handle the deadlines that have come; to be called about every 100 ms."""
+        if self.running:
+            return
+        self.running = True     # on_close runs in here too
+        try:
+            self.run_deadlines()
+        finally:
+            self.running = False
+        if self.pending():
+            self.wake()
+
+    cdef void run_deadlines(self):
+        cdef HubState* state = &self.state
+        cdef CConnection* due
+        cdef CConnection* connection
+        state.now_ns = monotonic_ns()
+        while state.tick < <uint32_t>((state.now_ns - self.started_ns) // (TICK_MS * 1000000)):
+            due = wheel_take_slot(state)
+            while due != NULL:
+                connection = due
+                due = due.wheel_next
+                connection.wheel_next = NULL
+                self.deadline(connection)
+        if self.accept_after_ns and state.now_ns > self.accept_after_ns and self.listening:
+            self.watch_listener()
+        fanout_release(state)
+        self.flush_unicast()
+        self.reap()
+
+    # ----------------------------------------------------------------------- sockets
+
+    cdef void handle_events(self, epoll_event* events, int count):
+        cdef HubState* state = &self.state
+        cdef CConnection* connection
+        cdef uint32_t what
+        cdef int i
+        for i in range(count):
+            connection = <CConnection*>events[i].data.ptr
+            what = events[i].events
+            if connection == NULL:
+                self.accept_some()
+                continue
+            if connection.state == DEAD:
+                continue
+            if what & EPOLLOUT and connection.flags & BLOCKED:
+                if connection.flags & PAUSED:
+                    # Its pongs lie unread; that it takes what it is sent is sign of life enough.
+                    connection.last_seen = state.tick
+                    connection.flags &= ~PINGED
+                output_settle(state, connection, output_drain(state, connection))
+            if what & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+                connection.flags |= HANGUP
+                if what & (EPOLLHUP | EPOLLERR) and connection.flags & (PAUSED | THROTTLED):
+                    connection_kill(state, connection, 1006)
+            if what & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR) and not connection.flags & IN_READABLE:
+                # Edge-triggered: what is not read now must be remembered.
+                if monotonic_ns() < self.read_until_ns:
+                    intake_visit(state, connection, False)
+                else:
+                    intake_later(state, connection)
+
+    cdef void visit_readable(self):
+        """Read on where the last round stopped, oldest first; who has more then stands at the end again."""
+        cdef HubState* state = &self.state
+        cdef CConnection* connection
+        cdef uint32_t count = state.readable.count
+        cdef uint32_t visited = 0
+        cdef uint32_t i
+        while visited < count and (visited == 0 or monotonic_ns() < self.read_until_ns):
+            connection = state.readable.items[visited]
+            visited += 1
+            connection.flags &= ~IN_READABLE
+            if connection.state != DEAD:
+                intake_visit(state, connection, True)
+        state.readable.count -= visited
+        for i in range(state.readable.count if visited else 0):
+            state.readable.items[i] = state.readable.items[visited + i]
+
+    cdef void flush_unicast(self):
+        cdef HubState* state = &self.state
+        cdef CConnection* connection
+        cdef uint32_t i
+        for i in range(state.unicast.count):
+            connection = state.unicast.items[i]
+            connection.flags &= ~IN_UNICAST
+            if connection.state != DEAD and not connection.flags & BLOCKED:
+                output_settle(state, connection, output_drain(state, connection))
+        state.unicast.count = 0
+
+    cdef bint accept_some(self):
+        """Accept up to a batch; the rest waits in the kernel and is seen again at once."""
+        cdef int fd
+        for _ in range(self.accept_batch):
+            fd = accept4(self.listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            if fd < 0:
+                if errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
+                    log.warning("accepting pauses for 100 ms: out of file descriptors or memory")
+                    epoll_ctl(self.state.epoll_fd, EPOLL_CTL_DEL, self.listener, NULL)
+                    self.accept_after_ns = self.state.now_ns + ACCEPT_PAUSE_NS
+                return False
+            self.first_visit(fd)
+        return True
+
+    cdef void first_visit(self, int fd):
+        """Make a connection of a new socket and read it: with TCP_DEFER_ACCEPT its request is there."""
+        cdef HubState* state = &self.state
+        cdef CConnection* connection
+        cdef epoll_event event
+        if not self.grow_table():
+            close(fd)
+            return
+        connection = <CConnection*>calloc(1, sizeof(CConnection))
+        if connection == NULL:
+            close(fd)
+            return
+        state.last_id += 1
+        connection.id = state.last_id
+        connection.fd = fd
+        connection.state = HANDSHAKE
+        connection.last_seen = state.tick
+        connection.index = state.connections
+        state.table[state.connections] = connection
+        state.connections += 1
+        state.counters.accepted += 1
+        wheel_set(state, connection, state.handshake_ticks)
+        if <int>state.connections > self.max_connections:
+            self.refuse(connection, 503, b"Retry-After: 5\r\n", b"this server is full")
+            if <int>state.connections > 2 * self.max_connections:
+                connection_kill(state, connection, 1013)
+                return
+        event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
+        event.data.ptr = connection
+        if connection.state == HANDSHAKE:
+            intake_visit(state, connection, False)
+        if connection.state != DEAD and epoll_ctl(state.epoll_fd, EPOLL_CTL_ADD, fd, &event) != 0:
+            connection_kill(state, connection, 1006)
+
+    cdef bint grow_table(self):
+        cdef HubState* state = &self.state
+        cdef CConnection** table
+        cdef uint32_t size = state.table_size * 2 if state.table_size else 64
+        if state.connections < state.table_size:
+            return True
+        table = <CConnection**>realloc(state.table, size * sizeof(CConnection*))
+        if table == NULL:
+            return False
+        state.table = table
+        state.table_size = size
+        return True
+
+    cdef void reap(self):
+        """Free what has died, and tell Python; only here, because a dead struct may stand in the batch."""
+        cdef HubState* state = &self.state
+        cdef CConnection* connection
+        cdef uint32_t i = 0
+        cdef uint32_t kept = 0
+        while i < state.dead.count:
+            connection = state.dead.items[i]
+            i += 1
+            if connection.flags & (IN_READABLE | IN_UNICAST | THROTTLED):
+                state.dead.items[kept] = connection
+                kept += 1
+            else:
+                self.forget(connection)
+        state.dead.count = kept
+
+    cdef void forget(self, CConnection* connection):
+        cdef HubState* state = &self.state
+        cdef CConnection* last
+        wheel_drop(state, connection)
+        output_leave_all(state, connection)
+        intake_free(connection)
+        if connection.output != NULL:
+            state.counters.queued_bytes -= connection.output.length
+            free(connection.output.data)
+            free(connection.output)
+            connection.output = NULL
+        state.connections -= 1
+        last = state.table[state.connections]
+        state.table[connection.index] = last
+        last.index = connection.index
+        state.counters.closed += 1
+        if connection.state_object != NULL:
+            if self.on_close is not None:
+                self.tell_closed(connection)
+        # Before the state goes: its end may run Python code that asks the handle for it.
+        if connection.handle != NULL:
+            (<Handle>connection.handle).connection = NULL
+        if connection.state_object != NULL:
+            Py_DECREF(<object>connection.state_object)
+        if connection.close_reason != NULL:
+            Py_DECREF(<object>connection.close_reason)
+        free(connection)
+
+    cdef void tell_closed(self, CConnection* connection):
+        reason = <object>connection.close_reason if connection.close_reason != NULL else b""
+        self.calling = connection
+        try:
+            self.on_close(
+                <object>connection.state_object, connection.close_code, reason,
+                connection.flags & PEER_CLOSED != 0,
+            )
+        except BaseException:   # whatever it is, the batch goes on
+            log.exception("on_close of connection %d", connection.id)
+        self.calling = NULL
+
+    # ----------------------------------------------------------------------- deadlines
+
+    cdef void deadline(self, CConnection* connection):
+        cdef HubState* state = &self.state
+        if connection.state == HANDSHAKE:
+            state.counters.handshake_timeouts += 1
+            self.refuse(connection, 408, b"", b"the request took too long")
+        elif connection.state == CLOSING or connection.state == LEAVING:
+            connection.flags |= ABORT
+            connection_kill(state, connection, connection.close_code)
+        elif connection.state == OPEN and connection.flags & PENDING:
+            state.counters.handshake_timeouts += 1
+            connection_close(state, connection, NOT_AUTHENTICATED_IN_TIME, b'{"r":"authentication_timeout"}')
+        elif connection.state == OPEN and state.heartbeat_ticks:
+            self.heartbeat(connection)
+
+    cdef void heartbeat(self, CConnection* connection):
+        """Ping a peer that was silent for one interval, close one that stayed silent for another."""
+        cdef HubState* state = &self.state
+        cdef uint32_t silent = state.tick - connection.last_seen
+        if silent < state.heartbeat_ticks:
+            wheel_set(state, connection, state.heartbeat_ticks - silent)
+        elif not connection.flags & PINGED:
+            connection.flags |= PINGED
+            output_frame(state, connection, FIN_BIT | OPCODE_PING, NULL, 0)
+            wheel_set(state, connection, state.heartbeat_ticks)
+        else:
+            state.counters.heartbeat_timeouts += 1
+            connection_close(state, connection, HEARTBEAT_LOST, b'{"r":"no_heartbeat"}')
+
+    # ----------------------------------------------------------------------- messages
+
+    cdef void deliver(self, CConnection* connection, const uint8_t* payload, size_t n, int64_t wait_ns):
+        cdef HubState* state = &self.state
+        state_object = <object>connection.state_object
+        self.calling = connection
+        try:
+            if wait_ns == 0:
+                self.on_message(state_object, PyBytes_FromStringAndSize(<const char*>payload, n))
+            else:
+                state.counters.rate_limited += 1
+                if self.on_limited is not None:
+                    self.on_limited(
+                        state_object, PyBytes_FromStringAndSize(<const char*>payload, n), wait_ns * 1e-9
+                    )
+        except BaseException:
+            log.exception("on_message of connection %d", connection.id)
+            connection_close(state, connection, INTERNAL, b'{"r":"internal"}')
+        self.calling = NULL
+
+    def current(self):
+        """The connection whose callback runs. Raises RuntimeError outside of on_message and on_close."""
+        if self.calling == NULL:
+            raise RuntimeError("no connection's callback is running")
+        return connection_handle(self, self.calling)
+
+    def connections(self):
+        """Handles of all connections that have completed their handshake."""
+        cdef uint32_t i
+        return [
+            connection_handle(self, self.state.table[i])
+            for i in range(self.state.connections)
+            if self.state.table[i].state != DEAD and self.state.table[i].state_object != NULL
+        ]
+
+    def room(self, int variant=0, *, uint64_t lag_limit_bytes=0):
+        """Make a log for one room in one variant; `lag_limit_bytes` bounds what a slow member may lack.
+
+        0 stands for the hub's `room_lag_limit_bytes`.
+        """
+        if variant >> 1 and not 9 <= variant >> 1 <= 15:
+            raise ValueError(f"variant is {variant}: window bits (0 or 9 to 15) << 1 | binary")
+        return Room.__new__(Room, self, variant, lag_limit_bytes or self.room_lag_limit_bytes)
+
+    def stats(self):
+        """Counters since the start, and gauges of now, by name."""
+        stats = dict(self.state.counters)
+        stats["connections"] = self.state.connections
+        stats["connection_bytes"] = sizeof(CConnection)
+        return stats
+
+
+cdef uint32_t _ticks(double seconds) except? 0:
+    if not 0 < seconds <= 86_400:
+        raise ValueError(f"{seconds} s: a timeout is over 0 and at most 86400 s")
+    return max(1, <uint32_t>(seconds * 1000 / TICK_MS + 0.5))

@@ -1,0 +1,33 @@
+# cython: language_level=3
+"""What every part of the hub needs of it."""
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t, uint8_t
+from realtime.native.httphead cimport Limits
+from realtime.native.types cimport Connection as CConnection
+from realtime.native.types cimport HubState
+
+
+cdef class HubBase:
+    cdef HubState state
+    cdef Limits limits
+    cdef CConnection* calling       # whose callback runs
+    cdef object on_handshake
+    cdef object on_message
+    cdef object on_limited
+    cdef object on_close
+    cdef object on_http
+    cdef object on_wake
+    cdef list deflaters             # by window bits
+    cdef bytes stamp
+    cdef int64_t stamp_ms
+    cdef int64_t stamp_batch_ns     # the batch that it was read in
+    cdef int compression_level
+    cdef Py_ssize_t compression_threshold
+    cdef bint running               # inside on_ready
+
+    cdef void wake(self)
+    cdef bytes time_text(self)
+    cdef bint send_message(
+        self, CConnection* connection, uint8_t opcode, const uint8_t* payload, size_t n
+    ) except -1
+    cdef const uint8_t* compress(self, int bits, const uint8_t* payload, size_t* n) except NULL

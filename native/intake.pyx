@@ -1,0 +1,422 @@
+# cython: language_level=3
+"""The way in: bytes of a socket to frames, frames to messages, and what RFC 6455 says to the wrong ones.
+
+A connection has an `Input` only while a frame, a fragmented message or a request head is incomplete.
+Reads go to the hub's scratch buffer; a remainder up to `CARRY` bytes is copied back in front of the next
+read, a larger frame collects in a buffer of its own, which grows with what has arrived and never with what a
+head merely announces.
+
+One visit reads at most one chunk, so that no connection keeps the others waiting; what is left stands in
+`hub.readable`. The rate limit counts frames, so that empty fragments and pings cost their sender too.
+"""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport Py_INCREF
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcpy, memmove
+from realtime.native.deflate cimport Inflater
+from realtime.native.frames cimport (
+    CONTROL_BIT,
+    FIN_BIT,
+    OPCODE_BINARY,
+    OPCODE_CLOSE,
+    OPCODE_CONTINUATION,
+    OPCODE_PING,
+    OPCODE_PONG,
+    OPCODE_TEXT,
+    RSV1_BIT,
+    UTF8_ACCEPT,
+    UTF8_REJECT,
+    FrameHead,
+    close_code_valid,
+    parse_head,
+    unmask,
+    utf8_feed,
+)
+from realtime.native.output cimport connection_kill, list_push, output_frame, output_leave_all, output_uncork
+from realtime.native.posix cimport EAGAIN, EINTR, MSG_DONTWAIT, errno, recv
+from realtime.native.ratelimit cimport gcra
+from realtime.native.types cimport (
+    BINARY,
+    CLOSING,
+    DEAD,
+    ECHO,
+    FAILED,
+    HANGUP,
+    HANDSHAKE,
+    IN_READABLE,
+    LEAVING,
+    OPEN,
+    PAUSED,
+    PEER_CLOSED,
+    PINGED,
+    THROTTLED,
+    Connection,
+    HubState,
+    Input,
+)
+from realtime.native.wheel cimport wheel_set
+
+cdef enum:
+    ECHO_MESSAGE_BYTES = 32 << 20    # the echo path serves conformance suites, which send 16 MiB
+
+
+# --------------------------------------------------------------------------- reading
+
+cdef void intake_later(HubState* hub, Connection* connection) noexcept nogil:
+    """Visit `connection` again in the next round."""
+    if not connection.flags & IN_READABLE and connection.state != DEAD:
+        if list_push(&hub.readable, connection) == 0:
+            connection.flags |= IN_READABLE
+
+
+cdef void intake_visit(HubState* hub, Connection* connection, bint resumed):
+    """Read one chunk and handle what is whole. `resumed`: handle what had been left first."""
+    cdef Input* state = connection.input
+    cdef uint8_t* data = hub.scratch
+    cdef size_t have = state.raw_length if state != NULL else 0
+    cdef size_t room = hub.read_chunk
+    cdef ssize_t got
+    if connection.flags & (PAUSED | THROTTLED) or connection.state >= LEAVING:
+        return
+    if resumed and have:
+        _handle(hub, connection, state.raw, have)
+        if connection.flags & (PAUSED | THROTTLED) or connection.state >= LEAVING:
+            return
+        state = connection.input
+        have = state.raw_length if state != NULL else 0
+    if have > CARRY:
+        if not _grow(&state.raw, &state.raw_capacity, have + (have if have > room else room)):
+            connection_kill(hub, connection, 1006)
+            return
+        data = state.raw
+        room = state.raw_capacity - have
+    elif have:
+        memcpy(data, state.raw, have)
+    got = recv(connection.fd, data + have, room, MSG_DONTWAIT)
+    if got <= 0:
+        if got < 0 and (errno == EAGAIN or errno == EINTR):
+            return
+        connection_kill(hub, connection, 1006)
+        return
+    hub.counters.bytes_in += got
+    connection.last_seen = hub.tick
+    connection.flags &= ~PINGED
+    _handle(hub, connection, data, have + got)
+    if <size_t>got == room or connection.flags & HANGUP:
+        intake_later(hub, connection)
+
+
+cdef void _handle(HubState* hub, Connection* connection, uint8_t* data, size_t n):
+    """Handle the whole frames (or the request head) in `data`, cork the answers, keep the rest."""
+    cdef size_t used = 0
+    cdef long head_bytes
+    hub.current = connection
+    if connection.state == HANDSHAKE:
+        head_bytes = hub.on_head(hub.owner, connection, data, n)
+        if head_bytes < 0:
+            hub.current = NULL
+            hub.cork_length = 0
+            return
+        used = head_bytes
+    if connection.state == OPEN or (connection.state == CLOSING and not connection.flags & FAILED):
+        used += _frames(hub, connection, data + used, n - used)
+    output_uncork(hub)
+    if connection.state == DEAD:
+        return
+    # Only what an open connection sends is answered; a closing one is read on, up to its Close frame.
+    if connection.state == OPEN and connection.output != NULL and connection.output.length > hub.high_water:
+        connection.flags |= PAUSED
+        hub.counters.pauses += 1
+    if connection.flags & FAILED or connection.state == LEAVING:
+        used = n
+    if not _keep(connection, data, n, used):
+        connection_kill(hub, connection, 1006)
+
+
+cdef bint _grow(uint8_t** buffer, uint32_t* capacity, size_t need) noexcept nogil:
+    cdef uint8_t* grown
+    if need <= capacity[0]:
+        return True
+    grown = <uint8_t*>realloc(buffer[0], need)
+    if grown == NULL:
+        return False
+    buffer[0] = grown
+    capacity[0] = <uint32_t>need
+    return True
+
+
+cdef bint _keep(Connection* connection, uint8_t* data, size_t n, size_t used) noexcept nogil:
+    """Keep data[used:n] for the next visit; without a rest, let the input go. False without memory."""
+    cdef Input* state = connection.input
+    cdef size_t rest = n - used
+    if rest == 0:
+        if state != NULL:
+            state.raw_length = 0
+            free(state.raw)
+            state.raw = NULL
+            state.raw_capacity = 0
+            if state.opcode == 0 or connection.flags & FAILED or connection.state == LEAVING:
+                intake_free(connection)
+        return True
+    if state == NULL:
+        state = connection.input = <Input*>calloc(1, sizeof(Input))
+        if state == NULL:
+            return False
+    if data != state.raw:
+        if not _grow(&state.raw, &state.raw_capacity, rest):
+            return False
+        memcpy(state.raw, data + used, rest)
+    elif used:
+        memmove(state.raw, data + used, rest)
+    state.raw_length = <uint32_t>rest
+    return True
+
+
+cdef void intake_free(Connection* connection) noexcept nogil:
+    if connection.input != NULL:
+        free(connection.input.raw)
+        free(connection.input.message)
+        free(connection.input)
+        connection.input = NULL
+
+
+# --------------------------------------------------------------------------- frames
+
+cdef size_t _frames(HubState* hub, Connection* connection, uint8_t* data, size_t n):
+    """Handle the frames in `data` up to the first incomplete one; return the bytes used."""
+    cdef FrameHead head
+    cdef const char* wrong
+    cdef size_t used = 0
+    cdef int answer
+    while used < n:
+        answer = parse_head(data + used, n - used, &head)
+        wrong = "malformed frame head"
+        if answer >= 0:
+            wrong = _misplaced(connection, &head)
+        if wrong != NULL:
+            _fail(hub, connection, 1002, wrong)
+            return used
+        if head.header_bytes and _too_large(hub, connection, &head):
+            _fail(hub, connection, 1009, "message too large")
+            return used
+        if answer == 0 or n - used < head.header_bytes + head.payload_bytes:
+            return used
+        used += head.header_bytes
+        unmask(data + used, head.payload_bytes, head.mask, 0)
+        hub.counters.frames_in += 1
+        if head.opcode & CONTROL_BIT:
+            _control(hub, connection, &head, data + used)
+        else:
+            _data(hub, connection, &head, data + used)
+        used += head.payload_bytes
+        if connection.state > CLOSING or connection.flags & (FAILED | PAUSED | THROTTLED):
+            return used
+        # Answers that pile up in the cork count as queued: a burst of requests must not hide them.
+        if hub.cork_length > hub.high_water or hub.congested:
+            _rest(hub, connection)
+            return used
+    return used
+
+
+cdef void _rest(HubState* hub, Connection* connection):
+    """Stop handling frames of `connection` until its room is flushed, or until the others had their turn."""
+    if hub.congested:
+        hub.congested = 0
+        if list_push(&hub.throttled, connection) == 0:
+            connection.flags |= THROTTLED
+            hub.counters.pauses += 1
+    else:
+        intake_later(hub, connection)
+
+
+cdef const char* _misplaced(Connection* connection, const FrameHead* head) noexcept nogil:
+    """Return what RFC 6455 (5.2, 5.4) forbids about this frame at this place, or NULL."""
+    cdef bint fragmented = connection.input != NULL and connection.input.opcode != 0
+    if head.rsv:
+        if head.rsv != RSV1_BIT or connection.deflate_bits == 0:
+            return "reserved bit set"
+        if head.opcode == OPCODE_CONTINUATION or head.opcode & CONTROL_BIT:
+            return "compression bit on a continuation or control frame"
+    if head.opcode & CONTROL_BIT:
+        return NULL
+    if head.opcode == OPCODE_CONTINUATION and not fragmented:
+        return "continuation without a message"
+    if head.opcode != OPCODE_CONTINUATION and fragmented:
+        return "new message inside a fragmented one"
+    return NULL
+
+
+cdef bint _too_large(HubState* hub, Connection* connection, const FrameHead* head) noexcept nogil:
+    cdef uint64_t limit = ECHO_MESSAGE_BYTES if connection.flags & ECHO else hub.max_message
+    cdef uint64_t before = connection.input.message_length if connection.input != NULL else 0
+    return not head.opcode & CONTROL_BIT and head.payload_bytes > limit - before
+
+
+cdef int64_t _charge(HubState* hub, Connection* connection) noexcept nogil:
+    """Count one frame; return 0, or how long the connection must wait to be within its rate, in ns."""
+    if hub.message_cost_ns == 0 or connection.flags & ECHO:
+        return 0
+    return gcra(&connection.bucket, hub.now_ns, hub.message_cost_ns, hub.message_burst_ns)
+
+
+# --------------------------------------------------------------------------- messages
+
+cdef void _data(HubState* hub, Connection* connection, const FrameHead* head, uint8_t* payload):
+    cdef Input* state
+    if connection.state != OPEN:
+        return
+    if head.fin and head.opcode != OPCODE_CONTINUATION:
+        _message(hub, connection, head.opcode, head.rsv != 0, False, payload, head.payload_bytes)
+        return
+    state = connection.input
+    if state == NULL:
+        state = connection.input = <Input*>calloc(1, sizeof(Input))
+    if state == NULL or not _fragment(hub, connection, state, head, payload) or not head.fin:
+        return
+    _message(
+        hub, connection, state.opcode, state.compressed, True, state.message, state.message_length
+    )
+    state = connection.input
+    if state != NULL:
+        free(state.message)
+        state.message = NULL
+        state.message_length = state.message_capacity = state.fragments = 0
+        state.opcode = 0
+
+
+cdef bint _fragment(
+    HubState* hub, Connection* connection, Input* state, const FrameHead* head, const uint8_t* payload
+):
+    """Add one fragment; False when the connection was failed."""
+    cdef size_t need
+    cdef size_t capacity
+    if head.opcode != OPCODE_CONTINUATION:
+        state.opcode = head.opcode
+        state.compressed = head.rsv != 0
+        state.utf8 = UTF8_ACCEPT
+    state.fragments += 1
+    if state.fragments > hub.max_fragments or _charge(hub, connection) > 0:
+        _fail(hub, connection, 1009, "too many fragments")
+        return False
+    if state.opcode == OPCODE_TEXT and not state.compressed:
+        state.utf8 = utf8_feed(state.utf8, payload, head.payload_bytes)
+        if state.utf8 == UTF8_REJECT:
+            _fail(hub, connection, 1007, "text is not UTF-8")
+            return False
+    need = state.message_length + head.payload_bytes
+    if need > state.message_capacity:
+        capacity = need if need > 2 * <size_t>state.message_capacity else 2 * <size_t>state.message_capacity
+        if not _grow(&state.message, &state.message_capacity, capacity):
+            connection_kill(hub, connection, 1006)
+            return False
+    if head.payload_bytes:
+        memcpy(state.message + state.message_length, payload, head.payload_bytes)
+    state.message_length += <uint32_t>head.payload_bytes
+    return True
+
+
+cdef void _message(
+    HubState* hub, Connection* connection, uint8_t opcode, bint compressed, bint fragmented,
+    uint8_t* payload, size_t n
+):
+    """Handle one whole message: inflate, validate, echo or hand to Python."""
+    cdef uint8_t* inflated = NULL
+    cdef size_t limit = ECHO_MESSAGE_BYTES if connection.flags & ECHO else hub.max_message
+    cdef uint32_t utf8 = connection.input.utf8 if fragmented and not compressed else UTF8_ACCEPT
+    cdef int answer
+    if compressed:
+        answer = (<Inflater>hub.inflater).inflate_into(payload, n, &inflated, &n, limit)
+        if answer < 0:
+            if answer == -1009:
+                _fail(hub, connection, 1009, "message too large")
+            else:
+                _fail(hub, connection, -answer, "bad compressed data")
+            return
+        payload = inflated
+    if opcode == OPCODE_TEXT:
+        if compressed or not fragmented:
+            utf8 = utf8_feed(UTF8_ACCEPT, payload, n)
+        if utf8 != UTF8_ACCEPT:
+            _fail(hub, connection, 1007, "text is not UTF-8")
+            return
+    hub.counters.messages_in += 1
+    if not connection.flags & ECHO and (opcode == OPCODE_BINARY) != (connection.flags & BINARY != 0):
+        _fail(hub, connection, 1003, "text or binary frames, as the subprotocol says")
+    else:
+        hub.on_message(hub.owner, connection, opcode, payload, n, _charge(hub, connection))
+
+
+# --------------------------------------------------------------------------- control frames
+
+cdef void _control(HubState* hub, Connection* connection, const FrameHead* head, uint8_t* payload):
+    if head.opcode == OPCODE_PING:
+        hub.counters.pings_in += 1
+        # RFC 6455, 5.5.3: of several pings only the latest needs an answer, so one over the rate gets none.
+        if connection.state == OPEN and _charge(hub, connection) == 0:
+            output_frame(hub, connection, FIN_BIT | OPCODE_PONG, payload, head.payload_bytes)
+    elif head.opcode == OPCODE_PONG:
+        hub.counters.pongs_in += 1
+        _charge(hub, connection)
+    else:
+        _peer_close(hub, connection, payload, head.payload_bytes)
+
+
+cdef void _peer_close(HubState* hub, Connection* connection, const uint8_t* payload, size_t n):
+    """Answer the peer's Close frame, or see our own answered."""
+    cdef uint16_t code = 1005
+    if n >= 2:
+        code = <uint16_t>(payload[0] << 8 | payload[1])
+    if n == 1 or (n >= 2 and not close_code_valid(code)):
+        _fail(hub, connection, 1002, "bad close code")
+        return
+    if n > 2 and utf8_feed(UTF8_ACCEPT, payload + 2, n - 2) != UTF8_ACCEPT:
+        _fail(hub, connection, 1007, "close reason is not UTF-8")
+        return
+    if connection.state == OPEN:
+        connection.close_code = code
+        _set_reason(connection, PyBytes_FromStringAndSize(<const char*>payload + 2, n - 2) if n > 2 else b"")
+        output_leave_all(hub, connection)
+        if output_frame(hub, connection, FIN_BIT | OPCODE_CLOSE, payload, 2 if n >= 2 else 0) < 0:
+            return
+    connection.flags |= PEER_CLOSED
+    connection.state = LEAVING
+    wheel_set(hub, connection, hub.close_ticks)
+
+
+cdef void _set_reason(Connection* connection, bytes reason):
+    if connection.close_reason == NULL and reason:
+        Py_INCREF(reason)
+        connection.close_reason = <void*>reason
+
+
+cdef void _fail(HubState* hub, Connection* connection, uint16_t code, const char* reason):
+    """Fail the WebSocket connection (RFC 6455, 7.1.7): close frame, then discard until end of file."""
+    hub.counters.protocol_errors += 1
+    if connection.state == OPEN:
+        connection_close(hub, connection, code, b'{"r":"%b"}' % <bytes>reason)
+    connection.flags |= FAILED
+
+
+cdef void connection_close(HubState* hub, Connection* connection, uint16_t code, bytes reason):
+    """Begin the closing handshake: leave all rooms, queue the Close frame, wait for the peer's."""
+    cdef uint8_t payload[125]
+    cdef size_t n = PyBytes_GET_SIZE(reason)
+    if connection.state != OPEN:
+        return
+    n = n if n <= 123 else 123
+    payload[0] = <uint8_t>(code >> 8)
+    payload[1] = <uint8_t>(code & 255)
+    memcpy(payload + 2, PyBytes_AS_STRING(reason), n)
+    connection.close_code = code
+    _set_reason(connection, reason)
+    output_leave_all(hub, connection)
+    if output_frame(hub, connection, FIN_BIT | OPCODE_CLOSE, payload, n + 2) < 0:
+        return
+    connection.state = CLOSING
+    if connection.flags & PAUSED:
+        # No event will tell again of what has arrived meanwhile.
+        connection.flags &= ~PAUSED
+        intake_later(hub, connection)
+    wheel_set(hub, connection, hub.close_ticks)

@@ -1,0 +1,139 @@
+# cython: language_level=3
+"""Reception: judging a new socket's request head, and the answer to it.
+
+Parsing and the rules of RFC 6455 are native (`httphead`, `handshake`); who may come in, `on_handshake` says.
+A request that is no upgrade leaves the hub with its socket and the bytes read so far, through `on_http`.
+"""
+import logging
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport Py_INCREF
+from libc.stdint cimport uint8_t
+from realtime.native.address cimport peer_name
+from realtime.native.frames cimport FIN_BIT, OPCODE_BINARY, OPCODE_TEXT
+from realtime.native.handles cimport Accept, Handshake, Refuse
+from realtime.native.handshake cimport judge_reason, judge_upgrade, write_accept, write_refusal
+from realtime.native.httphead cimport Head, parse_head
+from realtime.native.hubbase cimport HubBase
+from realtime.native.intake cimport connection_close
+from realtime.native.output cimport connection_kill, output_append, output_frame, output_settle
+from realtime.native.posix cimport EPOLL_CTL_DEL, MSG_DONTWAIT, MSG_NOSIGNAL, epoll_ctl, send
+from realtime.native.types cimport BINARY, CLOSING, DEAD, ECHO, FAILED, OPEN, PENDING, HubState
+from realtime.native.types cimport Connection as CConnection
+from realtime.native.wheel cimport wheel_drop, wheel_set
+
+log = logging.getLogger("realtime.hub")
+
+
+cdef class Reception(HubBase):
+    """The part of a hub that lets connections in."""
+
+    cdef long head(self, CConnection* connection, uint8_t* data, size_t n):
+        """Judge a request head: bytes used, 0 for more, -1 when the connection is not ours any more."""
+        cdef Head head
+        cdef int length = parse_head(data, n, &self.limits, &head)
+        cdef int verdict
+        cdef Handshake request
+        if length == 0:
+            return 0
+        if length < 0:
+            return self.refuse(connection, -length, b"", head.reason)
+        verdict = judge_upgrade(&head)
+        if verdict == 0:
+            self.hand_over(connection, data, n)
+            return -1
+        if verdict < 0:
+            return self.refuse(connection, -verdict, b"", judge_reason(&head))
+        request = Handshake.__new__(Handshake)
+        request.data, request.head, request.connection = data, &head, connection
+        try:
+            verdict_object = self.on_handshake(request)
+        except BaseException:   # whatever it is, it is this connection's alone
+            log.exception("on_handshake of connection %d", connection.id)
+            verdict_object = None
+        finally:
+            request.head = NULL
+        if connection.state == DEAD:
+            return -1
+        if type(verdict_object) is Accept:
+            self.accept(connection, <Accept>verdict_object, data, &head)
+            return length
+        if type(verdict_object) is Refuse:
+            return self.refuse(
+                connection, (<Refuse>verdict_object).status, (<Refuse>verdict_object).headers,
+                (<Refuse>verdict_object).body,
+            )
+        return self.refuse(connection, 500, b"", b"the handshake failed on our side")
+
+    cdef void accept(self, CConnection* connection, Accept accept, const uint8_t* data, const Head* head):
+        cdef HubState* state = &self.state
+        cdef uint8_t answer[1024]
+        cdef size_t n = write_accept(
+            answer, sizeof(answer), data + head.key.start,
+            PyBytes_AS_STRING(accept.subprotocol), PyBytes_GET_SIZE(accept.subprotocol),
+            PyBytes_AS_STRING(accept.extensions), PyBytes_GET_SIZE(accept.extensions),
+        )
+        if n == 0:
+            log.error("subprotocol %r or extensions %r cannot be sent", accept.subprotocol, accept.extensions)
+            self.refuse(connection, 500, b"", b"the handshake failed on our side")
+            return
+        Py_INCREF(accept.state)
+        connection.state_object = <void*>accept.state
+        connection.state = OPEN
+        connection.deflate_bits = accept.deflate_bits
+        connection.flags |= (
+            (BINARY if accept.binary else 0)
+            | (ECHO if accept.echo else 0)
+            | (PENDING if accept.pending else 0)
+        )
+        state.counters.handshakes += 1
+        output_append(state, connection, answer, n)
+        if accept.welcome is not None:
+            output_frame(
+                state, connection, FIN_BIT | (OPCODE_BINARY if accept.binary else OPCODE_TEXT),
+                <const uint8_t*>PyBytes_AS_STRING(accept.welcome), PyBytes_GET_SIZE(accept.welcome),
+            )
+        if not accept.pending and state.heartbeat_ticks:
+            wheel_set(state, connection, state.heartbeat_ticks)
+        elif not accept.pending:
+            wheel_drop(state, connection)
+        if accept.close_code:
+            connection_close(state, connection, accept.close_code, accept.close_reason)
+
+    cdef long refuse(self, CConnection* connection, int status, bytes headers, bytes body):
+        """Answer with an HTTP error, then discard until the peer closes, so that it can read that."""
+        cdef HubState* state = &self.state
+        cdef uint8_t answer[2048]
+        cdef size_t n = write_refusal(
+            answer, sizeof(answer), status, PyBytes_AS_STRING(headers), PyBytes_GET_SIZE(headers),
+            PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body),
+        )
+        state.counters.refused += 1
+        connection.close_code = 1006
+        if n == 0:
+            log.error("the refusal %d %r %r cannot be sent", status, headers, body)
+            connection_kill(state, connection, 1006)
+            return -1
+        send(connection.fd, answer, n, MSG_DONTWAIT | MSG_NOSIGNAL)
+        connection.state = CLOSING
+        connection.flags |= FAILED
+        wheel_set(state, connection, state.close_ticks)
+        output_settle(state, connection, 1)
+        return -1
+
+    cdef void hand_over(self, CConnection* connection, const uint8_t* data, size_t n):
+        """Give the socket and the bytes read so far to `on_http`; the hub forgets it."""
+        cdef int fd = connection.fd
+        cdef HubState* state = &self.state
+        epoll_ctl(state.epoll_fd, EPOLL_CTL_DEL, fd, NULL)
+        remote = peer_name(fd)
+        received = PyBytes_FromStringAndSize(<const char*>data, n)
+        # connection_kill closes its descriptor, and this one lives on.
+        connection.fd = -1
+        connection_kill(state, connection, 1000)
+        state.counters.handed_over += 1
+        try:
+            self.on_http(fd, received, remote)
+        except BaseException:
+            # The descriptor is the callee's even now: closed twice, its number may be another socket's.
+            log.exception("on_http")

@@ -1,0 +1,176 @@
+# cython: language_level=3
+"""The hub's C structs, shared by roomlog, wheel, output, fanout, intake and hub.
+
+Who owns what: `HubState` owns every list, the chunk pool and the scratch buffers. A `Connection`
+owns its `Output`, its `Input` and its links; it is freed only at the end of an epoll batch
+(`hub.reap`), because a dead one may still stand in the batch. A `Log` is owned by its Python
+`RoomLog`, which stays alive while the log has members.
+"""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef enum ConnectionState:
+    HANDSHAKE = 0   # reading the request head
+    OPEN = 1        # WebSocket frames both ways
+    CLOSING = 2     # our Close frame is queued or sent; waiting for the peer's
+    LEAVING = 3     # everything is said: close the socket as soon as the output has drained
+    DEAD = 4        # the socket is closed; the struct is freed at the end of the batch
+
+cdef enum ConnectionFlag:
+    BLOCKED = 1          # the kernel's send buffer is full; EPOLLOUT will say when it is not
+    PAUSED = 2           # reading rests until the output has drained
+    IN_READABLE = 4      # stands in hub.readable
+    IN_UNICAST = 8       # stands in hub.unicast
+    PINGED = 16          # a heartbeat ping is out and nothing has come back yet
+    PENDING = 32         # not authenticated yet: the handshake deadline still runs
+    ECHO = 64            # answers every message with itself, without Python
+    BINARY = 128         # the subprotocol uses binary frames
+    HANGUP = 256         # EPOLLRDHUP seen: read until end of file
+    PEER_CLOSED = 512    # the peer's Close frame has arrived: the closing handshake is complete
+    FAILED = 1024        # the input is beyond repair: discard it until end of file
+    ABORT = 2048         # close with a reset: the peer is not reading what it has
+    THROTTLED = 4096     # stands in hub.throttled: published faster than its room can be flushed
+
+cdef struct Chunk:
+    Chunk* next
+    uint8_t* data        # stands right behind the struct, in the same allocation
+    uint64_t base        # log position of data[0]
+    uint32_t length
+    uint32_t capacity
+    uint32_t readers     # lagging members whose cursor stands in this chunk
+
+# 32 bytes, contiguous per log: a flush pass reads nothing else of a member that keeps up.
+cdef struct Member:
+    Connection* connection
+    Chunk* chunk         # pinned chunk of a lagging cursor, else NULL
+    uint64_t position    # the next byte of the log to send
+    int fd               # -1 once the connection is dead
+    uint8_t busy         # its connection cannot take room data now
+    uint8_t shared       # its connection is in other rooms too
+
+cdef struct Log:
+    Log* next_dirty      # two links: appended to again while its pass runs, a log is in both lists
+    Log* next_passing
+    Chunk* head
+    Chunk* tail
+    Member* members
+    void* owner          # the Python RoomLog (borrowed)
+    uint64_t end         # position after the last byte
+    uint64_t pass_end    # where the log ended when the running pass began
+    uint64_t lag_limit
+    int64_t pass_began_ns
+    int64_t rest_until_ns
+    uint64_t burst       # bytes of the last pass: sizes the next chunk
+    uint32_t count
+    uint32_t capacity
+    uint32_t pass_index  # the next member of the running pass
+    uint32_t laggards
+    uint8_t dirty        # in hub.dirty
+    uint8_t passing      # in hub.passing
+    uint8_t variant      # deflate window bits << 1 | binary
+
+cdef struct Link:
+    Log* log
+    uint32_t index       # of this connection in log.members
+
+cdef struct Output:
+    uint8_t* data        # unicast bytes; data[start:start + length] waits
+    Log* owner           # a frame of this log is half sent: nothing else may go out before its end
+    uint64_t owner_until
+    uint32_t start
+    uint32_t length
+    uint32_t capacity
+
+cdef struct Input:
+    uint8_t* raw         # bytes of an incomplete frame or request head, or of a paused reader
+    uint32_t raw_length
+    uint32_t raw_capacity
+    uint8_t* message     # payload of the fragments so far, unmasked
+    uint32_t message_length
+    uint32_t message_capacity
+    uint32_t fragments
+    uint32_t utf8        # validator state inside a fragmented text message
+    uint8_t opcode       # of the fragmented message, 0 = none
+    uint8_t compressed
+
+cdef struct Connection:
+    int fd
+    uint16_t flags
+    uint8_t state
+    uint8_t deflate_bits    # 0 = no compression
+    uint16_t close_code
+    uint16_t link_count
+    uint16_t link_capacity
+    Link* links
+    Output* output
+    Input* input
+    void* state_object      # Python object given by on_handshake (owned)
+    void* handle            # Python Connection handle (borrowed; cleared on both sides)
+    void* close_reason      # Python bytes or NULL (owned)
+    Connection* wheel_next
+    Connection* wheel_previous
+    uint32_t deadline       # in ticks
+    uint32_t last_seen      # in ticks
+    uint32_t index          # in hub.table
+    uint64_t id             # counts up from 1, never used again in this process
+    int64_t bucket          # GCRA theoretical arrival time, ns
+
+cdef struct ConnectionList:
+    Connection** items
+    uint32_t count
+    uint32_t capacity
+
+cdef struct Counters:
+    uint64_t accepted, handshakes, refused, handed_over, closed
+    uint64_t messages_in, bytes_in, pings_in, pongs_in, frames_in
+    uint64_t unicasts, appended, appended_bytes, deliveries, bytes_out
+    uint64_t sends, blocked, polls, events, wakes, passes, pauses
+    uint64_t slow_consumers, heartbeat_timeouts, handshake_timeouts, rate_limited, protocol_errors
+    uint64_t chunks, queued_bytes, messages_out
+
+cdef struct HubState:
+    int epoll_fd
+    uint32_t tick           # counts TICK_MS since the start
+    int64_t now_ns          # CLOCK_MONOTONIC, read once per batch
+    Connection** table
+    uint32_t table_size
+    uint32_t connections    # table[:connections] are all, in no order
+    uint64_t last_id
+    Connection* wheel[1024]
+    ConnectionList dead
+    ConnectionList readable
+    ConnectionList unicast
+    ConnectionList throttled
+    Connection* current     # whose frames are being read; its unicast output is corked
+    uint8_t* cork
+    uint32_t cork_length
+    uint32_t cork_capacity
+    uint8_t* scratch        # read buffer
+    Log* dirty_head
+    Log* dirty_tail
+    Log* passing
+    int64_t rest_until_ns   # when the first resting log wants its pass, 0 = none rests
+    Chunk* pool             # spare large chunks
+    uint32_t pooled
+    uint8_t congested       # an append went over its log's backlog: the current reader is throttled
+    uint8_t waking          # on_wake was called and on_ready has not run since
+    uint64_t unicast_limit
+    uint64_t high_water     # reading pauses while more unicast bytes than this wait
+    uint32_t max_message
+    uint32_t max_fragments
+    uint32_t read_chunk
+    uint32_t heartbeat_ticks
+    uint32_t close_ticks
+    uint32_t handshake_ticks
+    int64_t message_cost_ns
+    int64_t message_burst_ns
+    double rest_ratio
+    int64_t rest_max_ns
+    void* owner             # the Python Hub (borrowed)
+    void* inflater          # the Python Inflater (owned by the Hub)
+    # Return the bytes of the head, 0 for more, -1 when the connection is refused or gone.
+    long (*on_head)(void* owner, Connection* connection, uint8_t* data, size_t n) noexcept
+    # `wait_ns` is not 0 when the message is over the connection's rate limit.
+    void (*on_message)(
+        void* owner, Connection* connection, uint8_t opcode, const uint8_t* payload, size_t n, int64_t wait_ns
+    ) noexcept
+    Counters counters
