@@ -1,0 +1,270 @@
+"""The contracts around the core: what it stands on and never implements itself.
+
+Below it the edge's sockets (`Connection`, `Log`, `Fanout`) and time (`Clock`); beside it the backends
+(`Broker` with its `Stream`s, `Store`). A call that a backend can answer at once returns the answer, and else
+an awaitable of it: the memory broker costs no coroutine, the Redis broker no second contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import msgspec
+
+from realtime.ids import RoomId, TenantId
+from realtime.native.sequence import Sequence
+
+if TYPE_CHECKING:
+    from realtime.core.kinds import RoomKind
+
+
+class RoomKey(NamedTuple):
+    """A room's name within its tenant: what brokers and stores know it by."""
+
+    tenant: TenantId
+    room: RoomId
+
+
+class Position(msgspec.Struct, frozen=True, gc=False):
+    """A place in a room's order. Offsets count from 1; 0 is before the first publication of the epoch."""
+
+    offset: int
+    epoch: bytes
+
+
+Receipt = tuple[int, bytes, bool]
+"""(offset, epoch, duplicate) of an accepted publication. A plain tuple: one is made per message, in 20 ns."""
+
+Deliver = Callable[[bytes, int], None]
+"""Takes (push as JSON bytes, offset): one room's publications, by offset, without gaps, each once."""
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a publication is accepted under, where that is more than its order.
+
+    `key`: a repeat by the same sender within the recovery window gets the first receipt with `duplicate`.
+    `expect`: the room's last offset as the publisher knows it (compare-and-set).
+    `fence`: the ring version under which the publisher owns the room; an older one than the room has seen
+    is refused.
+    """
+
+    key: str | None = None
+    expect: int | None = None
+    fence: int | None = None
+
+
+class Recovery(NamedTuple):
+    """Where a room is, and what was missed: all of it, in order, or `recovered` is False and it is empty."""
+
+    offset: int
+    epoch: bytes
+    recovered: bool
+    messages: Collection[bytes]
+
+
+class Page(NamedTuple):
+    """Publications by offset, oldest first; `more` says that the history goes on in the asked direction."""
+
+    messages: Collection[bytes]
+    more: bool
+
+
+class Stream(Protocol):
+    """One room at the broker: the order of its publications, and as much of them as its kind keeps."""
+
+    @property
+    def sequence(self) -> Sequence | None:
+        """The room's order, where this process gives it and a publication without terms needs no more than
+        its `publish`: then those take the short way. None everywhere else.
+        """
+        ...
+
+    def publish(
+        self, type: str, sender: bytes | None, content: bytes, terms: Terms | None = None
+    ) -> Receipt | Awaitable[Receipt]:
+        """Order one publication, keep and deliver it; the receipt says it is kept as the kind promises.
+
+        `sender` is the user id as JSON, None for the server's own; `content` is JSON text.
+
+        Raises:
+            Conflict: `terms.expect` or `terms.fence` no longer holds.
+            Unavailable: not accepted; whether it was, where an answer got lost, a repeat with the key tells.
+        """
+        ...
+
+    def recover(self, since: Position | None) -> Recovery | Awaitable[Recovery]:
+        """Return the room's position and what was published after `since`: whole, or not recovered.
+
+        It answers when the subscription stands and `deliver` has had everything up to the position: what is
+        delivered later continues it, without a gap and without a repeat.
+
+        Raises:
+            Unavailable: no answer in time.
+        """
+        ...
+
+    def history(self, before: int | None, after: int | None, limit: int) -> Page | Awaitable[Page]:
+        """Return at most `limit` (1 or more) publications: the last ones below offset `before`, or the
+        first ones above `after`, or where both are None the newest.
+
+        Raises:
+            Unavailable: no answer in time.
+        """
+        ...
+
+    def close(self) -> None:
+        """Deliver nothing more. The broker keeps the room's position and history for the recovery window."""
+        ...
+
+
+class Broker(Protocol):
+    """Gives every publication its place in its room's order, on one worker or between many."""
+
+    def open(self, room: RoomKey, kind: RoomKind, deliver: Deliver) -> Stream:
+        """Subscribe this worker to `room`: `deliver` gets what is published from now on, until `close`.
+
+        It never waits: a subscription that takes time is waited for in `recover`. One subscription per room
+        and worker; the core sees to that.
+        """
+        ...
+
+    def publish(
+        self,
+        room: RoomKey,
+        kind: RoomKind,
+        type: str,
+        sender: bytes | None,
+        content: bytes,
+        terms: Terms | None = None,
+    ) -> Receipt | Awaitable[Receipt]:
+        """Publish to a room that nobody on this worker may have joined; as `Stream.publish` else."""
+        ...
+
+    def tick(self) -> None:
+        """Forget what is past its time. Called about ten times a second; never blocks."""
+        ...
+
+    def stats(self) -> dict[str, int]:
+        """Gauges and counters for /metrics, by name."""
+        ...
+
+
+class Store(Protocol):
+    """Durable rows, written in groups: a broker of durable kinds stands on it (SQLite, PostgreSQL)."""
+
+    def append(self, room: RoomKey, position: Position, push: bytes, terms: Terms | None) -> Awaitable[None]:
+        """Keep one publication; done when the group it was committed with is on disk.
+
+        Offsets of a room and epoch arrive rising by one. A row that is there already is no error.
+
+        Raises:
+            Unavailable: it is not kept.
+        """
+        ...
+
+    def position(self, room: RoomKey) -> Awaitable[Position | None]:
+        """Return the last position kept of `room`, None when it has none."""
+        ...
+
+    def read(self, room: RoomKey, after: Position, limit: int) -> Awaitable[Collection[bytes]]:
+        """Return at most `limit` pushes of the epoch above `after.offset`, by offset."""
+        ...
+
+    def migrate(self, feature: str, folder: Path) -> Awaitable[None]:
+        """Apply the numbered SQL files of `folder` that `feature` has not had yet, in order."""
+        ...
+
+    def close(self) -> Awaitable[None]:
+        """Commit what waits, then close."""
+        ...
+
+
+class Clock(Protocol):
+    """Time, injected. Monotonic time measures spans, wall time is for tokens and people."""
+
+    def monotonic(self) -> float:
+        """Seconds, from an arbitrary start."""
+        ...
+
+    def monotonic_ns(self) -> int:
+        """Nanoseconds, from the same start."""
+        ...
+
+    def time(self) -> float:
+        """Unix seconds."""
+        ...
+
+
+class Stamp(Protocol):
+    """Gives the timestamp of now. The native hub is one: an attribute, formatted once per epoll batch."""
+
+    @property
+    def timestamp(self) -> bytes:
+        """RFC 3339 UTC with milliseconds, such as 2025-07-15T10:30:00.123Z."""
+        ...
+
+
+class Log(Protocol):
+    """One room in one variant: what is appended goes to every member, in order. The hub's `RoomLog`."""
+
+    def append(self, payload: bytes) -> None:
+        """Queue one message, encoded for the variant, for all members."""
+        ...
+
+
+class Fanout(Stamp, Protocol):
+    """Makes logs. The hub."""
+
+    def room(self, variant: int = 0, *, lag_limit_bytes: int = ...) -> Log:
+        """Return a new log whose members all have `variant` (deflate window bits << 1 | binary).
+
+        A member that lags more than `lag_limit_bytes` is cut; the default is the fan-out's own.
+        """
+        ...
+
+
+class Connection(Protocol):
+    """One socket, as the hub (or an adapter) shows it. Once closed, it takes every call and does nothing."""
+
+    @property
+    def id(self) -> int:
+        """Unique in this process."""
+        ...
+
+    @property
+    def binary(self) -> bool:
+        """Whether it speaks MessagePack in binary frames; JSON in text frames else."""
+        ...
+
+    @property
+    def variant(self) -> int:
+        """deflate window bits << 1 | binary."""
+        ...
+
+    @property
+    def open(self) -> bool:
+        """False from the first `close` on, of whichever side."""
+        ...
+
+    def send(self, payload: bytes) -> bool:
+        """Queue one message, in the connection's own encoding; False when it is closed."""
+        ...
+
+    def close(self, code: int, reason: bytes = b"") -> None:
+        """Begin the closing handshake. Idempotent."""
+        ...
+
+    def confirm(self) -> None:
+        """It has authenticated: stop the handshake deadline."""
+        ...
+
+    # A log is only ever given back to the maker of both, so its type is the maker's own.
+    def join(self, log: Any) -> None:
+        """Become a member of `log`: everything appended from now on. Idempotent."""
+        ...
+
+    def leave(self, log: Any) -> None:
+        """Get nothing more of `log`. Idempotent."""
+        ...

@@ -1,0 +1,151 @@
+"""The core: rooms without I/O. The edge gives it connections, frames and ticks; it answers through them.
+
+At the handshake `admit` an identity (or refuse it), `connect` it when its first message is there (so that a
+silent connection has no session), `receive` each frame, `disconnect` when it is gone, or `release` what was
+admitted and never connected. A connection that is to authenticate by its first frame is connected as None.
+`tick` ten times a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from realtime.core.auth import Authenticator, Identity
+from realtime.core.catalog import Catalog
+from realtime.core.contents import decode
+from realtime.core.contracts import Broker, Clock, Connection, Fanout
+from realtime.core.entry import Entry, Greet
+from realtime.core.feature import MessageType
+from realtime.core.limits import Limits, Meters
+from realtime.core.membership import Membership
+from realtime.core.publishing import Publisher
+from realtime.core.queries import Queries
+from realtime.core.router import Router, Spawn
+from realtime.core.session import Handle, Handlers, Session
+from realtime.core.tenant import Tenants
+from realtime.ids import UserId
+from realtime.native.message import Envelope
+from realtime.native.relay import Relay
+
+
+def refuse_stranger(state: object, payload: bytes) -> None:
+    """Take no frames but a session's: whoever calls `receive` with something else has a bug."""
+    raise TypeError(f"a frame of {type(state).__name__}, which is no session")
+
+
+class Core:
+    """Sessions, rooms and what goes on between them, on one worker.
+
+    `authenticator` is None where no token is taken (open mode). `greet` makes the content of `connected` for
+    a connection that authenticates by its first frame. `spawn` runs what has to wait. `on_stranger` takes
+    the frames that `receive` gets with a state that is no session.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        broker: Broker,
+        fanout: Fanout,
+        clock: Clock,
+        *,
+        greet: Greet,
+        spawn: Spawn,
+        authenticator: Authenticator | None = None,
+        limits: Limits | None = None,
+        on_stranger: Callable[[Any, bytes], object] = refuse_stranger,
+    ) -> None:
+        limits = limits or Limits()
+        self.catalog = catalog
+        self._broker = broker
+        self._router = Router(Meters(limits, clock), limits, spawn)
+        tenants = self._tenants = Tenants()
+        self._membership = Membership(catalog, tenants, broker, fanout, clock, limits, self._router)
+        publisher = Publisher(catalog, broker, limits, self._membership)
+        self._entry = Entry(self._router, self._membership, tenants, clock, limits, authenticator, greet)
+        queries = Queries(self._membership, fanout, limits)
+        # One object each, by which the relay knows them: every `publisher.publish` would be another.
+        publish = self._publish = publisher.publish
+        ping = queries.ping
+        handlers: Handlers = {
+            "connect": self._entry.greet_again,
+            "join": self._membership.join,
+            "leave": self._membership.leave,
+            "presence": queries.presence,
+            "history": queries.history,
+            "ping": ping,
+            "refresh": self._entry.refresh,
+        }
+        for message in catalog.messages.values():
+            handlers[message.name] = self._handler(message)
+        self._entry.open(handlers)
+        relay = Relay(
+            self._router, fanout, publish, ping, on_stranger, limits.messages_per_frame, limits.content_bytes
+        )
+        self.receive = relay.receive  # (state, payload), for each message of a connection
+        self.publish = publish  # (session, envelope), for features that publish after they have checked
+        self.fail = self._router.fail  # (session, message, error), for what the edge does not let through
+
+    def admit(self, identity: Identity) -> None:
+        """Count one more connection of `identity`, until its session ends or `release`.
+
+        Raises:
+            TokenExpired: the identity's time has passed.
+            ConnectionLimit: the user has as many connections as allowed.
+        """
+        self._entry.admit(identity)
+
+    def release(self, identity: Identity) -> None:
+        """Give back an admission that no session was made of."""
+        self._entry.release(identity)
+
+    def connect(
+        self, connection: Connection, identity: Identity | None, user: UserId | None = None
+    ) -> Session:
+        """Make the session of a connection: of an admitted identity, or nobody's until it sends a token.
+
+        Where `user` is given, only a token of that user will do.
+        """
+        return self._entry.connect(connection, identity, user)
+
+    def disconnect(self, session: Session) -> None:
+        """End the session of a connection that is gone. Once per session."""
+        self._entry.disconnect(session)
+
+    def tick(self) -> None:
+        """Do what is due by the clock: presence, expiry, forgetting."""
+        self._membership.tell_changes()
+        self._entry.expire()
+        self._broker.tick()
+
+    def stats(self) -> dict[str, int]:
+        """Gauges and counters for /metrics, by name."""
+        return {
+            "sessions": self._entry.sessions,
+            "tenants": len(self._tenants),
+            "rooms": self._membership.rooms,
+            "errors": self._router.errors,
+            "failures": self._router.failures,
+            **self._broker.stats(),
+        }
+
+    def _handler(self, message: MessageType) -> Handle:
+        """Return what handles a feature's message: its own handler, or the publisher, content checked."""
+        handle: Handle = self._publish
+        if message.handler is not None:
+            handle = partial(message.handler, self)
+        return handle if message.content is None else _checked(handle, message.content)
+
+
+def _checked(handle: Handle, content: object) -> Handle:
+    """Return `handle` behind a check that the content is what its type says."""
+    decoder = msgspec.json.Decoder(content)
+
+    def check(session: Session, message: Envelope) -> Awaitable[None] | None:
+        decode(decoder, message.content)
+        return handle(session, message)
+
+    return check

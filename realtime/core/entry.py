@@ -1,0 +1,225 @@
+"""Coming and going: who is let in, as whom, for how long, and where they are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final
+
+from realtime.core.auth import Authenticator, Identity
+from realtime.core.contents import decode_token
+from realtime.core.contracts import Clock, Connection
+from realtime.core.limits import Limits, count_connection, discount_connection
+from realtime.core.membership import Membership
+from realtime.core.router import Router
+from realtime.core.session import NO_HANDLERS, Handlers, Session
+from realtime.core.tenant import Tenants
+from realtime.errors import CloseCode, ConnectionLimit, Forbidden, RealtimeError, TokenExpired, Unauthorized
+from realtime.ids import UserId
+from realtime.native.encode import encode_reply
+from realtime.native.message import Envelope
+from realtime.protocol.closing import close_reason
+from realtime.protocol.session import State
+
+Greet = Callable[[int, Identity], bytes]
+"""Makes the whole `connected` for a connection by its number, as JSON, without an id."""
+
+# Sessions that expire within the same so many seconds are found together; a token lives up to this longer.
+EXPIRY_STEP_S: Final = 5
+TOKEN_EXPIRED: Final = close_reason("token_expired")
+
+
+class Entry:
+    """Admits identities, makes and ends sessions, renews and expires them."""
+
+    def __init__(
+        self,
+        router: Router,
+        membership: Membership,
+        tenants: Tenants,
+        clock: Clock,
+        limits: Limits,
+        authenticator: Authenticator | None,
+        greet: Greet,
+    ) -> None:
+        self._router = router
+        self._membership = membership
+        self._tenants = tenants
+        self._clock = clock
+        self._limits = limits
+        self._authenticator = authenticator
+        self._greet = greet
+        self._handlers = NO_HANDLERS
+        self._entrance = self._entrance_of(None)
+        self._expiring: dict[int, set[Session]] = {}  # by the step in which their tokens end
+        self._looked = 0  # the step of the last look
+        self.sessions = 0
+
+    def open(self, handlers: Handlers) -> None:
+        """Begin: `handlers` are those of authenticated sessions."""
+        self._handlers = handlers
+
+    def admit(self, identity: Identity) -> None:
+        """Count one more connection of `identity`, until `release` (or the end of its session).
+
+        Raises:
+            TokenExpired: the identity's time has passed.
+            ConnectionLimit: the user has as many connections as allowed.
+        """
+        if identity.expires_at is not None and identity.expires_at <= self._clock.time():
+            raise TokenExpired
+        tenant = self._tenants.enter(identity.tenant)
+        count_connection(tenant, identity.user, self._limits.connections_per_user)
+
+    def release(self, identity: Identity) -> None:
+        """Count an admitted connection of `identity` less."""
+        tenant = self._tenants[identity.tenant]
+        discount_connection(tenant, identity.user)
+        self._tenants.forget_if_idle(tenant)
+
+    def connect(
+        self, connection: Connection, identity: Identity | None, user: UserId | None = None
+    ) -> Session:
+        """Make the session of a connection: of an admitted identity, or nobody's until it sends a token.
+
+        Where `user` is given, only a token of that user will do.
+        """
+        session = Session(connection, self._entrance if user is None else self._entrance_of(user))
+        if identity is not None:
+            self._establish(session, identity)
+            session.move(State.READY, self._handlers)
+        self.sessions += 1
+        return session
+
+    def disconnect(self, session: Session) -> None:
+        """End the session of a connection that is gone."""
+        session.move(State.CLOSED)
+        self.sessions -= 1
+        self._membership.leave_all(session)
+        if session.identity is not None:
+            self._forget_expiry(session, session.identity)
+            self.release(session.identity)
+
+    def authenticate(
+        self, user: UserId | None, session: Session, message: Envelope
+    ) -> Awaitable[None] | None:
+        """Take the token of a first frame, and answer `connected`; close the connection if it is none.
+
+        The token has to be that of `user`, where that is not None.
+        """
+        token = decode_token(message.content).token
+        if self._authenticator is None:
+            raise Unauthorized("this server takes no tokens")
+        try:
+            identity = self._authenticator.authenticate(token)
+            if not isinstance(identity, Identity):
+                self._router.hold(session, State.AUTHENTICATING)
+                return self._authenticate_later(user, session, message, identity)
+            self._enter(user, session, message, identity)
+            session.move(State.READY, self._handlers)
+        except RealtimeError as error:
+            self._turn_away(session, message, error)
+        return None
+
+    def greet_again(self, session: Session, message: Envelope) -> None:
+        """Answer a `connect` of whoever is connected: a client that always sends one has done no harm."""
+        if message.content is not None and self._authenticator is not None:
+            raise Forbidden("authenticated already; `refresh` takes a newer token")
+        assert session.identity is not None  # nobody's sessions have another `connect`
+        self._send_greeting(session, message, session.identity)
+
+    def refresh(self, session: Session, message: Envelope) -> Awaitable[None] | None:
+        """Take a newer token of the same user, and acknowledge it with its `expires_at`.
+
+        Raises:
+            Unauthorized, TokenExpired: it is none; the session goes on with the one it has.
+            Forbidden: it is somebody else's.
+        """
+        token = decode_token(message.content).token
+        if self._authenticator is None:
+            raise Unauthorized("this server takes no tokens")
+        identity = self._authenticator.authenticate(token)
+        if not isinstance(identity, Identity):
+            return self._refresh_later(session, message, identity)
+        self._renew(session, message, identity)
+        return None
+
+    def expire(self) -> None:
+        """Close the sessions whose tokens have ended (4003)."""
+        step = int(self._clock.time()) // EXPIRY_STEP_S
+        if step == self._looked:  # tokens end at as many different steps as there are sessions, at worst
+            return
+        self._looked = step
+        for due in [each for each in self._expiring if each < step]:
+            for session in self._expiring.pop(due):
+                session.close(CloseCode.TOKEN_EXPIRED, TOKEN_EXPIRED)
+
+    def _entrance_of(self, user: UserId | None) -> Handlers:
+        """What nobody may send, where it is to become `user`, or anybody."""
+        return {"connect": partial(self.authenticate, user)}
+
+    def _enter(self, user: UserId | None, session: Session, message: Envelope, identity: Identity) -> None:
+        if user is not None and user != identity.user:
+            raise Forbidden("the token is another user's than the path names")
+        self.admit(identity)
+        self._establish(session, identity)
+        session.connection.confirm()
+        self._send_greeting(session, message, identity)
+
+    def _send_greeting(self, session: Session, message: Envelope, identity: Identity) -> None:
+        greeting = self._greet(session.connection.id, identity)
+        session.send(greeting if message.id is None else b'{"id":%b,%b' % (message.id, greeting[1:]))
+
+    def _establish(self, session: Session, identity: Identity) -> None:
+        session.authenticate(identity, self._tenants[identity.tenant])
+        if identity.expires_at is not None:
+            step = int(identity.expires_at) // EXPIRY_STEP_S
+            self._expiring.setdefault(step, set()).add(session)
+
+    def _renew(self, session: Session, message: Envelope, identity: Identity) -> None:
+        former = session.identity
+        assert former is not None
+        if (identity.user, identity.tenant) != (former.user, former.tenant):
+            raise Forbidden("the token is another user's")
+        self._forget_expiry(session, former)
+        self._establish(session, identity)
+        if message.id is not None:
+            ends = b"null" if identity.expires_at is None else b"%d" % identity.expires_at
+            session.send(encode_reply("ack", message.id, None, b'{"expires_at":%b}' % ends))
+
+    def _turn_away(self, session: Session, message: Envelope, error: RealtimeError) -> None:
+        """Close the connection over its token; an error of another kind is the message's alone."""
+        if not isinstance(error, Unauthorized | Forbidden | ConnectionLimit):
+            raise error
+        self._router.fail(session, message, error)
+        session.close(error.close_code, close_reason(error.code))
+
+    def _forget_expiry(self, session: Session, identity: Identity) -> None:
+        if identity.expires_at is None:
+            return
+        step = int(identity.expires_at) // EXPIRY_STEP_S
+        sessions = self._expiring.get(step)
+        if sessions is not None:
+            sessions.discard(session)
+            if not sessions:
+                del self._expiring[step]
+
+    async def _authenticate_later(
+        self, user: UserId | None, session: Session, message: Envelope, pending: Awaitable[Identity]
+    ) -> None:
+        """Authenticate when the token is judged. What the connection sent meanwhile waits for it."""
+        state, handlers = State.NEW, self._entrance_of(user)
+        try:
+            identity = await pending
+            if session.connection.open:
+                self._enter(user, session, message, identity)
+                state, handlers = State.READY, self._handlers
+        except RealtimeError as error:
+            self._turn_away(session, message, error)
+        finally:
+            self._router.resume(session, state, handlers)
+
+    async def _refresh_later(self, session: Session, message: Envelope, pending: Awaitable[Identity]) -> None:
+        identity = await pending
+        if session.connection.open:
+            self._renew(session, message, identity)

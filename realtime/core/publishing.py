@@ -1,0 +1,90 @@
+"""From a message to its place in a room: who may publish what where, and the ack."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+from realtime.core.catalog import Catalog
+from realtime.core.contracts import Broker, Receipt, RoomKey, Terms
+from realtime.core.kinds import RoomKind
+from realtime.core.limits import Limits
+from realtime.core.membership import Membership
+from realtime.core.session import Session
+from realtime.errors import Forbidden, NotJoined, TooLarge, Unauthorized
+from realtime.ids import RoomId, room_name
+from realtime.native.encode import encode_ack, json_string
+from realtime.native.message import Envelope
+
+
+class Publisher:
+    """Publishes what sessions send, and acknowledges it."""
+
+    __slots__ = ("_broker", "_catalog", "_content_bytes", "_membership")
+
+    def __init__(self, catalog: Catalog, broker: Broker, limits: Limits, membership: Membership) -> None:
+        self._catalog = catalog
+        self._broker = broker
+        self._content_bytes = limits.content_bytes
+        self._membership = membership
+
+    def publish(self, session: Session, message: Envelope) -> Awaitable[None] | None:
+        """Publish `message` as it stands to the room it names; the handler of all types without one.
+
+        The relay does the same by itself where there is nothing to look up or to ask. The ack is sent at
+        once where the broker knows the answer; else the awaitable returned sends it.
+
+        Raises:
+            BadMessage: it names no room.
+            NotJoined, Forbidden: this session may not publish this there.
+            TooLarge: the content is over `content_bytes`.
+            Conflict, Unavailable: the broker refuses.
+        """
+        content = message.content or b"null"
+        if len(content) > self._content_bytes:
+            raise TooLarge(f"content has {len(content)} bytes; at most {self._content_bytes} are taken")
+        name = self._membership.room_name(message)
+        terms = None if message.key is None else Terms(key=message.key)
+        room = session.live.get(name)
+        if room is None or room not in session.rooms:
+            kind = self._catalog.kind_of(name)
+            self._check(session, message, kind, name, joined=False)
+            key = RoomKey(session.tenant.id, RoomId(name))
+            receipt = self._broker.publish(key, kind, message.type, session.user_json, content, terms)
+            return acknowledge(session, message.id, json_string(name), receipt)
+        if message.type not in room.types:
+            self._check(session, message, room.kind, name, joined=True)
+        receipt = room.stream.publish(message.type, session.user_json, content, terms)
+        return acknowledge(session, message.id, room.json, receipt)
+
+    def _check(self, session: Session, message: Envelope, kind: RoomKind, name: str, *, joined: bool) -> None:
+        """Raise unless the session may publish the message to this room."""
+        identity = session.identity
+        if identity is None:
+            raise Unauthorized
+        id = room_name(RoomId(name))
+        if message.type not in self._catalog.types_by_kind[kind.name]:
+            raise Forbidden(f"rooms of kind {kind.name!r} take no {message.type!r}")
+        if kind.may_publish is not None and not kind.may_publish(identity, id, message.type):
+            raise Forbidden(f"you may not publish {message.type!r} here")
+        if not joined and not kind.open_to_publish:
+            # Whoever may not join is told just that, so that nobody learns here which rooms exist.
+            if kind.may_join is not None and not kind.may_join(identity, id):
+                raise Forbidden("you may not join this room")
+            raise NotJoined
+
+
+def acknowledge(
+    session: Session, id: bytes | None, room_json: bytes, receipt: Receipt | Awaitable[Receipt]
+) -> Awaitable[None] | None:
+    """Send the ack of a receipt, now or when it is there. Without an id nobody waits for one."""
+    if not isinstance(receipt, tuple):
+        return _acknowledge_later(session, id, room_json, receipt)
+    if id is not None:
+        session.send(encode_ack(id, room_json, receipt[0], receipt[1], receipt[2]))
+    return None
+
+
+async def _acknowledge_later(
+    session: Session, id: bytes | None, room_json: bytes, receipt: Awaitable[Receipt]
+) -> None:
+    acknowledge(session, id, room_json, await receipt)

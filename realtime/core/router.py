@@ -1,0 +1,134 @@
+"""What becomes of messages that have no handler, that have to wait, or that fail.
+
+An error of one message harms no other: whatever a handler raises becomes an `error` to its sender.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
+
+from realtime.core.limits import Limits, Meters
+from realtime.core.session import Handlers, Session
+from realtime.errors import (
+    BadMessage,
+    CloseCode,
+    Internal,
+    RealtimeError,
+    Unauthorized,
+    Unavailable,
+    UnknownType,
+)
+from realtime.native.encode import encode_error, json_string
+from realtime.native.message import Envelope, Malformed
+from realtime.protocol.closing import close_reason
+from realtime.protocol.session import State
+
+log = logging.getLogger("realtime.core")
+
+Spawn = Callable[[Coroutine[Any, Any, None]], object]
+"""Runs a coroutine beside the rest. The core's never raise."""
+
+TOO_MANY_ERRORS: Final = close_reason("too_many_errors")
+QUOTED_CHARS_MAX: Final = 64  # of a peer's own words in an error
+
+
+class Router:
+    """Answers for all messages that the relay does not take to a handler by itself."""
+
+    def __init__(self, meters: Meters, limits: Limits, spawn: Spawn) -> None:
+        self._backlog_messages = limits.backlog_messages
+        self._count_error = meters.count_error
+        self._spawn = spawn
+        self.pay = meters.pay
+        self.errors = 0  # answered since the start
+        self.failures = 0  # of them our own
+
+    def set_aside(self, session: Session, message: Envelope | Malformed) -> None:
+        """Do with a message that has no handler what the session's state says.
+
+        Raises:
+            BadMessage: it is malformed.
+            Unauthorized: the session is nobody's.
+            UnknownType: it is of no type that there is.
+            Unavailable: too many wait already.
+        """
+        if session.state.over:
+            return
+        if isinstance(message, Malformed):
+            raise BadMessage(message.reason)
+        if session.backlog is not None:
+            if len(session.backlog) >= self._backlog_messages:
+                raise Unavailable("too many messages wait for one before them", retry_after_s=1.0)
+            session.backlog.append(message)
+        elif session.state is State.NEW:
+            raise Unauthorized("not authenticated; send `connect` with a token first")
+        else:
+            raise UnknownType(f"unknown message type {message.type[:QUOTED_CHARS_MAX]!r}")
+
+    def finish(self, session: Session, message: Envelope, outcome: Awaitable[None]) -> None:
+        """Have awaited what a handler returned."""
+        self._spawn(self._finish(session, message, outcome))
+
+    def fail(self, session: Session, message: Envelope | Malformed, error: Exception) -> bool:
+        """Answer a message with the error it caused; False when the connection is closed over it.
+
+        Without an id the error goes out as a push. All of them are bounded: a peer that causes more than
+        the meter allows is closed, with the error's own code where that is temporary, so that it comes back.
+        """
+        if not isinstance(error, RealtimeError):
+            self.failures += 1
+            log.error("handler of %r failed", getattr(message, "type", None), exc_info=error)
+            error = Internal()
+        self.errors += 1
+        session.send(error_reply(message.id, error, getattr(message, "room", None)))
+        if self._count_error(session):
+            return True
+        if error.retryable:
+            session.close(error.close_code, close_reason(error.code))
+        else:
+            session.close(CloseCode.TOO_MANY_ERRORS, TOO_MANY_ERRORS)
+        return False
+
+    def hold(self, session: Session, state: State) -> None:
+        """Let the session's messages wait in `state` until `resume`: they find done what they follow."""
+        assert state.waits
+        session.move(state)
+        session.backlog = []
+
+    def resume(self, session: Session, state: State, handlers: Handlers) -> None:
+        """Go on to `state` and `handlers`, and handle the messages that waited, in order."""
+        waiting, session.backlog = session.backlog or [], None
+        if not session.state.over:
+            session.move(state, handlers)
+        for message in waiting:
+            if not session.connection.open:
+                return  # whoever is gone must not enter anything any more
+            try:
+                if (handler := session.handlers.get(message.type)) is None:
+                    self.set_aside(session, message)  # perhaps because one of those before holds it again
+                elif (outcome := handler(session, message)) is not None:
+                    self.finish(session, message, outcome)
+            except Exception as error:  # whatever it is, it is this message's alone
+                if not self.fail(session, message, error):
+                    return
+
+    async def _finish(self, session: Session, message: Envelope, outcome: Awaitable[None]) -> None:
+        try:
+            await outcome
+        except Exception as error:  # whatever it is, it is this message's alone
+            self.fail(session, message, error)
+
+
+def error_reply(id: bytes | None, error: RealtimeError, room: str | None = None) -> bytes:
+    """Encode the answer to whoever caused `error`."""
+    return encode_error(
+        id,
+        error.number,
+        error.code,
+        error.message,
+        error.retryable,
+        error.retry_after_s,
+        None if room is None else json_string(room),
+    )

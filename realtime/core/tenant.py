@@ -1,0 +1,52 @@
+"""A tenant: everything of one customer that lives on this worker. No name is looked up outside of one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from realtime.ids import TenantId, UserId
+
+if TYPE_CHECKING:
+    from realtime.core.room import Room
+
+
+class Tenant:
+    """The live rooms and counted connections of one tenant."""
+
+    __slots__ = ("connections", "id", "rooms")
+
+    def __init__(self, id: TenantId) -> None:
+        self.id = id
+        self.rooms: dict[str, Room] = {}  # by name; those with members here
+        self.connections: dict[UserId, int] = {}
+
+
+# Where a session is until it has authenticated: it has no rooms, so nothing there can be found.
+NOBODY = Tenant(TenantId(""))
+
+
+class Tenants:
+    """The tenants that have anything here."""
+
+    __slots__ = ("_by_id",)
+
+    def __init__(self) -> None:
+        self._by_id: dict[TenantId, Tenant] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __getitem__(self, id: TenantId) -> Tenant:
+        return self._by_id[id]
+
+    def enter(self, id: TenantId) -> Tenant:
+        """Return the tenant, made if it is not there. Whoever asks puts something into it."""
+        tenant = self._by_id.get(id)
+        if tenant is None:
+            tenant = self._by_id[id] = Tenant(id)
+        return tenant
+
+    def forget_if_idle(self, tenant: Tenant) -> None:
+        """Forget a tenant that has no connections and no rooms any more."""
+        if not tenant.connections and not tenant.rooms:
+            self._by_id.pop(tenant.id, None)

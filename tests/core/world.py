@@ -1,0 +1,170 @@
+"""A whole core in a test's hand: real features and broker, fake sockets and time, members who speak JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import Coroutine, Iterable
+from typing import Any
+
+import msgspec
+
+from realtime.backends.broker_memory import MemoryBroker
+from realtime.core.auth import Identity
+from realtime.core.catalog import Catalog
+from realtime.core.contracts import Broker
+from realtime.core.core import Core
+from realtime.core.feature import Feature
+from realtime.core.limits import Limits
+from realtime.errors import TokenExpired, Unauthorized
+from realtime.features import discover
+from realtime.ids import TenantId, UserId
+from tests.oracles.hub import FakeClock, FakeConnection, FakeHub
+
+Message = dict[str, Any]
+
+
+class World:
+    """A core and everything around it. `tokens` are the identities that tokens stand for."""
+
+    def __init__(
+        self,
+        *,
+        limits: Limits | None = None,
+        features: Iterable[Feature] | None = None,
+        broker: Broker | None = None,
+        **broker_options: Any,
+    ) -> None:
+        self.clock = FakeClock()
+        self.hub = FakeHub(self.clock)
+        self.limits = limits or Limits()
+        self.broker = broker or MemoryBroker(self.clock, self.hub, **broker_options)
+        self.tokens: dict[str, Identity] = {}
+        self.waiting: list[Coroutine[Any, Any, None]] = []
+        self.core = Core(
+            Catalog(discover() if features is None else features),
+            self.broker,
+            self.hub,
+            self.clock,
+            greet=lambda number, identity: (
+                b'{"type":"connected","content":{"user_id":"%b"}}' % identity.user.encode()
+            ),
+            spawn=self.waiting.append,
+            authenticator=self,
+            limits=self.limits,
+        )
+
+    def authenticate(self, token: str) -> Identity:
+        identity = self.tokens.get(token)
+        if identity is None:
+            raise Unauthorized
+        if identity.expires_at is not None and identity.expires_at <= self.clock.time():
+            raise TokenExpired
+        return identity
+
+    def member(
+        self, user: str, *, tenant: str = "default", variant: int = 0, expires_in: float | None = None
+    ) -> Member:
+        """Connect a user who has authenticated."""
+        expires_at = None if expires_in is None else self.clock.time() + expires_in
+        identity = Identity(UserId(user), TenantId(tenant), expires_at=expires_at)
+        self.core.admit(identity)
+        return Member(self, variant, identity)
+
+    def stranger(self, *, variant: int = 0, user: str | None = None) -> Member:
+        """Connect somebody who has not authenticated, and is to be `user` where that is given."""
+        return Member(self, variant, None, None if user is None else UserId(user))
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, with a tick at its end."""
+        self.clock.advance(seconds)
+        self.core.tick()
+
+    def run_waiting(self) -> None:
+        """Run what has been spawned, to its end."""
+
+        async def run() -> None:
+            while self.waiting:
+                await self.waiting.pop(0)
+
+        asyncio.run(run())
+
+
+class Member:
+    """One client: it sends messages and reads what it gets."""
+
+    def __init__(
+        self, world: World, variant: int, identity: Identity | None, user: UserId | None = None
+    ) -> None:
+        self._world = world
+        self._ids = itertools.count(1)
+        self._unread: list[Message] = []
+        self.connection = FakeConnection(variant)
+        self.session = world.core.connect(self.connection, identity, user)
+
+    def send(self, type: str, **fields: Any) -> None:
+        """Send one message; `fields` are the envelope's other keys, as given."""
+        self.send_frame({"type": type, **fields})
+
+    def send_frame(self, *messages: Message) -> None:
+        """Send several messages in one frame."""
+        if self.connection.binary:
+            self.send_bytes(msgspec.msgpack.encode(messages))
+        else:
+            self.send_bytes("\n".join(map(json.dumps, messages)).encode())
+
+    def send_bytes(self, payload: bytes) -> None:
+        self._world.core.receive(self.session, payload)
+
+    def read(self) -> list[Message]:
+        """Return what has come since the last look, in order."""
+        unread, self._unread = self._unread + self.connection.messages(), []
+        return unread
+
+    def pushes(self, type: str | None = None) -> list[Message]:
+        """Read, and return what is numbered, or of a type."""
+        wanted = (lambda each: "offset" in each) if type is None else (lambda each: each["type"] == type)
+        return [each for each in self.read() if wanted(each)]
+
+    def ask(self, type: str, **fields: Any) -> Message:
+        """Send one message with an id and return its answer; everything else stays unread."""
+        id = next(self._ids)
+        self.send(type, id=id, **fields)
+        return self.answer(id)
+
+    def answer(self, id: int | str) -> Message:
+        """Return the one answer to `id`."""
+        unread = self.read()
+        answers = [each for each in unread if each.get("id") == id]
+        assert len(answers) == 1, f"{len(answers)} answers to {id!r} in {unread}"
+        self._unread = [each for each in unread if each is not answers[0]]
+        return answers[0]
+
+    def join(self, room: str, **since: Any) -> Message:
+        """Join a room and return the content of `joined`."""
+        joined = self.ask("join", room=room, content={"since": since} if since else {})
+        assert joined["type"] == "joined", joined
+        content: Message = joined["content"]
+        return content
+
+    def publish(self, room: str, content: Any = "x", *, type: str = "chat_message", **fields: Any) -> Message:
+        """Publish and return the content of the ack."""
+        ack = self.ask(type, room=room, content=content, **fields)
+        assert ack["type"] == "ack", ack
+        receipt: Message = ack["content"]
+        return receipt
+
+    def error(self, type: str, **fields: Any) -> str:
+        """Send one message and return the name of the error that it gets."""
+        answer = self.ask(type, **fields)
+        assert answer["type"] == "error", answer
+        name: str = answer["content"]["name"]
+        return name
+
+    def leave(self) -> None:
+        """Be gone, as a connection that breaks."""
+        self.connection.open = False
+        for log in self.connection.logs[:]:
+            self.connection.leave(log)
+        self._world.core.disconnect(self.session)

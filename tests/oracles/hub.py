@@ -1,0 +1,119 @@
+"""The hub's part of the contract in plain Python: connections, room logs and fan-out without sockets."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import msgspec
+
+from realtime.core.contracts import Log
+
+_numbers = itertools.count(1)
+
+
+class FakeConnection:
+    """A connection whose peer has read everything: `sent` is what it got, unicast and room, in order."""
+
+    def __init__(self, variant: int = 0) -> None:
+        self.id = next(_numbers)
+        self.variant = variant
+        self.binary = bool(variant & 1)
+        self.open = True
+        self.sent: list[bytes] = []
+        self.sent_before_join: list[bytes] = []  # what it had been sent when it last joined a log
+        self.closed: tuple[int, bytes] | None = None
+        self.confirmed = False
+        self.logs: list[FakeLog] = []
+
+    def send(self, payload: bytes) -> bool:
+        if self.open:
+            self.sent.append(payload)
+        return self.open
+
+    def close(self, code: int, reason: bytes = b"") -> None:
+        if self.open:
+            self.open = False
+            self.closed = (code, reason)
+            for log in self.logs[:]:
+                self.leave(log)
+
+    def confirm(self) -> None:
+        self.confirmed = True
+
+    def join(self, log: FakeLog) -> None:
+        if log.variant != self.variant:
+            raise ValueError(f"a connection of variant {self.variant} cannot join a log of {log.variant}")
+        self.sent_before_join = self.sent[:]
+        if self.open and log not in self.logs:
+            self.logs.append(log)
+            log.joined.append(self)
+
+    def leave(self, log: FakeLog) -> None:
+        if log in self.logs:
+            self.logs.remove(log)
+            log.joined.remove(self)
+
+    def messages(self) -> list[dict[str, Any]]:
+        """Return and forget what was sent, decoded."""
+        sent, self.sent = self.sent, []
+        return [msgspec.msgpack.decode(each) if self.binary else json.loads(each) for each in sent]
+
+
+class FakeLog:
+    """A room log that every member has read to its end."""
+
+    def __init__(self, variant: int, lag_limit_bytes: int | None) -> None:
+        self.variant = variant
+        self.lag_limit_bytes = lag_limit_bytes
+        self.joined: list[FakeConnection] = []
+        self.appended = 0
+
+    @property
+    def members(self) -> int:
+        return len(self.joined)
+
+    def append(self, payload: bytes) -> None:
+        self.appended += 1
+        for connection in self.joined:
+            connection.send(payload)
+
+
+class FakeHub:
+    """Makes fake logs; its time is the fake clock's."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self.logs: list[FakeLog] = []
+
+    @property
+    def timestamp(self) -> bytes:
+        return self._clock.timestamp
+
+    def room(self, variant: int = 0, *, lag_limit_bytes: int | None = None) -> Log:
+        self.logs.append(FakeLog(variant, lag_limit_bytes))
+        return self.logs[-1]
+
+
+class FakeClock:
+    """A clock that stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def monotonic_ns(self) -> int:
+        return round(self.now * 1e9)
+
+    def time(self) -> float:
+        return 1_752_575_400.0 + self.now
+
+    @property
+    def timestamp(self) -> bytes:
+        return b"2025-07-15T10:30:00.123Z"
