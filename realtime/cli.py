@@ -1,0 +1,284 @@
+"""The `realtime` command: serve, check, settings, token, replay.
+
+A user's mistake ends in one line on stderr and no traceback: exit code 2 for a wrong command line, 1 for what
+failed after that. What the commands do stands elsewhere; here are their options and what they print.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from realtime import __version__
+from realtime.errors import RealtimeError, SettingsError
+from realtime.loading import CONFIG_VARIABLE, Loaded, convert, load
+from realtime.settings import KNOBS, Knob, as_text, describe
+
+EXAMPLES = """\
+examples:
+  realtime serve                              open mode on http://127.0.0.1:8000/, with the demo page
+  REALTIME_JWT_SECRET=... realtime serve --host 0.0.0.0 --port 80
+  realtime check --config realtime.toml       would it start here? exit code 0 or 1
+  realtime settings --format markdown         every knob: variable, unit, bounds, default, current value
+  realtime token make --sub alice --ttl 3600  a token signed with REALTIME_JWT_SECRET
+"""
+# Short names for what is typed often; every knob has its own option anyway.
+_ALIASES = {"echo_path": ["--echo"]}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    try:
+        if arguments[:1] == ["replay"]:
+            return _replay(arguments[1:])
+        parsed = _parser().parse_args(arguments)
+        run: Callable[[argparse.Namespace], int] = parsed.run
+        return run(parsed)
+    except RealtimeError as error:
+        return _fail(error.message)
+    except ImportError as error:
+        # realtime.native says how to build it; a missing dependency names itself.
+        return _fail(str(error))
+    except BrokenPipeError:  # `realtime settings | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; argparse would print the usage with it, which is 60 options long."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="realtime",
+        description="A real-time edge server: WebSocket clients in, rooms, ordered fan-out out.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"realtime {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_serve(commands)
+    _add_check(commands)
+    _add_settings(commands)
+    _add_token(commands)
+    # Only for --help: main() hands replay's own options on unparsed.
+    commands.add_parser("replay", help="play a recorded chat into a server, and check every delivery")
+    return parser
+
+
+def _add_serve(commands: Any) -> None:
+    serve = commands.add_parser("serve", help="run the server", description="Run the server until SIGTERM.")
+    _add_knobs(serve)
+    serve.set_defaults(run=_serve)
+
+
+def _add_check(commands: Any) -> None:
+    check = commands.add_parser(
+        "check",
+        help="say whether the server would start here",
+        description="Check the configuration, the compiled build, the open file limit and the port.",
+    )
+    _add_knobs(check)
+    check.set_defaults(run=_check)
+
+
+def _add_settings(commands: Any) -> None:
+    settings = commands.add_parser(
+        "settings",
+        help="list every setting",
+        description="List every setting: variable, unit, bounds, default, current value and its source.",
+    )
+    settings.add_argument(
+        "--format",
+        choices=("table", "markdown", "json"),
+        default="table",
+        help="how to print it (default: table)",
+    )
+    _add_knobs(settings)
+    settings.set_defaults(run=_settings)
+
+
+def _add_token(commands: Any) -> None:
+    token = commands.add_parser("token", help="make a token", description="Make tokens for clients.")
+    verbs = token.add_subparsers(title="verbs", metavar="VERB", required=True)
+    make = verbs.add_parser(
+        "make",
+        help="sign a token with jwt_secret",
+        description="Sign a token with jwt_secret (REALTIME_JWT_SECRET or the config file) and print it.",
+    )
+    make.add_argument("--sub", required=True, metavar="USER", help="user id the token speaks for")
+    make.add_argument("--tenant", default="default", help="tenant of the user (default: default)")
+    make.add_argument(
+        "--roles", default=[], type=_names, metavar="A,B", help="roles, separated by commas (default: none)"
+    )
+    make.add_argument(
+        "--ttl", type=_seconds, default=3600.0, metavar="SECONDS", help="how long it holds (default: 3600)"
+    )
+    make.add_argument("--jti", default="", help="id of the token itself (default: none)")
+    _add_config(make)
+    make.set_defaults(run=_token_make)
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help=f"TOML file of settings (or {CONFIG_VARIABLE})"
+    )
+
+
+def _add_knobs(parser: argparse.ArgumentParser) -> None:
+    """One option a knob. Secrets have none: a command line is read by everybody on the machine."""
+    _add_config(parser)
+    group = parser.add_argument_group(
+        "settings", "Each may be given by its variable or in the TOML file too."
+    )
+    for knob in describe():
+        if knob.secret:
+            continue
+        names = [knob.option, *_ALIASES.get(knob.name, [])]
+        text = f"{knob.description} [{knob.variable}, default {_default(knob)}]".replace("%", "%%")
+        if knob.flag:
+            group.add_argument(
+                *names, dest=knob.name, action=argparse.BooleanOptionalAction, default=None, help=text
+            )
+        else:
+            group.add_argument(
+                *names, dest=knob.name, type=_option_type(knob), metavar=knob.unit.upper(), help=text
+            )
+
+
+def _option_type(knob: Knob) -> Callable[[str], Any]:
+    def checked(text: str) -> Any:
+        try:
+            return convert(knob, text, "value")
+        except SettingsError as error:
+            raise argparse.ArgumentTypeError(error.message) from error
+
+    return checked
+
+
+def _default(knob: Knob) -> str:
+    return as_text(knob.default) or "empty"
+
+
+def _load(parsed: argparse.Namespace) -> Loaded:
+    options = {name: value for name in KNOBS if (value := getattr(parsed, name, None)) is not None}
+    return load(config=parsed.config, environ=os.environ, options=options)
+
+
+def _serve(parsed: argparse.Namespace) -> int:
+    loaded = _load(parsed)
+    from realtime.edge.server import serve
+
+    return serve(loaded)
+
+
+def _check(parsed: argparse.Namespace) -> int:
+    loaded = _load(parsed)
+    from realtime.edge.check import findings
+
+    ok = True
+    for finding in findings(loaded):
+        print(f"{finding.mark:5} {finding.text}")
+        ok = ok and finding.ok
+    return 0 if ok else 1
+
+
+def _settings(parsed: argparse.Namespace) -> int:
+    loaded = _load(parsed)
+    rows = [_row(knob, loaded) for knob in describe()]
+    if parsed.format == "json":
+        print(json.dumps(rows, indent=2))
+    elif parsed.format == "markdown":
+        _print_markdown(rows)
+    else:
+        _print_table(rows)
+    return 0
+
+
+def _row(knob: Knob, loaded: Loaded) -> dict[str, str]:
+    return {
+        "name": knob.name,
+        "variable": knob.variable,
+        "unit": knob.unit,
+        "bounds": knob.bounds,
+        "default": _default(knob),
+        "current": knob.show(loaded.settings) or "empty",
+        "source": loaded.sources[knob.name],
+        "description": knob.description,
+    }
+
+
+def _print_table(rows: list[dict[str, str]]) -> None:
+    columns = ("name", "variable", "unit", "bounds", "default", "current", "source")
+    widths = {column: max(len(column), *(len(row[column]) for row in rows)) for column in columns}
+    print("  ".join(column.upper().ljust(widths[column]) for column in columns).rstrip())
+    for row in rows:
+        print("  ".join(row[column].ljust(widths[column]) for column in columns).rstrip())
+        print(f"    {row['description']}")
+
+
+def _print_markdown(rows: list[dict[str, str]]) -> None:
+    """The reference page: without current values, so that it is the same on every machine."""
+    columns = ("name", "variable", "unit", "bounds", "default", "description")
+    print("| " + " | ".join(columns) + " |")
+    print("|" + "---|" * len(columns))
+    for row in rows:
+        cells = [f"`{row[column]}`" if column in ("name", "variable") else row[column] for column in columns]
+        print("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+
+
+def _token_make(parsed: argparse.Namespace) -> int:
+    settings = _load(parsed).settings
+    if settings.open_mode:
+        return _fail("no key to sign with: set REALTIME_JWT_SECRET, or jwt_secret in the config file")
+    from realtime.backends.auth_jwt import make_token
+
+    print(
+        make_token(
+            settings.jwt_secret,
+            user=parsed.sub,
+            ttl_s=parsed.ttl,
+            tenant=parsed.tenant,
+            roles=parsed.roles,
+            token_id=parsed.jti,
+            algorithm=settings.jwt_algorithms[0],
+        )
+    )
+    return 0
+
+
+def _replay(arguments: list[str]) -> int:
+    """Hand everything on: the replay is a client, with a command line of its own."""
+    from realtime.client import replay
+
+    return replay.main(arguments)
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in (part.strip() for part in text.split(",")) if name]
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 10 * 365 * 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, to ten years")
+    return value
+
+
+def _fail(message: str) -> int:
+    print(f"realtime: {message}", file=sys.stderr)
+    return 1

@@ -1,0 +1,87 @@
+"""`realtime check`: would the server start here, and would it do what the configuration says?"""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pkgutil import iter_modules
+
+from realtime.edge import listener
+from realtime.edge.process import connections_allowed, file_limit_warning
+from realtime.errors import StartupError
+from realtime.loading import Loaded
+from realtime.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at: `ok`, a `warning` that does not stop the start, or what `failed`."""
+
+    ok: bool
+    text: str
+    warning: bool = False
+
+    @property
+    def mark(self) -> str:
+        return "fail" if not self.ok else "warn" if self.warning else "ok"
+
+
+def findings(loaded: Loaded) -> Iterator[Finding]:
+    """Look at one thing after another, and say what was found."""
+    settings = loaded.settings
+    given = sum(source != "default" for source in loaded.sources.values())
+    yield Finding(True, f"configuration: {given} of {len(loaded.sources)} settings given, the rest default")
+    for warning in loaded.warnings:
+        yield Finding(True, warning, warning=True)
+    native = _native()
+    yield native
+    if native.ok:
+        yield _features()
+    yield _files(settings)
+    yield _port(settings)
+
+
+def _native() -> Finding:
+    try:
+        native = import_module("realtime.native")  # says itself what is not compiled
+        for module in iter_modules(native.__path__, "realtime.native."):
+            import_module(module.name)
+    except ImportError as error:
+        return Finding(False, f"compiled build: {error}")
+    return Finding(True, f"compiled build: present, for Python {platform.python_version()}")
+
+
+def _features() -> Finding:
+    # Not at the top: features stand on the compiled build, and it may be what is missing.
+    from realtime.core.catalog import Catalog
+    from realtime.features import discover
+
+    try:
+        catalog = Catalog(discover())
+    except (ImportError, TypeError, ValueError) as error:
+        return Finding(False, f"features: {error}")
+    names = ", ".join(feature.name for feature in catalog.features)
+    return Finding(True, f"features: {names}; {len(catalog.messages)} message types")
+
+
+def _files(settings: Settings) -> Finding:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    files = sys.maxsize if hard == resource.RLIM_INFINITY else hard
+    warning = file_limit_warning(files, settings)
+    if warning:
+        return Finding(True, f"open files: {warning}", warning=True)
+    return Finding(True, f"open files: room for {connections_allowed(files, settings)} connections")
+
+
+def _port(settings: Settings) -> Finding:
+    try:
+        listening = listener.listen(settings)
+    except StartupError as error:
+        return Finding(False, f"port: {error.message}")
+    where = listener.url(settings, listening)
+    listening.close()
+    return Finding(True, f"port: can listen on {where}")

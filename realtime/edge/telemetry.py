@@ -1,0 +1,125 @@
+"""What /metrics says, from plain counters that cost nothing until they are asked for."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from realtime.edge.metrics import Distribution, Metric, Sample, counter, gauge
+
+# The hub's name -> our metric without its prefix, and what it says.
+HUB_COUNTERS: Final = {
+    "accepted": ("connections_accepted_total", "Sockets accepted, whatever became of them."),
+    "handshakes": ("handshakes_total", "WebSocket handshakes completed."),
+    "refused": ("handshakes_refused_total", "Requests answered with an HTTP error by the hub."),
+    "handed_over": ("http_connections_total", "Sockets handed over to the HTTP side."),
+    "closed": ("connections_closed_total", "Connections that have ended."),
+    "frames_in": ("frames_received_total", "WebSocket frames received, control frames included."),
+    "messages_in": ("messages_received_total", "Whole WebSocket messages received."),
+    "bytes_in": ("received_bytes_total", "Bytes received from clients."),
+    "pings_in": ("pings_received_total", "Ping frames received."),
+    "pongs_in": ("pongs_received_total", "Pong frames received."),
+    "unicasts": ("unicast_frames_total", "Frames queued for a single connection, control frames included."),
+    "messages_out": ("unicast_messages_total", "Messages queued for a single connection."),
+    "appended": ("room_messages_total", "Messages appended to room logs, each once."),
+    "appended_bytes": ("room_messages_bytes_total", "Payload bytes appended to room logs."),
+    "deliveries": ("deliveries_total", "Room messages times the members they were meant for."),
+    "bytes_out": ("sent_bytes_total", "Bytes the kernel took for clients."),
+    "sends": ("sends_total", "Calls of send() and its kin."),
+    "blocked": ("sends_blocked_total", "Sends that found the socket's buffer full."),
+    "polls": ("polls_total", "Calls of epoll_wait()."),
+    "events": ("poll_events_total", "Socket events found by them."),
+    "wakes": ("wakes_total", "Turns of the hub in the event loop."),
+    "passes": ("flush_passes_total", "Flush passes over a room's members."),
+    "pauses": ("read_pauses_total", "Times a connection was not read because it was behind."),
+    "slow_consumers": ("slow_consumers_total", "Connections cut because they read too slowly (4001)."),
+    "heartbeat_timeouts": ("heartbeat_timeouts_total", "Connections cut because they fell silent (4002)."),
+    "handshake_timeouts": ("handshake_timeouts_total", "Handshakes or authentications not done in time."),
+    "rate_limited": ("rate_limited_total", "Frames over their connection's rate."),
+    "protocol_errors": ("protocol_errors_total", "Connections that broke RFC 6455."),
+}
+HUB_GAUGES: Final = {
+    "connections": ("connections", "Open sockets of the hub, handshakes under way included."),
+    "queued_bytes": ("unicast_queued_bytes", "Unicast bytes that wait for slow sockets."),
+    "connection_bytes": ("connection_struct_bytes", "Memory of one idle connection's struct."),
+    "chunks": ("room_log_chunks", "Chunks of room logs held in memory."),
+}
+CORE_COUNTERS: Final = {
+    "errors": ("errors_total", "Messages answered with an error."),
+    "failures": ("handler_failures_total", "Handlers that failed over our own mistakes."),
+}
+CORE_GAUGES: Final = {
+    "sessions": ("sessions", "Connections that have spoken."),
+    "tenants": ("tenants", "Tenants with connections here."),
+    "rooms": ("rooms", "Rooms with members here."),
+}
+LAG_BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+
+
+class LoopLag:
+    """How late the event loop runs what is due: the first sign of an overloaded worker."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(LAG_BOUNDS_S) + 1)
+        self._total_s = 0.0
+
+    def observe(self, late_s: float) -> None:
+        """Note that something ran `late_s` after its time."""
+        late_s = max(0.0, late_s)
+        self._total_s += late_s
+        place = next((i for i, bound in enumerate(LAG_BOUNDS_S) if late_s <= bound), len(LAG_BOUNDS_S))
+        self._counts[place] += 1
+
+    def metric(self) -> Metric:
+        distribution = Distribution(LAG_BOUNDS_S, tuple(self._counts), self._total_s)
+        help = "How late the loop ran its ten ticks a second."
+        return Metric("realtime_loop_lag_seconds", help, "histogram", (distribution,))
+
+
+def worker_metrics(
+    hub: Mapping[str, int], core: Mapping[str, int], *, node: str, version: str, http: int, lag: LoopLag
+) -> Iterator[Metric]:
+    """Everything one worker has to say; `http` is the number of open HTTP connections."""
+    about = {"node": node, "version": version}
+    yield Metric("realtime_info", "This worker.", "gauge", (Sample(1, about),))
+    yield from _named(hub, HUB_COUNTERS, HUB_GAUGES)
+    yield from _named(core, CORE_COUNTERS, CORE_GAUGES)
+    known = CORE_COUNTERS.keys() | CORE_GAUGES.keys()
+    for name in sorted(core.keys() - known):  # a backend's own: it knows what they are, we do not
+        yield gauge(f"realtime_{name}", f"{name.replace('_', ' ').capitalize()}.", core[name])
+    yield gauge("realtime_http_connections", "Open HTTP connections.", http)
+    yield lag.metric()
+    yield from process_metrics()
+
+
+def process_metrics() -> Iterator[Metric]:
+    """The process in the names that Prometheus' own clients use."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        pages = int(statm.read().split()[1])
+    yield counter("process_cpu_seconds_total", "CPU time used.", usage.ru_utime + usage.ru_stime)
+    yield gauge("process_resident_memory_bytes", "Memory in RAM.", pages * resource.getpagesize())
+    yield gauge("process_open_fds", "Open file descriptors.", len(os.listdir("/proc/self/fd")))
+    yield gauge(
+        "process_max_fds", "Most open file descriptors.", resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    )
+    yield gauge("process_start_time_seconds", "Start, in Unix time.", STARTED_AT)
+
+
+STARTED_AT: Final = time.time()
+
+
+def _named(
+    values: Mapping[str, int],
+    counters: Mapping[str, tuple[str, str]],
+    gauges: Mapping[str, tuple[str, str]],
+) -> Iterator[Metric]:
+    for key, (name, help) in counters.items():
+        if key in values:
+            yield counter(f"realtime_{name}", help, values[key])
+    for key, (name, help) in gauges.items():
+        if key in values:
+            yield gauge(f"realtime_{name}", help, values[key])

@@ -1,0 +1,291 @@
+"""One worker: the hub's sockets, the core's rooms, and what stands between them.
+
+A connection begins without a Python object of its own. Its state is what the gate gave it (a shared token's
+identity, or a constant) until its first message makes a session of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import socket
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from realtime import __version__
+from realtime.backends.auth_jwt import JwtAuthenticator
+from realtime.backends.broker_memory import MemoryBroker
+from realtime.core.auth import Authenticator, Identity
+from realtime.core.catalog import Catalog
+from realtime.core.clock import SystemClock
+from realtime.core.core import Core
+from realtime.core.limits import Limits
+from realtime.core.session import Session
+from realtime.edge import metrics
+from realtime.edge.drain import drain
+from realtime.edge.expiry import SilentTokens
+from realtime.edge.gate import Gate, Guest, Pending, State
+from realtime.edge.http import HttpServer, Routes, upgrade_required
+from realtime.edge.pages import Report, system_routes, web_routes
+from realtime.edge.telemetry import LoopLag, worker_metrics
+from realtime.edge.welcome import Welcome
+from realtime.errors import CloseCode, RateLimited
+from realtime.features import discover
+from realtime.ids import UserId
+from realtime.native.encode import json_string
+from realtime.native.envelope import scan, scan_msgpack
+from realtime.native.hub import Connection, Hub
+from realtime.protocol.closing import close_reason
+from realtime.settings import Settings
+
+log: Final = logging.getLogger("realtime.edge")
+
+TICK_S: Final = 0.1
+# The hub's clock stands still during a batch and the core's does not. By so much the core's count is wider,
+# or it would refuse a message whose frame the hub has just let in, and its sender would pay twice.
+RATE_SLACK_S: Final = 0.1
+
+
+class Worker:
+    """Builds everything from the settings; `start` begins to serve, `drain` and `close` end it."""
+
+    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop, connections_max: int) -> None:
+        self._settings = settings
+        self._loop = loop
+        self._clock = SystemClock()
+        self._node = settings.node or default_node()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._silent = SilentTokens()
+        self._lag = LoopLag()
+        self._ticker: asyncio.TimerHandle | None = None
+        authenticator = _authenticator(settings)
+        self._gate = Gate(settings, authenticator)
+        self.hub = self._make_hub(connections_max)
+        self._welcome = Welcome(settings, self._node, self.hub)
+        self.core = self._make_core(authenticator)
+        self.hub.deliver_to(self.core.receive)  # no Python of ours between them: it is the hot path
+        self._gate.open(self.core, self._welcome, self._silent)
+        self._http = self._make_http()
+
+    def start(self, listening: socket.socket) -> None:
+        """Serve on a listening socket, which is the worker's from here on."""
+        self._listening = listening
+        self.hub.listen(listening.fileno())
+        self._loop.add_reader(self.hub.fileno(), self.hub.on_ready)
+        self._schedule_tick()
+
+    async def drain(self) -> int:
+        """Stop taking connections, close those there are; return how many had not closed in time."""
+        self._gate.draining = True
+        self.hub.stop_listening()
+        self._listening.close()
+        return await drain(self.hub, self._settings, pending=lambda: self._tasks)
+
+    def close(self) -> None:
+        """Stop at once: what is still open is cut."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self._loop.remove_reader(self.hub.fileno())
+        self._http.close()
+
+    # -- what the hub calls ---------------------------------------------------------------------------------
+
+    def _on_early_message(self, state: State, payload: bytes) -> None:
+        """Take the first message of a connection: it has no session yet."""
+        self.core.receive(self._session(state, self.hub.current()), payload)
+
+    def _on_limited(self, state: State, payload: bytes, retry_after_s: float) -> None:
+        """Answer a frame that is over its connection's rate; its messages are not handled."""
+        session = self._session(state, self.hub.current())
+        error = RateLimited(f"wait {retry_after_s:.3f} s", retry_after_s=retry_after_s)
+        scan_frame = scan_msgpack if session.binary else scan
+        for message in scan_frame(payload, self._settings.messages_per_frame):
+            if not self.core.fail(session, message, error):
+                return  # it goes on and on: it is closed (4005)
+
+    def _session(self, state: State, connection: Connection) -> Session:
+        """Return the session of a connection, made now where it has none yet."""
+        if isinstance(state, Session):
+            return state
+        if isinstance(state, Pending):
+            session = self.core.connect(connection, None, state.user)
+        elif isinstance(state, Guest):
+            identity = Identity(UserId(f"guest-{connection.id}"))
+            self.core.admit(identity)
+            session = self.core.connect(connection, identity)
+        else:
+            assert isinstance(state, Identity)  # the hub answers an Echo by itself
+            self._silent.remove(state)
+            session = self.core.connect(connection, state)
+        connection.state = session
+        return session
+
+    def _on_close(self, state: State, code: int, reason: bytes, clean: bool) -> None:
+        if isinstance(state, Session):
+            self.core.disconnect(state)
+        elif isinstance(state, Identity):
+            self._silent.remove(state)
+            self.core.release(state)
+
+    def _on_wake(self, delay_s: float) -> None:
+        if delay_s > 0:
+            self._loop.call_later(delay_s, self.hub.on_ready)
+        else:
+            self._loop.call_soon(self.hub.on_ready)
+
+    def _on_http(self, fd: int, received: bytes, remote: str) -> None:
+        self._http.adopt(fd, received, remote)
+
+    # -- time and tasks -------------------------------------------------------------------------------------
+
+    def _schedule_tick(self) -> None:
+        self._tick_due = self._loop.time() + TICK_S
+        self._ticker = self._loop.call_at(self._tick_due, self._tick)
+
+    def _tick(self) -> None:
+        self._lag.observe(self._loop.time() - self._tick_due)
+        self._schedule_tick()  # first, so that one failure does not stop time
+        self.hub.tick()
+        self.core.tick()
+        now = self._clock.time()
+        if self._silent.due(now):
+            self._expire_silent(now)
+
+    def _expire_silent(self, now: float) -> None:
+        reason = close_reason("token_expired")
+        for connection in self.hub.connections():
+            identity = connection.state
+            if (
+                isinstance(identity, Identity)
+                and identity.expires_at is not None
+                and identity.expires_at <= now
+            ):
+                connection.close(CloseCode.TOKEN_EXPIRED, reason)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)  # or the collector may take it while it waits
+        task.add_done_callback(self._tasks.discard)
+
+    # -- what it is made of ---------------------------------------------------------------------------------
+
+    def _make_hub(self, connections_max: int) -> Hub:
+        settings = self._settings
+        return Hub(
+            on_handshake=self._gate.on_handshake,
+            on_message=self._on_early_message,
+            on_limited=self._on_limited,
+            on_close=self._on_close,
+            on_http=self._on_http,
+            on_wake=self._on_wake,
+            max_connections=connections_max,
+            max_message_bytes=settings.max_message_bytes,
+            max_head_bytes=settings.max_head_bytes,
+            handshake_timeout_s=settings.handshake_timeout_s,
+            heartbeat_s=settings.heartbeat_interval_s,
+            close_timeout_s=settings.close_timeout_s,
+            messages_per_second=settings.messages_per_second,
+            message_burst=settings.messages_burst,
+            unicast_limit_bytes=settings.queue_bytes(settings.unicast_limit_bytes),
+            room_lag_limit_bytes=settings.queue_bytes(settings.room_lag_limit_bytes),
+            read_chunk_bytes=settings.read_chunk_bytes,
+            flush_chunk=settings.flush_chunk,
+            accept_batch=settings.accept_batch,
+            rest_ratio=settings.room_rest_ratio,
+            rest_max_s=settings.room_rest_max_ms / 1000,
+            compression_level=settings.compression_level,
+            compression_threshold=settings.compression_threshold_bytes,
+        )
+
+    def _make_core(self, authenticator: Authenticator | None) -> Core:
+        settings = self._settings
+        broker = MemoryBroker(
+            self._clock,
+            self.hub,
+            history_messages=settings.history_messages,
+            history_bytes=settings.history_bytes,
+            recovery_window_s=settings.recovery_window_s,
+            idle_rooms=settings.idle_rooms,
+            memory_bytes=settings.memory_bytes,
+        )
+        return Core(
+            Catalog(discover()),
+            broker,
+            self.hub,
+            self._clock,
+            greet=self._greet,
+            spawn=self._spawn,
+            authenticator=authenticator,
+            limits=_limits(settings),
+            on_stranger=self._on_early_message,
+        )
+
+    def _greet(self, number: int, identity: Identity) -> bytes:
+        return self._welcome.json(number, json_string(identity.user), identity.tenant)
+
+    def _make_http(self) -> HttpServer:
+        settings = self._settings
+        system = system_routes(health=self._health, ready=self._ready, render_metrics=self._render_metrics)
+        paths = [settings.ws_path] + ([settings.echo_path] if settings.echo_path else [])
+        return HttpServer(
+            Routes({**web_routes(), **system}, under=dict.fromkeys(paths, upgrade_required)),
+            request_timeout_s=settings.handshake_timeout_s,
+            head_bytes_max=settings.max_head_bytes,
+        )
+
+    def _health(self) -> Report:
+        return Report(True, {"node": self._node, "version": __version__})
+
+    def _ready(self) -> Report:
+        """Whether traffic may be sent here, by what it depends on."""
+        checks = {
+            "listener": "draining" if self._gate.draining else "ok",
+            "broker": "ok",  # in this process: it answers as long as we do
+        }
+        return Report(all(state == "ok" for state in checks.values()), {"checks": checks})
+
+    def _render_metrics(self) -> bytes:
+        return metrics.render(
+            worker_metrics(
+                self.hub.stats(),
+                self.core.stats(),
+                node=self._node,
+                version=__version__,
+                http=len(self._http.connections),
+                lag=self._lag,
+            )
+        )
+
+
+def default_node() -> str:
+    """Host name and process id, as far as they fit into a node's name."""
+    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname().partition(".")[0]).strip("-") or "node"
+    return f"{host[:20]}-{os.getpid()}"
+
+
+def _authenticator(settings: Settings) -> Authenticator | None:
+    if settings.open_mode:
+        return None
+    return JwtAuthenticator(
+        settings.jwt_secret,
+        algorithms=settings.jwt_algorithms,
+        leeway_s=settings.jwt_leeway_s,
+        cache_tokens=settings.jwt_cache_tokens,
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        connections_per_user=settings.max_connections_per_user,
+        rooms_per_connection=settings.max_rooms_per_connection,
+        messages_per_frame=settings.messages_per_frame,
+        messages_per_second=settings.messages_per_second,
+        messages_burst=settings.messages_burst + 1 + settings.messages_per_second * RATE_SLACK_S,
+        content_bytes=settings.max_message_bytes,
+        errors_per_second=settings.errors_per_second,
+        errors_burst=settings.errors_burst,
+        answer_bytes=settings.answer_bytes,
+        presence_members=settings.presence_members,
+    )

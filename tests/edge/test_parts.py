@@ -1,0 +1,235 @@
+"""The small parts of a worker: greetings, silent tokens, listening, process limits, metrics."""
+
+import json
+import logging
+import re
+import socket
+
+import msgspec
+import pytest
+
+from realtime.core.auth import Identity
+from realtime.edge import listener, metrics
+from realtime.edge.expiry import SilentTokens
+from realtime.edge.process import SPARE_FILES, JsonFormatter, connections_allowed, file_limit_warning
+from realtime.edge.telemetry import HUB_COUNTERS, HUB_GAUGES, LoopLag, worker_metrics
+from realtime.edge.welcome import Welcome
+from realtime.edge.worker import default_node
+from realtime.errors import StartupError
+from realtime.native.hub import Hub
+from realtime.protocol.messages import Connected
+from realtime.settings import Settings
+
+
+class Stamp:
+    timestamp = b"2025-07-15T10:30:00.123Z"
+
+
+# -- greetings ----------------------------------------------------------------------------------------------
+
+
+def test_a_greeting_is_json_with_everything_a_client_needs():
+    welcome = Welcome(Settings(heartbeat_interval_s=12.5, max_rooms_per_connection=7), "n-1", Stamp())
+    greeting = welcome.json(42, b'"al\\"ice"', "acme")
+    msgspec.convert(json.loads(greeting)["content"], Connected)  # what the protocol's reference says
+    assert json.loads(greeting) == {
+        "type": "connected",
+        "content": {
+            "connection_id": "n-1-42",
+            "user_id": 'al"ice',
+            "tenant": "acme",
+            "node": "n-1",
+            "server_time": "2025-07-15T10:30:00.123Z",
+            "heartbeat_s": 12.5,
+            "limits": {"message_bytes": 65536, "messages_per_second": 100_000, "rooms": 7},
+            "reconnect": {"min_ms": 500, "max_ms": 15_000},
+        },
+    }
+
+
+def test_a_guest_is_greeted_by_a_name_of_its_own():
+    content = json.loads(Welcome(Settings(), "n", Stamp()).guest(42))["content"]
+    assert (content["user_id"], content["tenant"]) == ("guest-42", "default")
+
+
+def test_a_packed_greeting_says_the_same():
+    welcome = Welcome(Settings(), "n", Stamp())
+    plain = welcome.json(1, b'"a"')
+    assert msgspec.msgpack.decode(welcome.packed(plain)) == json.loads(plain)
+
+
+def test_a_node_is_named_so_that_settings_would_take_it():
+    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}", default_node())
+
+
+# -- silent tokens ------------------------------------------------------------------------------------------
+
+
+def ends(at):
+    return Identity("alice", expires_at=at)
+
+
+def test_silent_tokens_are_due_once_after_they_have_ended():
+    silent = SilentTokens()
+    silent.add(ends(102.0))
+    assert not silent.due(101.0)
+    assert not silent.due(104.9)  # the step of 100 to 105 is not over
+    assert silent.due(105.0)
+    assert not silent.due(106.0)
+
+
+def test_who_spoke_or_left_is_not_waited_for():
+    silent = SilentTokens()
+    for _ in range(2):
+        silent.add(ends(102.0))
+    silent.remove(ends(103.0))
+    silent.remove(ends(100.0))
+    assert not silent.due(1000.0)
+
+
+def test_a_token_that_has_been_due_may_still_be_removed():
+    silent = SilentTokens()
+    silent.add(ends(1.0))
+    assert silent.due(50.0)
+    silent.remove(ends(1.0))
+    silent.add(ends(2.0))
+    assert silent.due(50.0)
+
+
+def test_a_token_without_an_end_is_never_due():
+    silent = SilentTokens()
+    silent.add(ends(None))
+    silent.remove(ends(None))
+    assert not silent.due(1e12)
+
+
+# -- listening ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"), ("localhost", "localhost")]
+)
+def test_it_listens_where_it_says(host, shown):
+    settings = Settings(host=host, port=0)
+    with listener.listen(settings) as listening:
+        port = listening.getsockname()[1]
+        assert listener.url(settings, listening) == f"http://{shown}:{port}"
+        with socket.create_connection((host, port), timeout=5):
+            pass
+
+
+def test_any_address_is_shown_as_one_that_a_browser_opens():
+    settings = Settings(host="::", port=0, jwt_secret="x" * 32)
+    with listener.listen(settings) as listening:
+        port = listening.getsockname()[1]
+        assert listener.url(settings, listening, "ws") == f"ws://localhost:{port}"
+        for host in ("127.0.0.1", "::1"):
+            with socket.create_connection((host, port), timeout=5):
+                pass
+
+
+def test_a_taken_port_is_refused_though_both_would_share_it():
+    with (
+        listener.listen(Settings(port=0)) as first,
+        pytest.raises(StartupError, match="another program has it"),
+    ):
+        listener.listen(Settings(port=first.getsockname()[1]))
+
+
+def test_the_socket_is_set_up_as_configured():
+    with listener.listen(Settings(port=0, tcp_defer_accept_s=7, send_buffer_bytes=50_000)) as listening:
+        assert not listening.getblocking()
+        assert listening.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+        assert listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT) >= 7
+        assert listening.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 100_000  # the kernel doubles it
+
+
+# -- the process --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted", "allowed", "warns"),
+    [
+        (1024, 0, 1024 - SPARE_FILES, False),
+        (1024, 500, 500, False),
+        (1024, 1024 - SPARE_FILES, 1024 - SPARE_FILES, False),
+        (1024, 1000, 1024 - SPARE_FILES, True),
+        (10, 0, 1, False),
+        (2**63 - 1, 0, 10_000_000, False),
+    ],
+)
+def test_connections_fit_into_the_open_files(files, wanted, allowed, warns):
+    settings = Settings(max_connections=wanted)
+    assert connections_allowed(files, settings) == allowed
+    assert bool(file_limit_warning(files, settings)) is warns
+
+
+def test_a_json_log_line_is_one_object_even_with_a_traceback():
+    try:
+        raise ValueError("two\nlines")
+    except ValueError as error:
+        record = logging.LogRecord(
+            "realtime.x", logging.ERROR, "", 0, "failed %s", ("é",), (type(error), error, None)
+        )
+    line = JsonFormatter().format(record)
+    assert "\n" not in line
+    fields = json.loads(line)
+    assert (fields["level"], fields["logger"], fields["message"]) == ("error", "realtime.x", "failed é")
+    assert "two\nlines" in fields["traceback"]
+
+
+# -- metrics ------------------------------------------------------------------------------------------------
+
+
+def hub():
+    def never(*_):
+        raise AssertionError
+
+    return Hub(on_handshake=never, on_message=never, on_close=never, on_http=never, on_wake=never)
+
+
+def test_everything_that_the_hub_counts_is_told():
+    assert hub().stats().keys() - {"epoll_fd"} <= HUB_COUNTERS.keys() | HUB_GAUGES.keys()
+
+
+def test_everything_that_is_told_is_counted_by_the_hub():
+    assert HUB_COUNTERS.keys() | HUB_GAUGES.keys() <= hub().stats().keys()
+
+
+def test_the_exposition_holds_every_source():
+    lag = LoopLag()
+    lag.observe(0.003)
+    lag.observe(5.0)
+    text = metrics.render(
+        worker_metrics(
+            {"accepted": 3, "connections": 2},
+            {"rooms": 4, "streams_idle": 9},
+            node="n",
+            version="1",
+            http=1,
+            lag=lag,
+        )
+    ).decode()
+    for line in (
+        'realtime_info{node="n",version="1"} 1',
+        "realtime_connections_accepted_total 3",
+        "realtime_connections 2",
+        "realtime_rooms 4",
+        "realtime_streams_idle 9",
+        "realtime_http_connections 1",
+        'realtime_loop_lag_seconds_bucket{le="0.0025"} 0',
+        'realtime_loop_lag_seconds_bucket{le="0.005"} 1',
+        'realtime_loop_lag_seconds_bucket{le="+Inf"} 2',
+    ):
+        assert line in text.splitlines()
+    assert re.search(r"^process_resident_memory_bytes \d{7,}$", text, re.M)
+
+
+def test_names_and_help_keep_prometheus_conventions():
+    for key, (name, help) in HUB_COUNTERS.items():
+        assert name.endswith("_total"), key
+        assert help.endswith(".")
+    for name, help in HUB_GAUGES.values():
+        assert not name.endswith("_total")
+        assert help.endswith(".")
