@@ -1,0 +1,341 @@
+"""The client: rooms, requests and what users call, over a Link that comes back by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Literal, Self
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from realtime.client.errors import Closed, Disconnected, from_wire
+from realtime.client.inbox import Inbox
+from realtime.client.link import Link, State, Token
+from realtime.client.options import Options
+from realtime.client.requests import Request, Requests
+from realtime.client.room import Room, page
+from realtime.client.wire import JsonCodec, Message, MsgpackCodec, Page, Ping, Position, unix_s, user_ids
+from realtime.errors import RealtimeError, TooLarge
+
+logger = logging.getLogger("realtime.client")
+
+
+def connect(
+    url: str,
+    *,
+    user: str | None = None,
+    token: Token = None,
+    codec: Literal["json", "msgpack"] = "json",
+    options: Options | None = None,
+    on_state: Callable[[State], None] | None = None,
+) -> Client:
+    """Return a client for `async with`: it connects on entry and comes back by itself until the exit.
+
+    `url` is the endpoint, such as wss://example.org/ws. `user` is appended to its path and must be the
+    token's subject. `token` may be a coroutine function, asked again before every attempt.
+    """
+    return Client(url, user=user, token=token, codec=codec, options=options, on_state=on_state)
+
+
+class Client:
+    """`connect()` makes one."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        user: str | None,
+        token: Token,
+        codec: Literal["json", "msgpack"],
+        options: Options | None,
+        on_state: Callable[[State], None] | None,
+    ) -> None:
+        self.user = user
+        self.greeting: dict[str, Any] = {}
+        self.round_trip_s: float | None = None
+        self.clock_offset_s = 0.0
+        self.reconnects = 0
+        self._options = options or Options()
+        self._clock = self._options.clock
+        self._on_state = on_state
+        chosen = MsgpackCodec() if codec == "msgpack" else JsonCodec()
+        self._link = Link(_with_user(url, user), token, chosen, self._options, self)
+        self._encode = chosen.encode
+        self._requests = Requests(self._clock, self._options.ack_timeout_s, chosen.encode)
+        self._slots = asyncio.Semaphore(self._options.pending_limit)
+        self._rooms: dict[str, Room] = {}
+        self._joins: dict[str, asyncio.Future[Room]] = {}
+        self._pushes = Inbox(self._options.inbox_limit)
+        self._first: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._end: Closed | None = None
+
+    @property
+    def state(self) -> State:
+        """CONNECTING, ONLINE, WAITING or CLOSED."""
+        return self._link.state
+
+    async def __aenter__(self) -> Self:
+        """Connect.
+
+        Raises:
+            Disconnected: no connection within `open_timeout_s`.
+            Closed: the server refuses us.
+        """
+        self._first = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._link.run(), name="realtime.client")
+        try:
+            async with asyncio.timeout(self._options.open_timeout_s):
+                await asyncio.shield(self._first)
+        except TimeoutError as error:
+            await self.close()
+            waited = f"no connection in {self._options.open_timeout_s:g} s"
+            raise Disconnected(f"{self._link.url}: {waited}") from error
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def __aiter__(self) -> AsyncIterator[Message]:
+        """Messages that belong to no joined room, such as notifications and errors that answer nothing."""
+        while (item := await self._pushes.get()) is not None:
+            if isinstance(item, Message):
+                yield item
+
+    async def join(self, name: str) -> Room:
+        """Join a room, such as "chat:lobby", and return it; the same Room for the same name.
+
+        While there is no connection it waits for one. The client joins again after every reconnect.
+
+        Raises:
+            Closed: the client has stopped.
+            RealtimeError: the server's answer, as the class of its name.
+        """
+        if self._end is not None:
+            raise self._end
+        joining = self._joins.get(name)
+        if joining is None:
+            room = self._rooms[name] = Room(self, name, self._options.inbox_limit)
+            joining = self._joins[name] = asyncio.get_running_loop().create_future()
+            joining.add_done_callback(lambda done: done.cancelled() or done.exception())
+            if self.state is State.ONLINE:
+                self._link.spawn(self._join(room))
+        # Shielded: who else waits for the same join must not be cancelled with us.
+        return await asyncio.shield(joining)
+
+    async def ping(self) -> Ping:
+        """Measure the round trip, and how far the server's clock is from ours.
+
+        Raises:
+            Disconnected: there is no connection now, or it broke meanwhile.
+            AckTimeout: no answer within `ack_timeout_s`.
+        """
+        sent, wall = self._clock.monotonic(), self._clock.time()
+        answer = await self.request("ping", None, {})
+        round_trip_s = self._clock.monotonic() - sent
+        server_s = unix_s(answer.content.get("server_time"))
+        if server_s is not None:
+            self.clock_offset_s = server_s - (wall + round_trip_s / 2)
+        self.round_trip_s = round_trip_s
+        return Ping(round_trip_s, self.clock_offset_s)
+
+    async def refresh(self, token: str) -> None:
+        """Hand the server a newer token before the present one ends. Raises as `ping`."""
+        if not callable(self._link.token):
+            self._link.token = token
+        await self.request("refresh", None, {"token": token})
+
+    async def close(self) -> None:
+        """Send what is queued, leave, and stay away. Idempotent.
+
+        Publishes without an ack yet fail with Closed.
+        """
+        await self._link.flush()
+        self._stop(Closed("the client was closed"), shown=None)
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def request(self, type_: str, room: str | None, content: object) -> Message:
+        """Send one request over the present connection and return its answer. Raises as `ping`."""
+        if self._end is not None:
+            raise self._end
+        if self.state is not State.ONLINE:
+            raise Disconnected
+        request = self._requests.add(type_, room, content)
+        self._check_size(request)
+        self._transmit(request)
+        return await request.future
+
+    # -- for rooms ----------------------------------------------------------------------------------------
+
+    async def publish(self, room: Room, type_: str, content: object, key: str | None) -> Position:
+        """See Room.publish."""
+        async with self._slots:
+            if self._end is not None:
+                raise self._end
+            if self._rooms.get(room.name) is not room:
+                raise Closed(f"{room.name} was left")
+            request = self._requests.add(type_, room.name, content, key=key or secrets.token_urlsafe(12))
+            self._check_size(request)
+            if room.joined:
+                self._transmit(request)
+            ack = (await request.future).content
+        return Position(ack["offset"], ack["epoch"], ack.get("duplicate") is True)
+
+    def signal(self, room: Room, type_: str, content: object) -> None:
+        """See Room.signal."""
+        if room.joined and self._link.queued < self._options.pending_limit:
+            self._link.send(self._encode({"type": type_, "room": room.name, "content": content}))
+
+    async def history(self, room: Room, wanted: dict[str, int]) -> Page:
+        """See Room.history."""
+        return page((await self.request("history", room.name, wanted)).content)
+
+    async def presence(self, room: Room) -> tuple[str, ...]:
+        """See Room.presence."""
+        answer = await self.request("presence", room.name, {})
+        return user_ids(answer.content.get("members"))
+
+    async def leave(self, room: Room) -> None:
+        """See Room.leave."""
+        if self._rooms.get(room.name) is not room:
+            return
+        was_joined = room.joined
+        self._drop_room(room, None)
+        if was_joined:
+            await self.request("leave", room.name, {})
+
+    # -- called by Link -----------------------------------------------------------------------------------
+
+    def on_state(self, state: State) -> None:
+        """Tell the user."""
+        if self._on_state is None:
+            return
+        try:
+            self._on_state(state)
+        except Exception:
+            # The callback is the user's; its failure must not cost them the connection.
+            logger.exception("on_state(%s)", state)
+
+    def on_greeting(self, greeting: dict[str, Any]) -> None:
+        """A connection stands: join every room again."""
+        if self.greeting:
+            self.reconnects += 1
+        self.greeting = greeting
+        self.user = greeting.get("user_id") or self.user
+        for room in list(self._rooms.values()):
+            self._link.spawn(self._join(room))
+        if self._first is not None and not self._first.done():
+            self._first.set_result(None)
+
+    def on_message(self, message: Message) -> None:
+        """Hand one message to whom it is for."""
+        if message.id is not None:
+            self._requests.answer(message)
+            return
+        room = self._rooms.get(message.room) if message.room is not None else None
+        if room is not None and message.type != "error":
+            room.on_push(message)
+            return
+        if message.type == "error":
+            logger.warning("server: %s", from_wire(message.content))
+        self._pushes.put(message)
+
+    def on_offline(self) -> None:
+        """The connection is lost."""
+        for room in self._rooms.values():
+            room.joined = False
+        self._requests.disconnected(Disconnected("the connection broke before the answer"))
+
+    def on_end(self, reason: Closed) -> None:
+        """There will be no other connection."""
+        self._stop(reason, shown=reason)
+
+    async def probe(self) -> None:
+        """Ping for the link's heartbeat."""
+        await self.ping()
+
+    # -- joins and ends -----------------------------------------------------------------------------------
+
+    async def _join(self, room: Room) -> None:
+        """Join where we were; try again what is temporary, and give the room up for what is not."""
+        while self._rooms.get(room.name) is room:
+            since = room.position
+            content = {"since": {"offset": since.offset, "epoch": since.epoch}} if since else {}
+            request = self._requests.add("join", room.name, content)
+            request.on_answer = lambda answer: self._on_joined(room, answer)
+            self._transmit(request)
+            try:
+                await request.future
+                return
+            except Disconnected:
+                return  # the next connection joins again
+            except RealtimeError as error:
+                if not error.retryable:
+                    self._drop_room(room, error)
+                    return
+                logger.info("%s: %s; trying again", room.name, error)
+                await self._clock.sleep(error.retry_after_s or 1.0)
+
+    def _on_joined(self, room: Room, answer: Message) -> None:
+        """Take the room's state, then send what waits for it, in its old order."""
+        joining = self._joins.get(room.name)
+        if self._rooms.get(room.name) is not room or joining is None:
+            return  # left meanwhile
+        room.on_joined(answer.content)
+        if not joining.done():
+            joining.set_result(room)
+        for request in self._requests.durable_of(room.name):
+            self._transmit(request)
+
+    def _check_size(self, request: Request) -> None:
+        """Fail here what the server would close the connection for."""
+        limit = (self.greeting.get("limits") or {}).get("message_bytes")
+        if isinstance(limit, int) and len(request.payload) > limit:
+            request.future.cancel()
+            raise TooLarge(f"{len(request.payload)} bytes are more than the {limit} that the server takes")
+
+    def _transmit(self, request: Request) -> None:
+        self._requests.sent(request)
+        self._link.send(request.payload)
+
+    def _drop_room(self, room: Room, error: RealtimeError | None) -> None:
+        if self._rooms.get(room.name) is room:
+            del self._rooms[room.name]
+        joining = self._joins.pop(room.name, None)
+        reason = error or Closed(f"{room.name} was left")
+        if joining is not None and not joining.done():
+            joining.set_exception(reason)
+        self._requests.fail(lambda request: request.durable and request.room == room.name, reason)
+        room.end(error)
+
+    def _stop(self, end: Closed, *, shown: Closed | None) -> None:
+        """Fail what waits with `end`; iterations end with `shown`, or quietly without one. Idempotent."""
+        if self._end is not None:
+            return
+        self._end = end
+        self._link.ended()
+        for room in list(self._rooms.values()):
+            self._drop_room(room, shown)
+        self._requests.fail(lambda _: True, end)
+        self._pushes.end(shown)
+        if self._first is not None and not self._first.done():
+            self._first.set_exception(end)
+
+
+def _with_user(url: str, user: str | None) -> str:
+    if user is None:
+        return url
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(user, safe='')}"))

@@ -1,0 +1,195 @@
+"""A room as one member sees it: its order, what is missing, who is there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from realtime.client.inbox import Inbox, Item
+from realtime.client.wire import Gap, MembersChanged, Message, Page, Position, Resumed, user_ids
+from realtime.errors import RealtimeError
+
+if TYPE_CHECKING:
+    from realtime.client.client import Client
+
+
+class Room:
+    """A joined room; `Client.join` makes it. Iterate over it for its messages:
+
+        async for message in room:
+            if isinstance(message, Gap): ...
+
+    Messages come by offset and once, over any number of reconnects. One reader at a time.
+    """
+
+    def __init__(self, client: Client, name: str, inbox_limit: int) -> None:
+        self.name = name
+        self.position: Position | None = None
+        self.members: tuple[str, ...] = ()
+        self.member_count = 0  # may be more than are named
+        self.joined = False
+        self._client = client
+        self._inbox = Inbox(inbox_limit)
+
+    def __repr__(self) -> str:
+        return f"Room({self.name!r}, joined={self.joined}, position={self.position})"
+
+    async def publish(self, type_: str, content: object, *, key: str | None = None) -> Position:
+        """Publish, and return the message's place once the server keeps it.
+
+        While there is no connection it waits for one. Over reconnects it is sent again under the same
+        idempotency key; give your own `key` (at most 64 bytes) to be able to repeat it yourself, too.
+
+        Raises:
+            AckTimeout: connected, and no answer within `ack_timeout_s`. A repeat with the key is safe.
+            TooLarge: it is over the server's limit, and was not sent.
+            Closed: the client has stopped; whether it was kept is not known if it had been sent.
+            RealtimeError: the server's answer, as the class of its name.
+        """
+        return await self._client.publish(self, type_, content, key)
+
+    def signal(self, type_: str, content: object) -> None:
+        """Send without an answer, now or never: for typing indicators and cursors."""
+        self._client.signal(self, type_, content)
+
+    async def history(self, *, before: int | None = None, after: int | None = None, limit: int = 50) -> Page:
+        """Return at most `limit` messages before or after an offset (exclusive), or the newest ones.
+
+        Raises:
+            Disconnected: there is no connection now, or it broke meanwhile.
+            AckTimeout: no answer within `ack_timeout_s`.
+        """
+        wanted: dict[str, int] = {"limit": limit}
+        if before is not None:
+            wanted["before"] = before
+        if after is not None:
+            wanted["after"] = after
+        return await self._client.history(self, wanted)
+
+    async def presence(self) -> tuple[str, ...]:
+        """Ask who is in the room, and return their user ids. Raises as `history`."""
+        return await self._client.presence(self)
+
+    async def leave(self) -> None:
+        """Leave; iteration ends after what has arrived already. Raises as `history`."""
+        await self._client.leave(self)
+
+    async def events(self) -> AsyncIterator[Item]:
+        """Everything that happens here: Message, Gap, MembersChanged, Resumed.
+
+        Raises:
+            RealtimeError: the server does not let us in again, or the client stopped because of an error.
+        """
+        while (item := await self._inbox.get()) is not None:
+            yield item
+
+    async def __aiter__(self) -> AsyncIterator[Message | Gap]:
+        async for item in self.events():
+            if isinstance(item, Message | Gap):
+                yield item
+
+    # -- called by Client ---------------------------------------------------------------------------------
+
+    def end(self, error: RealtimeError | None = None) -> None:
+        """Nothing more will come."""
+        self.joined = False
+        self._inbox.end(error)
+
+    def on_joined(self, content: dict[str, Any]) -> None:
+        """The answer to a join: the first one, or one with `since` after a reconnect."""
+        here = Position(int(content["offset"]), str(content["epoch"]))
+        since, self.position, self.joined = self.position, self.position or here, True
+        self._set_members(user_ids(content.get("members")))
+        self._set_count(content)
+        if since is None:
+            return
+        recovered = content.get("recovered") is True
+        if recovered:
+            for push in content.get("messages") or ():
+                self.on_push(_message(push))
+            self._skip_to(here, "lost")
+        elif here.epoch != since.epoch or here.offset < since.offset:
+            self._restart(here)
+        else:
+            self._skip_to(here, "unrecoverable")
+        self._inbox.put(Resumed(recovered))
+
+    def on_push(self, push: Message) -> None:
+        """Take one push: in order, without what was here already."""
+        if push.type == "gap":
+            self._on_gap(push.content)
+        elif push.type == "presence":
+            self._on_presence(push.content)
+        elif push.offset is None or push.epoch is None:
+            self._inbox.put(push)
+        else:
+            self._on_publication(push, Position(push.offset, push.epoch))
+
+    def _on_publication(self, push: Message, at: Position) -> None:
+        here = self.position
+        if here is not None and at.epoch == here.epoch and at.offset <= here.offset:
+            return  # recovery and the live stream overlap
+        self._skip_to(Position(at.offset - 1, at.epoch), "lost")
+        self.position = at
+        self._inbox.put(push)
+
+    def _on_gap(self, content: Any) -> None:
+        if self.position is not None and isinstance(content, dict) and isinstance(content.get("to"), int):
+            to = Position(content["to"], self.position.epoch)
+            self._skip_to(to, str(content.get("reason", "dropped")))
+
+    def _on_presence(self, content: Any) -> None:
+        if not isinstance(content, dict):
+            return
+        if "members" in content:
+            self._set_members(user_ids(content["members"]))
+        elif "joined" in content or "left" in content:
+            left = set(user_ids(content.get("left")))
+            stayed = [user for user in self.members if user not in left]
+            self._set_members(tuple(dict.fromkeys([*stayed, *user_ids(content.get("joined"))])))
+        self._set_count(content)
+
+    def _set_count(self, content: dict[str, Any]) -> None:
+        count = content.get("count")
+        self.member_count = count if isinstance(count, int) else len(self.members)
+
+    def _set_members(self, members: tuple[str, ...]) -> None:
+        before, after = set(self.members), set(members)
+        joined = tuple(user for user in members if user not in before)
+        left = tuple(user for user in self.members if user not in after)
+        self.members = members
+        if joined or left:
+            self._inbox.put(MembersChanged(joined, left))
+
+    def _skip_to(self, to: Position, reason: str) -> None:
+        """Move on to `to`; what lies between is a gap."""
+        here = self.position
+        if here is None:
+            self.position = to
+        elif here.epoch != to.epoch:
+            self._restart(to)
+        elif to.offset > here.offset:
+            self.position = to
+            self._inbox.put(Gap(here.offset + 1, to.offset, reason))
+
+    def _restart(self, at: Position) -> None:
+        self.position = at
+        self._inbox.put(Gap(None, None, "epoch_changed"))
+
+
+def _message(push: dict[str, Any]) -> Message:
+    """A push inside another message's content, which the decoder left as plain data."""
+    return Message(
+        type=push["type"],
+        content=push.get("content"),
+        room=push.get("room"),
+        sender=push.get("from"),
+        offset=push.get("offset"),
+        epoch=push.get("epoch"),
+        timestamp=push.get("timestamp"),
+    )
+
+
+def page(content: dict[str, Any]) -> Page:
+    """Read the content of a `history` answer."""
+    return Page([_message(push) for push in content.get("messages") or ()], content.get("more") is True)
