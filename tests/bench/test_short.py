@@ -1,0 +1,27 @@
+"""The benchmarks run, and every delivery they count has come: a short run, which judges no time."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.parametrize("question", ["uncoalesced", "ack", "saturated", "slow"])
+def test_a_short_run_loses_nothing(question: str):
+    command = [sys.executable, "-m", "bench", question, "--short"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "realtime" in done.stdout or "fast members" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["fanout", "--only", "nobody"], ["--rounds", "0"], ["--seconds", "9999"]]
+)
+def test_a_wrong_command_line_is_refused(arguments: list[str]):
+    command = [sys.executable, "-m", "bench", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr
