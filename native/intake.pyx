@@ -263,18 +263,17 @@ cdef int64_t _charge(HubState* hub, Connection* connection) noexcept nogil:
 
 # --------------------------------------------------------------------------- messages
 
-cdef void _data(HubState* hub, Connection* connection, const FrameHead* head, uint8_t* payload):
+cdef int _data(HubState* hub, Connection* connection, const FrameHead* head, uint8_t* payload) except -1:
     cdef Input* state
     if connection.state != OPEN:
-        return
+        return 0
     if head.fin and head.opcode != OPCODE_CONTINUATION:
-        _message(hub, connection, head.opcode, head.rsv != 0, False, payload, head.payload_bytes)
-        return
+        return _message(hub, connection, head.opcode, head.rsv != 0, False, payload, head.payload_bytes)
     state = connection.input
     if state == NULL:
         state = connection.input = <Input*>calloc(1, sizeof(Input))
     if state == NULL or not _fragment(hub, connection, state, head, payload) or not head.fin:
-        return
+        return 0
     _message(
         hub, connection, state.opcode, state.compressed, True, state.message, state.message_length
     )
@@ -284,6 +283,7 @@ cdef void _data(HubState* hub, Connection* connection, const FrameHead* head, ui
         state.message = NULL
         state.message_length = state.message_capacity = state.fragments = 0
         state.opcode = 0
+    return 0
 
 
 cdef bint _fragment(
@@ -317,10 +317,10 @@ cdef bint _fragment(
     return True
 
 
-cdef void _message(
+cdef int _message(
     HubState* hub, Connection* connection, uint8_t opcode, bint compressed, bint fragmented,
     uint8_t* payload, size_t n
-):
+) except -1:
     """Handle one whole message: inflate, validate, echo or hand to Python."""
     cdef uint8_t* inflated = NULL
     cdef size_t limit = ECHO_MESSAGE_BYTES if connection.flags & ECHO else hub.max_message
@@ -333,19 +333,20 @@ cdef void _message(
                 _fail(hub, connection, 1009, "message too large")
             else:
                 _fail(hub, connection, -answer, "bad compressed data")
-            return
+            return 0
         payload = inflated
     if opcode == OPCODE_TEXT:
         if compressed or not fragmented:
             utf8 = utf8_feed(UTF8_ACCEPT, payload, n)
         if utf8 != UTF8_ACCEPT:
             _fail(hub, connection, 1007, "text is not UTF-8")
-            return
+            return 0
     hub.counters.messages_in += 1
     if not connection.flags & ECHO and (opcode == OPCODE_BINARY) != (connection.flags & BINARY != 0):
         _fail(hub, connection, 1003, "text or binary frames, as the subprotocol says")
     else:
         hub.on_message(hub.owner, connection, opcode, payload, n, _charge(hub, connection))
+    return 0
 
 
 # --------------------------------------------------------------------------- control frames

@@ -13,7 +13,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memmove, memset
-from realtime.native.frames cimport write_head
+from realtime.native.frames cimport SERVER_HEAD_BYTES_MAX, write_head
 from realtime.native.posix cimport (
     EAGAIN,
     EINTR,
@@ -93,14 +93,24 @@ cdef Output* _output_of(Connection* connection) noexcept nogil:
     return connection.output
 
 
+cdef inline bint _is_corked(HubState* hub, Connection* connection) noexcept nogil:
+    """Is the connection being read, so that what it is sent is collected and goes out as one piece?"""
+    return hub.current == connection and not connection.flags & BLOCKED and connection.output == NULL
+
+
 cdef int output_append(HubState* hub, Connection* connection, const uint8_t* data, size_t n) noexcept nogil:
     """Queue whole frames as unicast; return 0, or -1 without memory (the connection is dead then)."""
     cdef Output* output
     cdef uint8_t* grown
     cdef size_t need
     cdef size_t capacity
-    if hub.current == connection and not connection.flags & BLOCKED and connection.output == NULL:
-        return _cork(hub, connection, data, n)
+    if _is_corked(hub, connection):
+        grown = _cork_room(hub, connection, n)
+        if grown == NULL:
+            return -1
+        memcpy(grown, data, n)
+        hub.cork_length += <uint32_t>n
+        return 0
     output = _output_of(connection)
     if output == NULL:
         connection_kill(hub, connection, 1006)
@@ -131,34 +141,43 @@ cdef int output_append(HubState* hub, Connection* connection, const uint8_t* dat
     return 0
 
 
-cdef int _cork(HubState* hub, Connection* connection, const uint8_t* data, size_t n) noexcept nogil:
-    """Collect what the connection being read is sent; `output_uncork` sends it as one piece."""
-    cdef uint8_t* grown
+cdef uint8_t* _cork_room(HubState* hub, Connection* connection, size_t n) noexcept nogil:
+    """Make room for `n` bytes behind what is corked; NULL without memory (the connection is dead then)."""
+    cdef uint8_t* grown = NULL
     cdef size_t capacity = hub.cork_capacity
     if hub.cork_length + n > capacity:
         while capacity < hub.cork_length + n:
             capacity *= 2
-        grown = <uint8_t*>realloc(hub.cork, capacity) if capacity <= OUTPUT_MAX else NULL
+        if capacity <= OUTPUT_MAX:
+            grown = <uint8_t*>realloc(hub.cork, capacity)
         if grown == NULL:
             connection_kill(hub, connection, 1006)
-            return -1
+            return NULL
         hub.cork = grown
         hub.cork_capacity = <uint32_t>capacity
-    memcpy(hub.cork + hub.cork_length, data, n)
-    hub.cork_length += <uint32_t>n
-    return 0
+    return hub.cork + hub.cork_length
 
 
 cdef int output_frame(
     HubState* hub, Connection* connection, uint8_t first_byte, const uint8_t* payload, size_t n
 ) noexcept nogil:
     """Queue one frame as unicast; return 0, or -1 when the connection is dead or has no memory."""
-    cdef uint8_t head[10]
+    cdef uint8_t head[SERVER_HEAD_BYTES_MAX]
+    cdef uint8_t* to
     cdef size_t head_bytes
     if connection.state == DEAD:
         return -1
-    head_bytes = write_head(head, first_byte, n)
     hub.counters.unicasts += 1
+    if _is_corked(hub, connection):
+        to = _cork_room(hub, connection, n + SERVER_HEAD_BYTES_MAX)
+        if to == NULL:
+            return -1
+        head_bytes = write_head(to, first_byte, n)
+        if n:
+            memcpy(to + head_bytes, payload, n)
+        hub.cork_length += <uint32_t>(head_bytes + n)
+        return 0
+    head_bytes = write_head(head, first_byte, n)
     if output_append(hub, connection, head, head_bytes) < 0:
         return -1
     return output_append(hub, connection, payload, n) if n else 0

@@ -55,7 +55,7 @@ cdef class RoomBase:
     """What the relay reads of a room. `types` are what any member may publish.
 
     `sequence` orders it, None when that happens elsewhere. `log` is the one log that all its members read,
-    where there is one and it is of uncompressed JSON; else None, and `deliver_to_all(push, offset)` is called.
+    where there is one and it is uncompressed JSON; else None, and `deliver_to_all(push, offset)` is called.
     """
 
     def deliver(self, bytes push not None, offset):
