@@ -78,7 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="realtime replay", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="realtime replay",
+        description=__doc__.partition("\n")[0],
+        epilog="Where the server asks for tokens, REALTIME_JWT_SECRET in the environment signs them.",
+    )
     parser.add_argument("file", type=Path, help="TSV: day, hh:mm, kind (msg, act, sys), nick, text")
     parser.add_argument("--url", default="ws://127.0.0.1:8000/ws", help="endpoint (%(default)s)")
     parser.add_argument("--connections", type=_positive, default=200, help="connections (%(default)s)")
@@ -90,11 +94,6 @@ def _parser() -> argparse.ArgumentParser:
     pace.add_argument("--speedup", type=float, default=None, help="times faster than the log's own clock")
     parser.add_argument(
         "--window", type=_positive, default=2000, help="most messages without an ack (%(default)s)"
-    )
-    parser.add_argument(
-        "--secret",
-        default=os.environ.get("REALTIME_JWT_SECRET", ""),
-        help="signs tokens (REALTIME_JWT_SECRET)",
     )
     parser.add_argument(
         "--patience",
@@ -120,7 +119,7 @@ async def _replay(
     options: argparse.Namespace, days: list[Day], errors: Console
 ) -> tuple[Tally, Findings, int]:
     schedule = list(_schedule(days, options.rate, options.speedup))
-    player = Player(options.url, days, _signer(options.secret))
+    player = Player(options.url, days, _signer(os.environ.get("REALTIME_JWT_SECRET", "")))
     total = sum(due.step.action is Action.SAY for due in schedule)
     try:
         await player.open()

@@ -31,12 +31,14 @@ def test_everybody_gets_everything_of_the_real_log(server, capsys, pace):
     assert {figure(output, name) for name in zeros} == {"0"}
 
 
-def test_tokens_are_signed_where_the_server_asks_for_them(serve, capsys):
+def test_tokens_are_signed_where_the_server_asks_for_them(serve, capsys, monkeypatch):
     secret = "0123456789abcdef0123456789abcdef"
     running = serve(jwt_secret=secret)
     play = [str(SAMPLE), "--url", running.ws_url, "--connections", "4", "--days", "1"]
-    assert replay.main([*play, "--secret", secret]) == 0
-    assert replay.main([*play, "--secret", ""]) == 1
+    monkeypatch.setenv("REALTIME_JWT_SECRET", secret)
+    assert replay.main(play) == 0
+    monkeypatch.delenv("REALTIME_JWT_SECRET")
+    assert replay.main(play) == 1
     assert "unauthorized" in capsys.readouterr().out
 
 
