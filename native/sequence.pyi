@@ -13,7 +13,7 @@ class Budget:
     def limit(self) -> int: ...
 
 class Sequence:
-    """The order of one room, from offset 1 on, within one `epoch`.
+    """The order of one room within one `epoch`, from the publication after `offset` on.
 
     The last pushes are kept: at most `messages_max`, of at most `bytes_max` together; a push that alone is
     over that empties the ring. Where the `budget` shared with others is spent, a sequence gives up as many of
@@ -23,7 +23,13 @@ class Sequence:
     deliver: Callable[[bytes, int], None] | None
 
     def __init__(
-        self, room_json: bytes, epoch: bytes, messages_max: int, bytes_max: int, budget: Budget | None = None
+        self,
+        room_json: bytes,
+        epoch: bytes,
+        messages_max: int,
+        bytes_max: int,
+        budget: Budget | None = None,
+        offset: int = 0,
     ) -> None:
         """Raises ValueError where a bound is negative."""
     def __len__(self) -> int: ...
@@ -49,5 +55,7 @@ class Sequence:
 
         `sender` is a JSON string, `content` JSON text; `timestamp` stands without quotes.
         """
+    def append(self, push: bytes) -> int:
+        """Keep and deliver a publication that was encoded with the next offset; return the offset."""
     def between(self, low: int, high: int) -> list[bytes]:
         """Return the pushes from offset `low` to `high`, both included, as far as they are kept."""

@@ -9,7 +9,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from realtime.native.encode cimport encode_push, push_of
@@ -43,11 +43,12 @@ cdef class Sequence:
         self.pushes = NULL
 
     def __init__(self, bytes room_json not None, bytes epoch not None, Py_ssize_t messages_max,
-                 Py_ssize_t bytes_max, Budget budget=None):
+                 Py_ssize_t bytes_max, Budget budget=None, uint64_t offset=0):
         if messages_max < 0 or bytes_max < 0:
             raise ValueError("messages_max and bytes_max must be at least 0")
         self.room_json = room_json
         self.epoch = epoch
+        self.offset = offset
         self.messages_max = messages_max
         self.bytes_max = bytes_max
         self.deliver = None
@@ -69,6 +70,13 @@ cdef class Sequence:
     def publish(self, str type not None, bytes sender, bytes content not None, bytes timestamp not None):
         """Give the next offset to a publication, keep and deliver it; return the offset."""
         cdef bytes push = self.order(type, sender, content, timestamp)
+        if self.deliver is not None:
+            self.deliver(push, self.offset)
+        return self.offset
+
+    def append(self, bytes push not None):
+        """Keep and deliver a publication that was encoded with the next offset; return the offset."""
+        self.add(push)
         if self.deliver is not None:
             self.deliver(push, self.offset)
         return self.offset

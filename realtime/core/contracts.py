@@ -18,6 +18,7 @@ from realtime.native.sequence import Sequence
 
 if TYPE_CHECKING:
     from realtime.core.kinds import RoomKind
+    from realtime.errors import Unavailable
 
 
 class RoomKey(NamedTuple):
@@ -151,33 +152,79 @@ class Broker(Protocol):
         ...
 
 
+class Row(NamedTuple):
+    """One publication as a store keeps it. `at_ms` is Unix time; `sender` is the user id as JSON."""
+
+    room: RoomKey
+    position: Position
+    push: bytes
+    sender: bytes | None
+    key: str | None
+    at_ms: int
+
+
+Kept = Callable[[Row, "Unavailable | None"], None]
+"""Told once a row is committed (None), or is not, or nobody knows (the error)."""
+
+
+class Remembered(NamedTuple):
+    """What a store knows of a room: the last offset, 0 for none, and who has used which key for what."""
+
+    offset: int
+    keys: Collection[tuple[bytes | None, str, int, int]]  # (sender, key, offset, at_ms), by offset
+
+
 class Store(Protocol):
-    """Durable rows, written in groups: a broker of durable kinds stands on it (SQLite, PostgreSQL)."""
+    """Durable rows, written in groups: a broker of durable kinds stands on it (SQLite, PostgreSQL).
 
-    def append(self, room: RoomKey, position: Position, push: bytes, terms: Terms | None) -> Awaitable[None]:
-        """Keep one publication; done when the group it was committed with is on disk.
+    Everything but `append` is a coroutine, and all but `close` may raise Unavailable.
+    """
 
-        Offsets of a room and epoch arrive rising by one. A row that is there already is no error.
-
-        Raises:
-            Unavailable: it is not kept.
+    @property
+    def epoch(self) -> bytes:
+        """The order that this store's rooms are in. It is made with the store and kept with it; a new one
+        is made only where the last writer may have told of rows that are lost (a power cut without fsync).
         """
         ...
 
-    def position(self, room: RoomKey) -> Awaitable[Position | None]:
-        """Return the last position kept of `room`, None when it has none."""
+    def append(self, row: Row, kept: Kept) -> None:
+        """Queue one publication. `kept` is called on the event loop when its group is on disk or is given up:
+        in the order of append for the rows of a room, and never before `append` has returned.
+
+        Offsets of a room rise by one. A row that is there already is no error and is not changed. After a
+        failure what is queued of the room fails too: its owner looks with `remembered` what is there.
+
+        Raises:
+            Unavailable: too much is queued; the error says when to try again.
+        """
         ...
 
-    def read(self, room: RoomKey, after: Position, limit: int) -> Awaitable[Collection[bytes]]:
-        """Return at most `limit` pushes of the epoch above `after.offset`, by offset."""
+    async def remembered(self, room: RoomKey, since_ms: int) -> Remembered:
+        """Return the room's last offset, and the keys used from `since_ms` on."""
         ...
 
-    def migrate(self, feature: str, folder: Path) -> Awaitable[None]:
-        """Apply the numbered SQL files of `folder` that `feature` has not had yet, in order."""
+    async def read(self, room: RoomKey, after: int, limit: int) -> list[tuple[Position, bytes]]:
+        """Return at most `limit` pushes above offset `after`, by offset."""
         ...
 
-    def close(self) -> Awaitable[None]:
-        """Commit what waits, then close."""
+    async def page(self, room: RoomKey, before: int | None, after: int | None, limit: int) -> Page:
+        """Return a page of the room's history, as `Stream.history`."""
+        ...
+
+    async def migrate(self, feature: str, folder: Path) -> list[str]:
+        """Apply the numbered SQL files of `folder` that `feature` has not had yet; return their names.
+
+        Raises:
+            StartupError: a file that was applied has changed since, or the database is newer than we are.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Commit what is queued, then close."""
+        ...
+
+    def stats(self) -> dict[str, int]:
+        """Gauges and counters for /metrics, by name."""
         ...
 
 

@@ -46,6 +46,18 @@ def test_a_delivery_that_fails_has_its_offset_and_is_kept(make):
 
 
 @BOTH
+def test_an_order_goes_on_from_where_it_was_with_pushes_made_elsewhere(make):
+    sequence = make(b'"chat:a"', b"e", 10, 10_000, None, 41)
+    got = []
+    sequence.deliver = lambda push, offset: got.append((push, offset))
+    assert (sequence.first, sequence.offset, sequence.between(1, 100)) == (42, 41, [])
+    assert sequence.append(b"made elsewhere") == 42
+    assert publish(sequence) == 43
+    assert got[0] == (b"made elsewhere", 42)
+    assert sequence.between(1, 42) == [b"made elsewhere"]
+
+
+@BOTH
 @pytest.mark.parametrize("bounds", [(-1, 0), (0, -1)])
 def test_negative_bounds_are_refused(make, bounds):
     with pytest.raises(ValueError, match="at least 0"):

@@ -20,7 +20,13 @@ class Sequence:
     """The order of one room; keeps the last pushes within both bounds."""
 
     def __init__(
-        self, room_json: bytes, epoch: bytes, messages_max: int, bytes_max: int, budget: Budget | None = None
+        self,
+        room_json: bytes,
+        epoch: bytes,
+        messages_max: int,
+        bytes_max: int,
+        budget: Budget | None = None,
+        offset: int = 0,
     ) -> None:
         if messages_max < 0 or bytes_max < 0:
             raise ValueError("messages_max and bytes_max must be at least 0")
@@ -28,7 +34,7 @@ class Sequence:
         self.epoch = epoch
         self.messages_max = messages_max
         self.bytes_max = bytes_max
-        self.offset = 0
+        self.offset = offset
         self.deliver: Callable[[bytes, int], None] | None = None
         self._kept: deque[bytes] = deque()
         self._budget = Budget(bytes_max) if budget is None else budget
@@ -45,8 +51,12 @@ class Sequence:
         return sum(map(len, self._kept))
 
     def publish(self, type: str, sender: bytes | None, content: bytes, timestamp: bytes) -> int:
+        return self.append(
+            encode_push(type, self.room_json, sender, self.offset + 1, self.epoch, content, timestamp)
+        )
+
+    def append(self, push: bytes) -> int:
         self.offset += 1
-        push = encode_push(type, self.room_json, sender, self.offset, self.epoch, content, timestamp)
         self._kept.append(push)
         self._budget.used += len(push)
         while self._kept and self._is_too_much():
