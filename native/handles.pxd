@@ -1,6 +1,6 @@
 # cython: language_level=3
 """What Python holds of the hub."""
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t
 from realtime.native.httphead cimport Head
 from realtime.native.hubbase cimport HubBase
 from realtime.native.types cimport Connection as CConnection
@@ -16,22 +16,23 @@ cdef class Handshake:
 
 
 cdef class Accept:
-    cdef object state
-    cdef bytes subprotocol
+    cdef readonly object state
+    cdef bytes subprotocol_line
     cdef bytes extensions
-    cdef bytes welcome
-    cdef bytes close_reason
-    cdef int close_code
+    cdef readonly bytes welcome
+    cdef readonly bytes close_reason
+    cdef readonly int close_code
     cdef int deflate_bits
-    cdef bint binary
+    cdef readonly bint binary
     cdef bint echo
-    cdef bint pending
+    cdef readonly bint pending
+    cdef readonly uint32_t user_key
 
 
 cdef class Refuse:
-    cdef int status
-    cdef bytes body
-    cdef bytes headers
+    cdef readonly int status
+    cdef readonly bytes body
+    cdef bytes header_lines
 
 
 cdef class Connection:

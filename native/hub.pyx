@@ -82,6 +82,7 @@ from realtime.native.types cimport (
     HubState,
 )
 from realtime.native.types cimport Connection as CConnection
+from realtime.native.users cimport users_bucket, users_clear, users_drop
 from realtime.native.wheel cimport TICK_MS, wheel_drop, wheel_set, wheel_take_slot
 
 from realtime.native.handles import Accept, Connection, Handshake, Refuse, RoomLog
@@ -178,6 +179,7 @@ cdef class Hub(Reception):
         while state.connections:
             self.forget(state.table[state.connections - 1])
         pool_clear(state)
+        users_clear(state)
         free(state.table)
         free(state.dead.items)
         free(state.readable.items)
@@ -440,6 +442,7 @@ cdef class Hub(Reception):
         cdef HubState* state = &self.state
         cdef CConnection* last
         wheel_drop(state, connection)
+        users_drop(state, connection)
         output_leave_all(state, connection)
         intake_free(connection)
         if connection.output != NULL:
@@ -541,6 +544,31 @@ cdef class Hub(Reception):
             if self.state.table[i].state != DEAD and self.state.table[i].state_object != NULL
         ]
 
+    def count_of(self, uint32_t user_key):
+        """How many connections belong to `user_key`, those that are closing included."""
+        cdef CConnection* connection = users_bucket(&self.state, user_key)
+        cdef int count = 0
+        while connection != NULL:
+            count += connection.user_key == user_key and connection.state != DEAD
+            connection = connection.user_next
+        return count
+
+    def connections_of(self, uint32_t user_key):
+        """Handles of the connections that belong to `user_key`, oldest first, those closing included."""
+        cdef CConnection* connection = users_bucket(&self.state, user_key)
+        found = []
+        while connection != NULL:
+            if connection.user_key == user_key and connection.state != DEAD:
+                found.append(connection_handle(self, connection))
+            connection = connection.user_next
+        found.sort(key=_number)
+        return found
+
+    def take_id(self):
+        """A connection id that none of this hub's connections will have."""
+        self.state.last_id += 1
+        return self.state.last_id
+
     def room(self, int variant=0, *, uint64_t lag_limit_bytes=0):
         """Make a log for one room in one variant; `lag_limit_bytes` bounds what a slow member may lack.
 
@@ -556,6 +584,10 @@ cdef class Hub(Reception):
         stats["connections"] = self.state.connections
         stats["connection_bytes"] = sizeof(CConnection)
         return stats
+
+
+def _number(connection):
+    return connection.id
 
 
 cdef uint32_t _ticks(double seconds) except? 0:

@@ -20,6 +20,7 @@ from realtime.native.output cimport connection_kill, output_append, output_frame
 from realtime.native.posix cimport EPOLL_CTL_DEL, MSG_DONTWAIT, MSG_NOSIGNAL, epoll_ctl, send
 from realtime.native.types cimport BINARY, CLOSING, DEAD, ECHO, FAILED, OPEN, PENDING, HubState
 from realtime.native.types cimport Connection as CConnection
+from realtime.native.users cimport users_add
 from realtime.native.wheel cimport wheel_drop, wheel_set
 
 log = logging.getLogger("realtime.hub")
@@ -60,7 +61,7 @@ cdef class Reception(HubBase):
             return length
         if type(verdict_object) is Refuse:
             return self.refuse(
-                connection, (<Refuse>verdict_object).status, (<Refuse>verdict_object).headers,
+                connection, (<Refuse>verdict_object).status, (<Refuse>verdict_object).header_lines,
                 (<Refuse>verdict_object).body,
             )
         return self.refuse(connection, 500, b"", b"the handshake failed on our side")
@@ -70,13 +71,21 @@ cdef class Reception(HubBase):
         cdef uint8_t answer[1024]
         cdef size_t n = write_accept(
             answer, sizeof(answer), data + head.key.start,
-            PyBytes_AS_STRING(accept.subprotocol), PyBytes_GET_SIZE(accept.subprotocol),
+            PyBytes_AS_STRING(accept.subprotocol_line), PyBytes_GET_SIZE(accept.subprotocol_line),
             PyBytes_AS_STRING(accept.extensions), PyBytes_GET_SIZE(accept.extensions),
         )
         if n == 0:
-            log.error("subprotocol %r or extensions %r cannot be sent", accept.subprotocol, accept.extensions)
+            log.error(
+                "subprotocol %r or extensions %r cannot be sent", accept.subprotocol_line, accept.extensions
+            )
             self.refuse(connection, 500, b"", b"the handshake failed on our side")
             return
+        if accept.user_key:
+            try:
+                users_add(state, connection, accept.user_key)
+            except MemoryError:
+                self.refuse(connection, 503, b"", b"no memory for another connection")
+                return
         Py_INCREF(accept.state)
         connection.state_object = <void*>accept.state
         connection.state = OPEN

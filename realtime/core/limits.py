@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from realtime.core.contracts import Clock
 from realtime.core.session import Session
-from realtime.core.tenant import Tenant
-from realtime.errors import ConnectionLimit, RateLimited
-from realtime.ids import UserId
+from realtime.errors import RateLimited
 from realtime.native.ratelimit import KeyedLimiter
 
 # Connections whose buckets are remembered; those of silent ones are full again and forgotten by themselves.
@@ -24,6 +22,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Every limit of the core. The edge fills them from the settings of the same names."""
 
     connections_per_user: int = 5
+    connection_limit_policy: Literal["reject", "replace"] = "reject"  # what the one too many meets
     rooms_per_connection: int = 100
     messages_per_frame: int = 100
     messages_per_second: float = 100_000
@@ -77,24 +76,3 @@ class Meters:
     def count_error(self, session: Session) -> bool:
         """Count an error that the peer caused; False when it causes too many to be kept."""
         return bool(self._errors.take(str(session.connection.id)) == 0.0)
-
-
-def count_connection(tenant: Tenant, user: UserId, limit: int) -> None:
-    """Count one more connection of `user`.
-
-    Raises:
-        ConnectionLimit: there are `limit` already.
-    """
-    held = tenant.connections.get(user, 0)
-    if held >= limit:
-        raise ConnectionLimit(f"{limit} connections of this user are open already")
-    tenant.connections[user] = held + 1
-
-
-def discount_connection(tenant: Tenant, user: UserId) -> None:
-    """Count one connection of `user` less."""
-    held = tenant.connections[user] - 1
-    if held:
-        tenant.connections[user] = held
-    else:
-        del tenant.connections[user]

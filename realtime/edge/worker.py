@@ -20,6 +20,7 @@ from realtime.backends.broker_memory import MemoryBroker
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.catalog import Catalog
 from realtime.core.clock import SystemClock
+from realtime.core.contracts import Connection
 from realtime.core.core import Core
 from realtime.core.limits import Limits
 from realtime.core.session import Session
@@ -36,7 +37,7 @@ from realtime.features import discover
 from realtime.ids import UserId
 from realtime.native.encode import json_string
 from realtime.native.envelope import scan, scan_msgpack
-from realtime.native.hub import Connection, Hub
+from realtime.native.hub import Hub
 from realtime.protocol.closing import close_reason
 from realtime.settings import Settings
 
@@ -51,6 +52,8 @@ RATE_SLACK_S: Final = 0.1
 class Worker:
     """Builds everything from the settings; `start` begins to serve, `drain` and `close` end it."""
 
+    hub_type: type[Hub] = Hub
+
     def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop, connections_max: int) -> None:
         self._settings = settings
         self._loop = loop
@@ -60,6 +63,7 @@ class Worker:
         self._silent = SilentTokens()
         self._lag = LoopLag()
         self._ticker: asyncio.TimerHandle | None = None
+        self._listening: socket.socket | None = None
         authenticator = _authenticator(settings)
         self._gate = Gate(settings, authenticator)
         self.hub = self._make_hub(connections_max)
@@ -69,18 +73,20 @@ class Worker:
         self._gate.open(self.core, self._welcome, self._silent)
         self._http = self._make_http()
 
-    def start(self, listening: socket.socket) -> None:
-        """Serve on a listening socket, which is the worker's from here on."""
-        self._listening = listening
-        self.hub.listen(listening.fileno())
+    def start(self, listening: socket.socket | None) -> None:
+        """Serve on a listening socket, which is the worker's from here on; without one it accepts nobody."""
+        if listening is not None:
+            self._listening = listening
+            self.hub.listen(listening.fileno())
         self._loop.add_reader(self.hub.fileno(), self.hub.on_ready)
         self._schedule_tick()
 
     async def drain(self) -> int:
         """Stop taking connections, close those there are; return how many had not closed in time."""
         self._gate.draining = True
-        self.hub.stop_listening()
-        self._listening.close()
+        if self._listening is not None:
+            self.hub.stop_listening()
+            self._listening.close()
         return await drain(self.hub, self._settings, pending=lambda: self._tasks)
 
     def close(self) -> None:
@@ -98,7 +104,10 @@ class Worker:
 
     def _on_limited(self, state: State, payload: bytes, retry_after_s: float) -> None:
         """Answer a frame that is over its connection's rate; its messages are not handled."""
-        session = self._session(state, self.hub.current())
+        self._refuse_frame(self.hub.current(), payload, retry_after_s)
+
+    def _refuse_frame(self, connection: Connection, payload: bytes, retry_after_s: float) -> None:
+        session = self._session(connection.state, connection)
         error = RateLimited(f"wait {retry_after_s:.3f} s", retry_after_s=retry_after_s)
         scan_frame = scan_msgpack if session.binary else scan
         for message in scan_frame(payload, self._settings.messages_per_frame):
@@ -119,7 +128,6 @@ class Worker:
             assert isinstance(state, Identity)  # the hub answers an Echo by itself
             self._silent.remove(state)
             session = self.core.connect(connection, state)
-        connection.state = session
         return session
 
     def _on_close(self, state: State, code: int, reason: bytes, clean: bool) -> None:
@@ -173,7 +181,7 @@ class Worker:
 
     def _make_hub(self, connections_max: int) -> Hub:
         settings = self._settings
-        return Hub(
+        return self.hub_type(
             on_handshake=self._gate.on_handshake,
             on_message=self._on_early_message,
             on_limited=self._on_limited,
@@ -279,6 +287,7 @@ def _authenticator(settings: Settings) -> Authenticator | None:
 def _limits(settings: Settings) -> Limits:
     return Limits(
         connections_per_user=settings.max_connections_per_user,
+        connection_limit_policy=settings.connection_limit_policy,
         rooms_per_connection=settings.max_rooms_per_connection,
         messages_per_frame=settings.messages_per_frame,
         messages_per_second=settings.messages_per_second,
