@@ -17,7 +17,7 @@ from realtime.edge.mixed import FOREIGN, ForeignLog, MixedHub
 from realtime.errors import CloseCode
 from realtime.native.hub import Accept, Refuse
 from realtime.protocol.closing import close_reason, may_be_sent
-from realtime.settings import Settings
+from realtime.settings import KB, Settings
 
 log: Final = logging.getLogger("realtime.edge")
 
@@ -25,6 +25,10 @@ Message = MutableMapping[str, Any]
 
 # A queued message costs its bytes, which all its readers share, and this for its place in the queue.
 ENTRY_BYTES: Final = 100
+HIGH_WATER_BYTES: Final = 256 * KB  # while so many replies wait, what it sends is not read; as natively
+# Frames that lie ready are handled without a look at anything else, and then the event loop gets its turn:
+# the writer too, or whoever sends many at once would be cut for the answers.
+FRAMES_A_TURN: Final = 32
 SLOW_CONSUMER: Final = close_reason("slow_consumer")
 NOT_IN_TIME: Final = close_reason("authentication_timeout")
 
@@ -105,6 +109,8 @@ class AsgiConnection:
         self._logs: dict[ForeignLog, int] = {}  # bytes of each that wait; 0 stays as long as it is a member
         self._unicast_bytes = 0
         self._unicast_limit = settings.queue_bytes(settings.unicast_limit_bytes)
+        self._high_water = min(self._unicast_limit // 2, HIGH_WATER_BYTES)
+        self._caught_up = asyncio.Event()
         self._urgent: deque[Entry] = deque()
         self._waiting: deque[Entry] = deque()
         self._work = asyncio.Event()
@@ -112,6 +118,11 @@ class AsgiConnection:
         self._deadline: asyncio.TimerHandle | None = None
         self._tasks: tuple[asyncio.Task[Any], ...] = ()
         self._aborted = False
+
+    @property
+    def queued_bytes(self) -> int:
+        """What waits for it alone, with the cost of queueing it."""
+        return self._unicast_bytes
 
     # -- what the core calls ------------------------------------------------------------------------------
 
@@ -143,6 +154,7 @@ class AsgiConnection:
         self._leave_all()
         self._waiting = deque(entry for entry in self._waiting if entry.log is None)
         self._work.set()
+        self._caught_up.set()  # to read the peer's own close
         self._set_deadline(self._settings.close_timeout_s, self.abort)
 
     def abort(self) -> None:
@@ -219,7 +231,14 @@ class AsgiConnection:
         return read if isinstance(read, End) else End(CloseCode.ABNORMAL, b"", False)
 
     async def _read(self) -> End:
+        frames = 0
         while True:
+            while self.open and self._unicast_bytes > self._high_water:
+                self._caught_up.clear()
+                await self._caught_up.wait()
+            frames += 1
+            if frames % FRAMES_A_TURN == 0:
+                await asyncio.sleep(0)
             message = await self._websocket.receive()
             if message["type"] == "websocket.disconnect":
                 code = message.get("code") or CloseCode.NO_STATUS
@@ -268,6 +287,8 @@ class AsgiConnection:
     def _account(self, source: ForeignLog | None, size: int) -> None:
         if source is None:
             self._unicast_bytes -= size
+            if self._unicast_bytes <= self._high_water:
+                self._caught_up.set()
         elif source in self._logs:  # not after all of them were left at once
             self._logs[source] -= size
             if self._logs[source] == 0 and self not in source.readers:

@@ -115,11 +115,11 @@ class RealtimeHub:
             settings = loaded.settings
             for warning in loaded.warnings:
                 log.warning(warning)
+        worker = AsgiWorker(settings, loop, connections_allowed(_files(), settings))
         listening = None
         if settings.asgi_listen if listen is None else listen:
             listening = listener.listen(settings)
             self._urls[loop] = listener.url(settings, listening, "ws") + settings.ws_path
-        worker = AsgiWorker(settings, loop, connections_allowed(_files(), settings))
         worker.start(listening)
         self._workers[loop] = worker
 

@@ -269,7 +269,17 @@ async def test_a_slow_reader_that_reads_on_learns_why_it_was_cut():
         assert await slow.closed() == (4001, '{"r":"slow_consumer"}')
 
 
+async def test_who_sends_much_at_once_and_reads_is_answered_in_full():
+    async with running(unicast_limit_bytes=4096) as hub, serving(hub, "alice") as alice:
+        for number in range(5000):
+            alice.say(type="ping", id=number)
+        for number in range(5000):
+            assert (await alice.read_until(type="pong"))["id"] == number
+        assert stats(hub)["slow_consumers"] == 0
+
+
 async def test_replies_that_are_not_read_are_bounded_too():
+    """It is not read from while they wait; what others send it on top of that cuts it."""
     async with running(close_timeout_s=0.05, unicast_limit_bytes=4096) as hub:
         slow = Peer(stubborn=True)
         task = asyncio.create_task(hub.serve(slow, "slow"))
@@ -277,6 +287,15 @@ async def test_replies_that_are_not_read_are_bounded_too():
         slow.reading.clear()
         for number in range(4000):
             slow.say(type="ping", id=number)
+        await slow.blocked.wait()
+        send = hub.notification_manager.send_notification
+        connection = next(iter(hub._worker().hub.foreign))
+        for _ in range(200):  # turns of the loop, of which a few would do to answer all
+            await asyncio.sleep(0)
+        assert 65_536 < connection.queued_bytes < 65_536 + 32 * 1024
+        assert stats(hub)["slow_consumers"] == 0
+        while (await send(user_id="slow", title="t", content="x" * 10_000)).connections:
+            pass
         await asyncio.wait_for(task, PATIENCE_S)
         assert stats(hub)["slow_consumers"] == 1
 
