@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Reception: judging a new socket's request head, and the answer to it.
+"""Reception: judging a new socket's request head, and the answer to it; and finding a user's connections.
 
 Parsing and the rules of RFC 6455 are native (`httphead`, `handshake`); who may come in, `on_handshake` says.
 A request that is no upgrade leaves the hub with its socket and the bytes read so far, through `on_http`.
@@ -8,19 +8,20 @@ import logging
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport Py_INCREF
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t
 from realtime.native.address cimport peer_name
 from realtime.native.frames cimport FIN_BIT, OPCODE_BINARY, OPCODE_TEXT
-from realtime.native.handles cimport Accept, Handshake, Refuse
+from realtime.native.handles cimport Accept, Handshake, Refuse, connection_handle
 from realtime.native.handshake cimport judge_reason, judge_upgrade, write_accept, write_refusal
 from realtime.native.httphead cimport Head, parse_head
 from realtime.native.hubbase cimport HubBase
 from realtime.native.intake cimport connection_close
-from realtime.native.output cimport connection_kill, output_append, output_frame, output_settle
+from realtime.native.output cimport output_settle
 from realtime.native.posix cimport EPOLL_CTL_DEL, MSG_DONTWAIT, MSG_NOSIGNAL, epoll_ctl, send
 from realtime.native.types cimport BINARY, CLOSING, DEAD, ECHO, FAILED, OPEN, PENDING, HubState
 from realtime.native.types cimport Connection as CConnection
-from realtime.native.users cimport users_add
+from realtime.native.unicast cimport connection_kill, output_append, output_frame, output_seal
+from realtime.native.users cimport users_add, users_bucket
 from realtime.native.wheel cimport wheel_drop, wheel_set
 
 log = logging.getLogger("realtime.hub")
@@ -102,6 +103,7 @@ cdef class Reception(HubBase):
                 state, connection, FIN_BIT | (OPCODE_BINARY if accept.binary else OPCODE_TEXT),
                 <const uint8_t*>PyBytes_AS_STRING(accept.welcome), PyBytes_GET_SIZE(accept.welcome),
             )
+        output_seal(state)
         if not accept.pending and state.heartbeat_ticks:
             wheel_set(state, connection, state.heartbeat_ticks)
         elif not accept.pending:
@@ -146,3 +148,34 @@ cdef class Reception(HubBase):
         except BaseException:
             # The descriptor is the callee's even now: closed twice, its number may be another socket's.
             log.exception("on_http")
+
+    # ----------------------------------------------------------------------- who has come in
+
+    def count_of(self, uint32_t user_key):
+        """How many connections belong to `user_key`, those that are closing included."""
+        cdef CConnection* connection = users_bucket(&self.state, user_key)
+        cdef int count = 0
+        while connection != NULL:
+            count += connection.user_key == user_key and connection.state != DEAD
+            connection = connection.user_next
+        return count
+
+    def connections_of(self, uint32_t user_key):
+        """Handles of the connections that belong to `user_key`, oldest first, those closing included."""
+        cdef CConnection* connection = users_bucket(&self.state, user_key)
+        found = []
+        while connection != NULL:
+            if connection.user_key == user_key and connection.state != DEAD:
+                found.append(connection_handle(self, connection))
+            connection = connection.user_next
+        found.sort(key=_number)
+        return found
+
+    def take_id(self):
+        """A connection id that none of this hub's connections will have."""
+        self.state.last_id += 1
+        return self.state.last_id
+
+
+def _number(connection):
+    return connection.id

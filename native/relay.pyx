@@ -61,7 +61,7 @@ cdef class RoomBase:
     def deliver(self, bytes push not None, offset):
         """Give one publication to the members."""
         if self.log is not None and self.arriving == 0:
-            self.log.append(push)
+            self.log.append(push, offset)
         else:
             self.deliver_to_all(push, offset)
 
@@ -212,9 +212,9 @@ cdef inline int deliver(RoomBase room, bytes push) except -1:
     """Give a push that `room.sequence` has just ordered to the members."""
     if room.log is not None and room.arriving == 0:
         if type(room.log) is RoomLog:
-            (<RoomLog>room.log).append(push)
+            (<RoomLog>room.log).put(push, room.sequence.offset)
         else:
-            room.log.append(push)
+            room.log.append(push, room.sequence.offset)
     elif room.sequence.deliver is not None:
         room.sequence.deliver(push, room.sequence.offset)
     return 0
