@@ -53,6 +53,8 @@ class NotificationManager:
     ) -> Sent:
         """Push a `notification` to all connections of `user_id`, each in its own encoding.
 
+        A CRITICAL one overtakes what waits for a connection that is behind.
+
         `id` names it where the caller has a name for it already, in 1 to 64 bytes; else one is made. `title`
         has 1 to 1,024 bytes; all of it as JSON has at most `max_message_bytes`.
 
@@ -71,12 +73,14 @@ class NotificationManager:
         if len(body) > self._bytes_max:
             raise TooLarge(f"the notification has {len(body)} bytes; at most {self._bytes_max} are taken")
         push = b'{"type":"notification","content":%b,"timestamp":"%b"}' % (body, self._stamp.timestamp)
+        urgent = notification.priority is Priority.CRITICAL
         packed: bytes | None = None
         taken = 0
         for connection in self._users.connections(tenant, user):
             if connection.binary and packed is None:
                 packed = to_msgpack(push)
-            taken += connection.send(packed if connection.binary and packed is not None else push)
+            payload = packed if connection.binary and packed is not None else push
+            taken += connection.send(payload, urgent)
         return taken
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final, NamedTuple, Protocol
 
-from realtime.edge.mixed import FOREIGN, ForeignLog, MixedHub
+from realtime.edge.mixed import FOREIGN, MixedHub
+from realtime.edge.outbox import ForeignLog, Outbox, Taken
 from realtime.errors import CloseCode
 from realtime.native.hub import Accept, Refuse
 from realtime.protocol.closing import close_reason, may_be_sent
@@ -23,8 +23,6 @@ log: Final = logging.getLogger("realtime.edge")
 
 Message = MutableMapping[str, Any]
 
-# A queued message costs its bytes, which all its readers share, and this for its place in the queue.
-ENTRY_BYTES: Final = 100
 HIGH_WATER_BYTES: Final = 256 * KB  # while so many replies wait, what it sends is not read; as natively
 # Frames that lie ready are handled without a look at anything else, and then the event loop gets its turn:
 # the writer too, or whoever sends many at once would be cut for the answers.
@@ -73,13 +71,6 @@ class End(NamedTuple):
     clean: bool
 
 
-class Entry(NamedTuple):
-    """One message that waits; `log` is the room's it comes from, None for the connection alone."""
-
-    payload: bytes
-    log: ForeignLog | None
-
-
 class AsgiConnection:
     """A connection of an ASGI server, as `realtime.core.contracts.Connection`.
 
@@ -106,14 +97,11 @@ class AsgiConnection:
         self._settings = settings
         self._on_frame = on_frame
         self._user_key = 0
-        self._logs: dict[ForeignLog, int] = {}  # bytes of each that wait; 0 stays as long as it is a member
-        self._unicast_bytes = 0
-        self._unicast_limit = settings.queue_bytes(settings.unicast_limit_bytes)
-        self._high_water = min(self._unicast_limit // 2, HIGH_WATER_BYTES)
+        unicast_limit = settings.queue_bytes(settings.unicast_limit_bytes)
+        self._high_water = min(unicast_limit // 2, HIGH_WATER_BYTES)
         self._caught_up = asyncio.Event()
-        self._urgent: deque[Entry] = deque()
-        self._waiting: deque[Entry] = deque()
         self._work = asyncio.Event()
+        self._outbox = Outbox(unicast_limit, self._work.set, self._cut)
         self._ending: tuple[int, bytes] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._tasks: tuple[asyncio.Task[Any], ...] = ()
@@ -122,7 +110,7 @@ class AsgiConnection:
     @property
     def queued_bytes(self) -> int:
         """What waits for it alone, with the cost of queueing it."""
-        return self._unicast_bytes
+        return self._outbox.unicast_bytes
 
     # -- what the core calls ------------------------------------------------------------------------------
 
@@ -130,20 +118,8 @@ class AsgiConnection:
         """Queue one message, an urgent one ahead of all that is not; False when it takes no more."""
         if not self.open:
             return False
-        (self._urgent if urgent else self._waiting).append(Entry(payload, None))
-        self._unicast_bytes += len(payload) + ENTRY_BYTES
-        self._work.set()
-        if self._unicast_bytes > self._unicast_limit:
-            self._cut()
+        self._outbox.send(payload, urgent=urgent)
         return self.open
-
-    def queue(self, payload: bytes, log: ForeignLog) -> None:
-        """Queue what was appended to a room's log. Who lags too far is cut, and recovers when it is back."""
-        self._waiting.append(Entry(payload, log))
-        self._logs[log] = lag = self._logs.get(log, 0) + len(payload) + ENTRY_BYTES
-        self._work.set()
-        if lag > log.lag_limit_bytes:
-            self._cut()
 
     def close(self, code: int, reason: bytes = b"") -> None:
         """Begin the closing handshake: after what waits for it alone, not after what its rooms published."""
@@ -151,8 +127,7 @@ class AsgiConnection:
             return
         self.open = False
         self._ending = (int(code), reason)
-        self._leave_all()
-        self._waiting = deque(entry for entry in self._waiting if entry.log is None)
+        self._outbox.drop_rooms()
         self._work.set()
         self._caught_up.set()  # to read the peer's own close
         self._set_deadline(self._settings.close_timeout_s, self.abort)
@@ -161,7 +136,7 @@ class AsgiConnection:
         """Be gone at once: the ASGI server closes the socket when its application returns."""
         self.open = False
         self._aborted = True
-        self._leave_all()
+        self._outbox.drop_rooms()
         for task in self._tasks:
             task.cancel()
 
@@ -180,14 +155,11 @@ class AsgiConnection:
     def join(self, log: ForeignLog) -> None:
         """Become a member of `log`: everything appended from now on. Idempotent."""
         if self.open:
-            log.readers[self] = None
-            self._logs.setdefault(log, 0)
+            self._outbox.join(log)
 
     def leave(self, log: ForeignLog) -> None:
         """Get nothing more of `log`; what was appended before still comes. Idempotent."""
-        log.readers.pop(self, None)
-        if self._logs.get(log) == 0:
-            del self._logs[log]
+        self._outbox.leave(log, self.state)
 
     # -- its life -----------------------------------------------------------------------------------------
 
@@ -212,7 +184,7 @@ class AsgiConnection:
                 await asyncio.wait([reading])  # our close is sent: now the peer's, until the deadline
         finally:
             self.open = False
-            self._leave_all()
+            self._outbox.drop_rooms()
             if self._deadline is not None:
                 self._deadline.cancel()
             for task in self._tasks:
@@ -233,7 +205,7 @@ class AsgiConnection:
     async def _read(self) -> End:
         frames = 0
         while True:
-            while self.open and self._unicast_bytes > self._high_water:
+            while self.open and self.queued_bytes > self._high_water:
                 self._caught_up.clear()
                 await self._caught_up.wait()
             frames += 1
@@ -267,11 +239,11 @@ class AsgiConnection:
         send = self._websocket.send
         await send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": []})
         while True:
-            while queue := self._urgent or self._waiting:
-                payload, source = queue.popleft()
-                await send(self._frame(payload))
-                # Only now: what the server has not taken yet is still in memory, and still behind.
-                self._account(source, len(payload) + ENTRY_BYTES)
+            while (taken := self._next()) is not None:
+                await send(self._frame(taken.payload))
+                self._outbox.done(taken)
+                if self.queued_bytes <= self._high_water:
+                    self._caught_up.set()
             if self._ending is not None:
                 code, reason = self._ending
                 await send({"type": "websocket.close", "code": code, "reason": reason.decode()})
@@ -279,28 +251,22 @@ class AsgiConnection:
             self._work.clear()
             await self._work.wait()
 
+    def _next(self) -> Taken | None:
+        """What is to be sent next; whatever goes wrong with telling what was missed ends this one alone."""
+        try:
+            return self._outbox.take(self.state)
+        except Exception:
+            log.exception("what connection %d has missed", self.id)
+            self.close(CloseCode.INTERNAL, close_reason("internal"))
+            return self._outbox.take(self.state)  # of which no room is left
+
     def _frame(self, payload: bytes) -> Message:
         if self.binary:
             return {"type": "websocket.send", "bytes": payload}
         return {"type": "websocket.send", "text": payload.decode()}
 
-    def _account(self, source: ForeignLog | None, size: int) -> None:
-        if source is None:
-            self._unicast_bytes -= size
-            if self._unicast_bytes <= self._high_water:
-                self._caught_up.set()
-        elif source in self._logs:  # not after all of them were left at once
-            self._logs[source] -= size
-            if self._logs[source] == 0 and self not in source.readers:
-                del self._logs[source]
-
-    def _leave_all(self) -> None:
-        for each in self._logs:
-            each.readers.pop(self, None)
-        self._logs.clear()
-
     def _cut(self) -> None:
-        self._hub.foreign_cut += 1
+        self._hub.counts["slow_consumers"] += 1
         self.close(CloseCode.SLOW_CONSUMER, SLOW_CONSUMER)
 
     def _not_in_time(self) -> None:

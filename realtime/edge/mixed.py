@@ -1,28 +1,25 @@
 """The native hub with other servers' connections beside its own: one set of rooms, users and drains for both.
 
 The hub's own connections stay as they are. What is not its own carries `FOREIGN` in its variant, so that a
-room keeps it in a lane of its own, whose log hands every message to each member's queue.
+room keeps it in a lane of its own, whose log hands every message to each member's outbox.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
+from realtime.core.contracts import OnGap
+from realtime.core.kinds import SlowReader
+from realtime.edge.outbox import ForeignLog
 from realtime.native.hub import Hub
+from realtime.protocol.priority import Priority
 
 FOREIGN: Final = 1 << 5  # above all variants of the hub: deflate window bits (at most 15) << 1 | binary
 
 
-class Reader(Protocol):
-    """What a `ForeignLog` needs of its members."""
-
-    def queue(self, payload: bytes, log: ForeignLog) -> None:
-        """Queue what was appended to `log`; who reads too slowly for its limit leaves it."""
-        ...
-
-
-class Foreign(Reader, Protocol):
+class Foreign(Protocol):
     """What the hub needs of connections that are not its own, beside what the core does."""
 
     @property
@@ -30,26 +27,18 @@ class Foreign(Reader, Protocol):
     def abort(self) -> None: ...
 
 
-class ForeignLog:
-    """One room in one encoding, for connections that are not the hub's."""
-
-    def __init__(self, lag_limit_bytes: int) -> None:
-        self.lag_limit_bytes = lag_limit_bytes
-        self.readers: dict[Reader, None] = {}  # a set that keeps their order
-
-    def append(self, payload: bytes) -> None:
-        """Queue one message for every member, in the order of their joining."""
-        for reader in tuple(self.readers):  # one that is too slow leaves meanwhile
-            reader.queue(payload, self)
-
-
 class MixedHub(Hub):
     """A hub that is asked about foreign connections as about its own. `adopt` and `drop` tell it of them."""
 
-    def __init__(self, *, room_lag_limit_bytes: int, **options: Any) -> None:
-        super().__init__(room_lag_limit_bytes=room_lag_limit_bytes, **options)
+    def __init__(self, *, room_lag_limit_bytes: int, room_lag_limit_messages: int, **options: Any) -> None:
+        super().__init__(
+            room_lag_limit_bytes=room_lag_limit_bytes,
+            room_lag_limit_messages=room_lag_limit_messages,
+            **options,
+        )
         self._lag_limit_bytes = room_lag_limit_bytes
-        self.foreign_cut = 0  # how many read too slowly
+        self._lag_limit_messages = room_lag_limit_messages
+        self.counts: Counter[str] = Counter()  # of foreign connections, by the names of `stats`
         self._foreign: dict[int, Foreign] = {}  # by id, oldest first
         self._by_user: dict[int, list[Foreign]] = {}
 
@@ -75,11 +64,34 @@ class MixedHub(Hub):
         """Have `connections_of(user_key)` find it. Once per connection."""
         self._by_user.setdefault(user_key, []).append(connection)
 
-    def room(self, variant: int = 0, **limits: Any) -> Any:
+    def room(
+        self,
+        variant: int = 0,
+        *,
+        lag_limit_bytes: int = 0,
+        lag_limit_messages: int = 0,
+        slow_reader: str = "disconnect",
+        priority: int = 1,
+        on_gap: OnGap | None = None,
+    ) -> Any:
         """Make a log for one room in one variant, the hub's own or a `ForeignLog`."""
         if variant < FOREIGN:
-            return super().room(variant, **limits)
-        return ForeignLog(limits.get("lag_limit_bytes") or self._lag_limit_bytes)
+            return super().room(
+                variant,
+                lag_limit_bytes=lag_limit_bytes,
+                lag_limit_messages=lag_limit_messages,
+                slow_reader=slow_reader,
+                priority=priority,
+                on_gap=on_gap,
+            )
+        return ForeignLog(
+            lag_limit_bytes=lag_limit_bytes or self._lag_limit_bytes,
+            lag_limit_messages=lag_limit_messages or self._lag_limit_messages,
+            slow_reader=SlowReader(slow_reader),
+            priority=Priority(priority),
+            on_gap=on_gap,
+            counts=self.counts,
+        )
 
     def connections(self) -> list[Any]:
         """All connections that have completed their handshake."""
@@ -99,5 +111,6 @@ class MixedHub(Hub):
         """As the hub's, with all connections."""
         stats = super().stats()
         stats["connections"] += len(self._foreign)
-        stats["slow_consumers"] += self.foreign_cut
+        for name, count in self.counts.items():
+            stats[name] += count
         return stats
