@@ -1,11 +1,13 @@
-"""The brokers that the contract is held against. A new one is one more entry here."""
+"""The brokers and stores that the contracts are held against. A new one is one more entry here."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
+import pytest_asyncio
 
 from realtime.backends.broker_memory import MemoryBroker
-from realtime.core.contracts import Broker
+from realtime.core.contracts import Broker, Store
+from tests.contract.stores import STORES, Place
 from tests.oracles.hub import FakeClock, FakeHub
 
 
@@ -30,3 +32,16 @@ def make_broker(request, clock) -> Callable[..., Broker]:
 @pytest.fixture
 def broker(make_broker) -> Broker:
     return make_broker()
+
+
+@pytest.fixture(params=STORES)
+def place(request, tmp_path) -> Place:
+    """Where stores of one kind are kept: `await place.open(…)` opens what is kept there."""
+    return STORES[request.param](tmp_path)
+
+
+@pytest_asyncio.fixture
+async def store(place) -> AsyncIterator[Store]:
+    opened = await place.open()
+    yield opened
+    await opened.close()
