@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 log: Final = logging.getLogger("realtime.broker")
 
+CLOCK_STEP_MS: Final = 60_000
 RETRY_S: Final = 1.0  # when to try again, where the store does not say
 
 
@@ -52,6 +53,7 @@ class DurableStream:
 
     __slots__ = (
         "_broker",
+        "_doubtful_from_ms",
         "_flight",
         "_kept",
         "_keys",
@@ -84,6 +86,7 @@ class DurableStream:
         self._waiting: deque[Waiting] = deque()
         self._flight: deque[Pending[Receipt]] = deque()
         self._outstanding = 0  # rows that the store has still to tell of, given up ones included
+        self._doubtful_from_ms = 0  # when the oldest of those given up was published
         self._keys = RoomKeys(broker.memory.keys)
         self._keys_in_flight: dict[tuple[bytes | None, str], Pending[Receipt]] = {}
 
@@ -196,6 +199,7 @@ class DurableStream:
         if not self._ready:
             self.look()  # it has been given up: what became of it the store will show
         elif error is not None:
+            self._doubtful_from_ms = row.at_ms
             self._give_up(error)
         else:
             self._let_out(row)
@@ -252,7 +256,9 @@ class DurableStream:
         """Make `order` stand where the store's does, and know the keys that may still be repeated."""
         broker = self._broker
         now = broker.clock.time()
-        remembered = await broker.store.remembered(self.room, int((now - broker.recovery_window_s) * 1000))
+        # All keys are known that were used before the failure; the rest is for a clock that was set back.
+        since_ms = max(int((now - broker.recovery_window_s) * 1000), self._doubtful_from_ms - CLOCK_STEP_MS)
+        remembered = await broker.store.remembered(self.room, since_ms)
         known = 0
         if self._kept is None:
             self._kept = self._new_order(remembered.offset)

@@ -364,23 +364,27 @@ async def test_rooms_in_use_are_never_forgotten_however_many_unused_ones_and_how
     assert room.offsets == [1, 2, 3]
 
 
-async def test_a_lasting_broker_has_in_its_store_what_memory_has_no_place_for(make_lasting_broker):
-    for options in ({"history_messages": 2}, {"history_bytes": 500}, {"memory_bytes": 500}):
-        broker = make_lasting_broker(**options)
-        room = Subscriber(broker)
-        for _ in range(6):
-            _, epoch, _ = await room.publish(b'"' + b"x" * 100 + b'"')
-        for offset in range(7):
-            recovery = await room.recover(offset, epoch)
-            assert recovery.recovered is True
-            assert (recovery.offset, list(recovery.messages)) == (6, room.pushes[offset:])
-        page = await room.history(limit=4)
-        assert (list(page.messages), page.more) == (room.pushes[2:], True)
-        page = await room.history(before=4)
-        assert (list(page.messages), page.more) == (room.pushes[:3], False)
-        page = await room.history(after=1, limit=2)
-        assert (list(page.messages), page.more) == (room.pushes[1:3], True)
-        assert broker.stats()["broker_history_bytes"] <= 1_500
+@pytest.mark.parametrize("options", [{"history_messages": 2}, {"history_bytes": 500}, {"memory_bytes": 500}])
+async def test_a_lasting_broker_has_in_its_store_what_memory_has_no_place_for(make_lasting_broker, options):
+    broker = make_lasting_broker(**options)
+    room = Subscriber(broker)
+    for _ in range(6):
+        _, epoch, _ = await room.publish(b'"' + b"x" * 100 + b'"')
+    for offset in range(7):
+        recovery = await room.recover(offset, epoch)
+        assert recovery.recovered is True
+        assert (recovery.offset, list(recovery.messages)) == (6, room.pushes[offset:])
+    for asked, expected, more in (
+        ({"limit": 4}, room.pushes[2:], True),
+        ({"limit": 2}, room.pushes[4:], True),
+        ({"before": 4}, room.pushes[:3], False),
+        ({"before": 100}, room.pushes, False),
+        ({"after": 1, "limit": 2}, room.pushes[1:3], True),
+        ({"after": 4}, room.pushes[4:], False),
+    ):
+        page = await room.history(**asked)
+        assert (list(page.messages), page.more) == (expected, more), asked
+    assert broker.stats()["broker_history_bytes"] <= 500
 
 
 async def test_a_lasting_broker_loses_nothing_with_a_room_it_forgets(make_lasting_broker, clock):
