@@ -360,8 +360,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Literal["normal", "full"],
         Meta(
             description="What an acked publication survives. normal: kill -9 of any process, and with "
-            "PostgreSQL a power cut too; a power cut may cost SQLite its last moments, which shows as a new "
-            "epoch. full: SQLite syncs every group to the disk, PostgreSQL waits for its synchronous standbys.",
+            "PostgreSQL a power cut too; one may cost SQLite its last moments, which shows as a new epoch. "
+            "full: SQLite syncs every group to the disk, PostgreSQL waits for its synchronous standbys.",
             extra=Text,
         ),
     ] = "normal"
