@@ -259,16 +259,13 @@ class DurableStream:
         # All keys are known that were used before the failure; the rest is for a clock that was set back.
         since_ms = max(int((now - broker.recovery_window_s) * 1000), self._doubtful_from_ms - CLOCK_STEP_MS)
         remembered = await broker.store.remembered(self.room, since_ms)
-        known = 0
         if self._kept is None:
             self._kept = self._new_order(remembered.offset)
             self._kept.deliver_to(self.deliver)
         else:
-            known = self._kept.offset
             await self._deliver_kept(self._kept, remembered.offset)
         for sender, key, offset, at_ms in remembered.keys:
-            if offset > known:
-                self._keys.add(sender, key, offset, age_s=max(0.0, now - at_ms / 1000))
+            self._keys.add(sender, key, offset, age_s=max(0.0, now - at_ms / 1000))
 
     async def _deliver_kept(self, kept: KeptOrder, last: int) -> None:
         """Deliver what was kept though nobody was told; `last` is the store's last offset."""

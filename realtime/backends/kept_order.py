@@ -119,19 +119,15 @@ class KeptOrder:
             if recovery is not None:
                 return recovery
         reading = self._reading = Pending[bool]()
+        outcome: bool | Exception = True  # also where this one is cancelled: the next one reads
         try:
-            recovery = await self._read(since)
+            return await self._read(since)
         except Unavailable as error:
-            self._reading = None
-            reading.settle(error)
+            outcome = error
             raise
-        except BaseException:
+        finally:
             self._reading = None
-            reading.settle(Unavailable("a recovery was broken off"))
-            raise
-        self._reading = None
-        reading.settle(True)
-        return recovery
+            reading.settle(outcome)
 
     async def _read(self, since: Position) -> Recovery:
         """Return what the store has from `since` to where the room is now; refused where that is not all."""

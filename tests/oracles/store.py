@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from realtime.core.contracts import Kept, Page, Position, Remembered, RoomKey, Row
@@ -58,6 +59,11 @@ class FakeStore:
     def write(self, row: Row) -> None:
         """Keep a row; one that is there is not changed."""
         self.rows.setdefault(row.room, {}).setdefault(row.position.offset, row)
+
+    def write_oldest(self, rows: int) -> None:
+        """Keep the oldest `rows` that are queued, and tell nobody: what a crash may leave behind."""
+        for row, _ in islice(self.queue, rows):
+            self.write(row)
 
     async def remembered(self, room: RoomKey, since_ms: int) -> Remembered:
         await self._ask("remembered")
