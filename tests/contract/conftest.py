@@ -7,7 +7,7 @@ import pytest_asyncio
 
 from realtime.backends.broker_memory import MemoryBroker
 from realtime.core.contracts import Broker, Store
-from tests.contract.stores import STORES, Place
+from tests.contract.stores import Place, PostgresPlace, SqlitePlace
 from tests.oracles.hub import FakeClock, FakeHub
 
 
@@ -34,10 +34,12 @@ def broker(make_broker) -> Broker:
     return make_broker()
 
 
-@pytest.fixture(params=STORES)
-def place(request, tmp_path) -> Place:
+@pytest_asyncio.fixture(params=["sqlite", "postgres"])
+async def place(request, tmp_path) -> Place:
     """Where stores of one kind are kept: `await place.open(…)` opens what is kept there."""
-    return STORES[request.param](tmp_path)
+    if request.param == "sqlite":
+        return SqlitePlace(tmp_path)
+    return PostgresPlace(await request.getfixturevalue("postgres").new_database())
 
 
 @pytest_asyncio.fixture
