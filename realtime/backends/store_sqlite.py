@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
-from realtime.backends.groups import Bounds, Entry, Queue
+from realtime.backends.groups import Bounds, Entry, Episode, Queue
 from realtime.backends.sqlite_database import Database, Synchronous, machine_boot_id
 from realtime.backends.sqlite_rows import GROUP_ROWS, RowReader, RowWriter
 from realtime.core.contracts import Clock, Kept, Page, Position, Remembered, RoomKey, Row
@@ -62,7 +62,6 @@ class SqliteStore:
 
     def __init__(self, database: Database, writing: ThreadPoolExecutor, clock: Clock, bounds: Bounds) -> None:
         self._loop = asyncio.get_running_loop()
-        self._clock = clock
         self._database = database
         self._writer = RowWriter(database.db)
         self._writing = writing
@@ -74,7 +73,7 @@ class SqliteStore:
         self._idle = asyncio.Event()
         self._idle.set()
         self._closing = False
-        self._failing_since: float | None = None
+        self._trouble = Episode(str(database.path), clock)
         self._rows = 0
         self._groups = 0
         self._failed_rows = 0
@@ -87,7 +86,7 @@ class SqliteStore:
     @property
     def ok(self) -> bool:
         """Whether the last group was committed."""
-        return self._failing_since is None
+        return self._trouble.over
 
     def append(self, row: Row, kept: Kept) -> None:
         """Queue one publication, as `Store.append`."""
@@ -150,19 +149,11 @@ class SqliteStore:
     def _committed(self, group: list[Entry]) -> None:
         self._rows += len(group)
         self._groups += 1
-        if self._failing_since is not None:
-            log.warning(
-                "%s is written again, after %.1f s",
-                self._database.path,
-                self._clock.monotonic() - self._failing_since,
-            )
-            self._failing_since = None
+        self._trouble.end()
         self._queue.kept(group)
 
     def _failed(self, group: list[Entry], error: Exception) -> None:
-        if self._failing_since is None:  # one line an episode, however many groups it takes
-            self._failing_since = self._clock.monotonic()
-            log.error("%s cannot be written: %s", self._database.path, error)
+        self._trouble.begin(error)
         refused = Unavailable("the store cannot be written; try again", retry_after_s=RETRY_S)
         refused.__cause__ = error
         self._failed_rows += self._queue.failed(group, refused)

@@ -295,7 +295,7 @@ async def test_the_epoch_is_made_with_the_store_and_stays(place):
 
 async def test_a_second_server_is_refused(place, store):
     with pytest.raises(StartupError, match="in use by another server"):
-        await place.open()
+        await place.open(**place.at_once)
     await Owner(store).keep([a_row(store, 1)])
 
 

@@ -7,6 +7,7 @@ import asyncio
 import sys
 from pathlib import Path
 
+from realtime.backends.store_postgres import open_postgres
 from realtime.backends.store_sqlite import open_sqlite
 from realtime.core.clock import SystemClock
 from realtime.core.contracts import Row, Store
@@ -16,8 +17,9 @@ from tests.contract.stores import a_row
 
 async def opened(kind: str, where: str) -> Store:
     """The store that the command line names."""
-    assert kind == "sqlite"
-    return await open_sqlite(Path(where), synchronous="normal", clock=SystemClock())
+    if kind == "sqlite":
+        return await open_sqlite(Path(where), synchronous="normal", clock=SystemClock())
+    return await open_postgres(where, synchronous="normal", clock=SystemClock())
 
 
 async def main() -> None:
