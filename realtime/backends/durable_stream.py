@@ -96,7 +96,7 @@ class DurableStream:
         self, type: str, sender: bytes | None, content: bytes, terms: Terms | None = None
     ) -> Pending[Receipt]:
         """Order and keep one publication, then deliver it, as `Stream.publish`."""
-        if self._ready:
+        if self._ready and not self._is_outdated():
             return self._submit(type, sender, content, terms, Pending())
         broker = self._broker
         if broker.full:
@@ -110,7 +110,9 @@ class DurableStream:
 
     def recover(self, since: Position | None) -> Recovery | Awaitable[Recovery]:
         """Return the committed position and what was missed, as `Stream.recover`."""
-        return self._recover_later(since) if self._kept is None else self._kept.recover(since)
+        if self._kept is None or self._is_outdated():
+            return self._recover_later(since)
+        return self._kept.recover(since)
 
     def history(self, before: int | None, after: int | None, limit: int) -> Page | Awaitable[Page]:
         """Return a page of all that was ever kept, as `Stream.history`."""
@@ -264,6 +266,10 @@ class DurableStream:
             self._kept.deliver_to(self.deliver)
         else:
             await self._deliver_kept(self._kept, remembered.offset)
+            if self._kept.epoch != broker.store.epoch:
+                # The offsets go on, so that the members see what was lost as a gap between two epochs.
+                self._kept = self._new_order(self._kept.offset)
+                self._kept.deliver_to(self.deliver)
         for sender, key, offset, at_ms in remembered.keys:
             self._keys.add(sender, key, offset, age_s=max(0.0, now - at_ms / 1000))
 
@@ -279,6 +285,18 @@ class DurableStream:
                     kept.append(push)
         if kept.offset > last:
             log.error("%s: the store has lost what is after offset %d", self.room.room, last)
+
+    def _is_outdated(self) -> bool:
+        """Whether the store has begun another epoch since the last look; then there has to be another look.
+
+        A database that was restored, or has lost its tail with its primary, comes back so while we run. What
+        is in flight meanwhile ends in the epoch that it began in.
+        """
+        if self._kept is None or self._flight or self._kept.epoch == self._broker.store.epoch:
+            return False
+        self._ready = False
+        self._broker.unknown.add(self)
+        return True
 
     def _new_order(self, offset: int) -> KeptOrder:
         broker = self._broker

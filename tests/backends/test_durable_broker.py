@@ -301,6 +301,30 @@ async def test_a_hole_in_the_store_is_told_in_the_log_and_the_order_goes_on_behi
     assert stage.delivered == [4]
 
 
+async def test_a_store_that_comes_back_in_another_epoch_takes_its_rooms_along(stage, caplog):
+    for _ in range(3):
+        stage.say()
+    stage.store.commit()
+    stage.say()
+    stage.store.epoch = b"epoch2"  # the database was restored without its tail
+    del stage.store.rows[LOBBY][3]
+    stage.say()
+    stage.store.commit()
+    recovery = await stage.stream.recover(Position(5, b"epoch1"))
+    assert recovery == Recovery(5, b"epoch2", False, ())
+    stage.say()
+    stage.store.commit()
+    assert stage.delivered == [1, 2, 3, 4, 5, 6]
+    assert stage.store.rows[LOBBY][5].position.epoch == b"epoch1"
+    assert stage.store.rows[LOBBY][6].position.epoch == b"epoch2"
+    stage.store.epoch = b"epoch3"
+    stage.say()
+    await settle()
+    stage.store.commit()
+    assert stage.store.rows[LOBBY][7].position.epoch == b"epoch3"
+    assert stage.broker.stats()["broker_unknown_rooms"] == 0
+
+
 # ---------------------------------------------------------------- a crash
 
 
