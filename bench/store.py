@@ -3,8 +3,9 @@
     python -m bench.store [--short] [--seconds S] [--rounds N] [--only sqlite-normal,postgres]
 
 In a closed loop: so many publishers, each with one row on its way, in 64 rooms; no socket and no fan-out is
-in the figures. Time runs from append to the callback. Every row is counted in the store afterwards. PostgreSQL
-is a server of our own with fsync on, in the temporary directory as the SQLite files are, or POSTGRES_URL.
+in the figures. Time runs from append to the callback. Every row is counted in the store afterwards.
+PostgreSQL is a server of our own with fsync on, in the temporary directory as the SQLite files are, or
+POSTGRES_URL.
 """
 
 from __future__ import annotations

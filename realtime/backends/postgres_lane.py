@@ -103,6 +103,9 @@ class Lane:
     async def _write(self, connection: Any) -> None:
         """Commit groups until the connection is lost."""
         while not connection.is_closed():
+            # What has come while the last group was committed; no wait for more. Up to 5 ms of it took one
+            # publisher from 0.5 to 8 ms and 64 from 12k rows/s to 7k, and gained nothing with 4096
+            # (bench/store.py).
             group = self._queue.take(GROUP_ROWS, GROUP_BYTES)
             if group:
                 await self._commit(connection, group)
