@@ -21,6 +21,7 @@ import pytest
 
 from realtime.loading import CONFIG_VARIABLE
 from realtime.settings import KNOBS, as_text
+from tests.postgres import own_postgres, postgres  # noqa: F401 - fixtures
 
 # A busy machine must not fail a test: hypothesis bounds the examples here, not the time of one.
 hypothesis.settings.register_profile("realtime", deadline=None, print_blob=True)
@@ -35,6 +36,8 @@ _ADDRESS = re.compile(r"http://(?P<host>\[[^]]+\]|[^\s:/]+):(?P<port>\d+)")
 class Server:
     """A `realtime serve` process. Settings are given by name; `port` 0 lets the system choose.
 
+    Without a `sqlite_path` of its own it keeps nothing: servers of one run would lock each other out.
+
     A subclass may run another `command` that says where it listens; `ends_with` is how it ends when told to.
     """
 
@@ -42,7 +45,7 @@ class Server:
     ends_with = 0
 
     def __init__(self, settings: dict[str, object]) -> None:
-        self.settings = {"port": 0, **settings}
+        self.settings = {"port": 0, "sqlite_path": "", **settings}
         self.log: list[str] = []
         self.may_log_tracebacks = False
         self._said = threading.Condition()

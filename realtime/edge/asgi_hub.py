@@ -14,13 +14,16 @@ import resource
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
+from realtime.core.clock import SystemClock
+from realtime.core.contracts import Clock, Store
 from realtime.core.notifications import NotificationManager
 from realtime.edge import listener
 from realtime.edge.asgi_connection import AsgiConnection, AsgiRequest, AsgiWebSocket, End, refuse
 from realtime.edge.mixed import MixedHub
 from realtime.edge.process import connections_allowed
+from realtime.edge.storage import open_store
 from realtime.edge.worker import Worker
 from realtime.errors import CloseCode
 from realtime.loading import load
@@ -41,8 +44,15 @@ class AsgiWorker(Worker):
     hub: MixedHub
     hub_type = MixedHub
 
-    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop, connections_max: int) -> None:
-        super().__init__(settings, loop, connections_max)
+    def __init__(
+        self,
+        settings: Settings,
+        loop: asyncio.AbstractEventLoop,
+        connections_max: int,
+        clock: Clock,
+        store: Store | None,
+    ) -> None:
+        super().__init__(settings, loop, connections_max, clock, store)
         self._connections_max = connections_max
         self._frames = KeyedLimiter(
             settings.messages_per_second, settings.messages_burst, METERED_CONNECTIONS
@@ -88,40 +98,46 @@ class AsgiWorker(Worker):
             connection.close(CloseCode.INTERNAL, close_reason("internal"))
 
 
+class Running(NamedTuple):
+    """The server of one event loop; `url` is None where it does not listen."""
+
+    worker: AsgiWorker
+    store: Store | None
+    url: str | None
+
+
 class RealtimeHub:
     """The server of an application, one in each event loop that it is initialized in."""
 
     def __init__(self) -> None:
-        self._workers: dict[asyncio.AbstractEventLoop, AsgiWorker] = {}
-        self._urls: dict[asyncio.AbstractEventLoop, str] = {}
+        self._running: dict[asyncio.AbstractEventLoop, Running | None] = {}  # None: it is on its way
 
     async def initialize(self, settings: Settings | None = None, *, listen: bool | None = None) -> None:
         """Build a worker in the running event loop, with `settings` or those of the environment.
 
-        With `listen` (None: the setting `asgi_listen`) it also listens natively on `host` and `port`; `url`
-        says where.
+        Its durable rooms stand on the store that the settings name. With `listen` (None: the setting
+        `asgi_listen`) it also listens natively on `host` and `port`; `url` says where.
 
         Raises:
             RuntimeError: this loop has one already.
             SettingsError: the environment's settings will not do.
-            StartupError: it cannot listen where the settings say.
+            StartupError: it cannot listen where the settings say, or has no store there.
         """
         loop = asyncio.get_running_loop()
         self._forget_closed_loops()
-        if loop in self._workers:
+        if loop in self._running:
             raise RuntimeError("realtime_hub is initialized already; shut it down before it starts anew")
         if settings is None:
             loaded = load(environ=os.environ)
             settings = loaded.settings
             for warning in loaded.warnings:
                 log.warning(warning)
-        worker = AsgiWorker(settings, loop, connections_allowed(_files(), settings))
-        listening = None
-        if settings.asgi_listen if listen is None else listen:
-            listening = listener.listen(settings)
-            self._urls[loop] = listener.url(settings, listening, "ws") + settings.ws_path
-        worker.start(listening)
-        self._workers[loop] = worker
+        self._running[loop] = None
+        try:
+            self._running[loop] = await _start(settings, settings.asgi_listen if listen is None else listen)
+        except BaseException:
+            del self._running[loop]
+            raise
 
     async def shutdown(self) -> None:
         """Close all connections with 1012 and a reconnect window, within `drain_timeout_s`, and stop.
@@ -129,15 +145,16 @@ class RealtimeHub:
         It does nothing where nothing runs; `initialize` may follow.
         """
         loop = asyncio.get_running_loop()
-        worker = self._workers.get(loop)
-        if worker is None:
+        running = self._running.get(loop)
+        if running is None or running.worker.stopping:
             return
-        left = await worker.drain()
+        left = await running.worker.drain()
         if left:
             log.warning("%d connections had not closed in time", left)
-        worker.close()
-        del self._workers[loop]
-        self._urls.pop(loop, None)
+        running.worker.close()
+        if running.store is not None:
+            await running.store.close()
+        del self._running[loop]
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
@@ -155,13 +172,12 @@ class RealtimeHub:
         Raises:
             RuntimeError: it is not initialized in the running event loop, or none is running.
         """
-        return self._worker().core.notifications
+        return self._here().worker.core.notifications
 
     @property
     def url(self) -> str | None:
         """The native endpoint, such as ws://127.0.0.1:8000/ws; None where it does not listen."""
-        self._worker()
-        return self._urls.get(asyncio.get_running_loop())
+        return self._here().url
 
     async def serve(self, websocket: AsgiWebSocket, user_id: str | None = None) -> None:
         """Serve one WebSocket to its end, as `websocket_endpoint`."""
@@ -169,25 +185,24 @@ class RealtimeHub:
             raise TypeError(f"user_id is {type(user_id).__name__}, not str")
         if getattr(getattr(websocket, "application_state", None), "name", "") == "CONNECTED":
             raise RuntimeError("the WebSocket is accepted already; websocket_endpoint does that by itself")
-        await self._worker().serve(websocket, user_id)
+        await self._here().worker.serve(websocket, user_id)
 
-    def _worker(self) -> AsgiWorker:
+    def _here(self) -> Running:
         try:
-            worker = self._workers.get(asyncio.get_running_loop())
+            running = self._running.get(asyncio.get_running_loop())
         except RuntimeError:
             raise RuntimeError("realtime_hub is used in an event loop: from `async def`, not `def`") from None
-        if worker is None:
-            where = "in this event loop" if self._workers else "yet"
+        if running is None:
+            where = "in this event loop" if any(self._running.values()) else "yet"
             raise RuntimeError(
                 f"realtime_hub is not initialized {where}: await realtime_hub.initialize() at startup"
             )
-        return worker
+        return running
 
     def _forget_closed_loops(self) -> None:
-        """Let go of workers whose loops were closed under them: there is nobody left to be told."""
-        for loop in [each for each in self._workers if each.is_closed()]:
-            del self._workers[loop]
-            self._urls.pop(loop, None)
+        """Let go of servers whose loops were closed under them: there is nobody left to be told."""
+        for loop in [each for each in self._running if each.is_closed()]:
+            del self._running[loop]
 
 
 realtime_hub: Final = RealtimeHub()
@@ -202,6 +217,24 @@ async def websocket_endpoint(websocket: AsgiWebSocket, user_id: str | None = Non
         RuntimeError: `realtime_hub` is not initialized, or the WebSocket is accepted already.
     """
     await realtime_hub.serve(websocket, user_id)
+
+
+async def _start(settings: Settings, listen: bool) -> Running:
+    """Build and start the server of the running event loop; where that fails, nothing is left of it."""
+    clock = SystemClock()
+    store = await open_store(settings, clock)
+    try:
+        loop = asyncio.get_running_loop()
+        worker = AsgiWorker(settings, loop, connections_allowed(_files(), settings), clock, store)
+        listening = listener.listen(settings) if listen else None
+        worker.start(listening)
+    except BaseException:
+        if store is not None:
+            await store.close()
+        raise
+    if listening is None:
+        return Running(worker, store, None)
+    return Running(worker, store, listener.url(settings, listening, "ws") + settings.ws_path)
 
 
 def _files() -> int:

@@ -18,11 +18,16 @@ from tests.edge.peer import JSON, KEY, MSGPACK, closed, receive, token
 ROOM = "chat:lobby"
 
 
+def settings_of(**settings):
+    """Without a store, unless the test names one."""
+    return Settings(**{"port": 0, "sqlite_path": "", **settings})
+
+
 @contextlib.asynccontextmanager
 async def running(*, listen=False, **settings):
     hub = RealtimeHub()
     async with asyncio.timeout(60):
-        await hub.initialize(Settings(port=0, **settings), listen=listen)
+        await hub.initialize(settings_of(**settings), listen=listen)
         try:
             yield hub
         finally:
@@ -35,7 +40,7 @@ async def join(peer, room=ROOM):
 
 
 def stats(hub):
-    return hub._worker().hub.stats()
+    return hub._here().worker.hub.stats()
 
 
 async def test_a_client_is_greeted_joins_and_talks():
@@ -289,7 +294,7 @@ async def test_replies_that_are_not_read_are_bounded_too():
             slow.say(type="ping", id=number)
         await slow.blocked.wait()
         send = hub.notification_manager.send_notification
-        connection = next(iter(hub._worker().hub.foreign))
+        connection = next(iter(hub._here().worker.hub.foreign))
         for _ in range(200):  # turns of the loop, of which a few would do to answer all
             await asyncio.sleep(0)
         assert 65_536 < connection.queued_bytes < 65_536 + 32 * 1024
@@ -303,7 +308,7 @@ async def test_replies_that_are_not_read_are_bounded_too():
 async def test_an_urgent_message_goes_ahead_of_what_waits():
     async with running() as hub, serving(hub, "alice") as alice:
         await alice.read()
-        connection = next(iter(hub._worker().hub.foreign))
+        connection = next(iter(hub._here().worker.hub.foreign))
         alice.reading.clear()
         connection.send(b'{"n":1}')
         await alice.blocked.wait()
@@ -347,7 +352,7 @@ async def test_one_connection_too_many_replaces_the_oldest_whichever_kind_it_is(
 
 async def test_shutting_down_closes_everybody_with_a_window_to_come_back_in():
     hub = RealtimeHub()
-    await hub.initialize(Settings(port=0), listen=True)
+    await hub.initialize(settings_of(), listen=True)
     asgi, native = Peer(), await connect(f"{hub.url}/bob")
     task = asyncio.create_task(hub.serve(asgi, "alice"))
     await asgi.read()
@@ -363,7 +368,7 @@ async def test_shutting_down_closes_everybody_with_a_window_to_come_back_in():
 
 async def test_a_client_that_does_not_answer_the_close_is_let_go_in_time():
     hub = RealtimeHub()
-    await hub.initialize(Settings(close_timeout_s=0.05))
+    await hub.initialize(settings_of(close_timeout_s=0.05))
     peer = Peer(stubborn=True)
     task = asyncio.create_task(hub.serve(peer, "alice"))
     await peer.read()
@@ -380,8 +385,8 @@ async def test_an_endpoint_that_is_cancelled_leaves_nothing_behind():
         with pytest.raises(asyncio.CancelledError):
             await task
         assert stats(hub)["connections"] == 0
-        assert hub._worker().core.stats()["rooms"] == 0
-        assert hub._worker().core.stats()["tenants"] == 0
+        assert hub._here().worker.core.stats()["rooms"] == 0
+        assert hub._here().worker.core.stats()["tenants"] == 0
 
 
 async def test_a_websocket_that_was_accepted_before_is_our_callers_mistake():
@@ -402,9 +407,9 @@ async def test_without_initialize_the_error_says_what_to_do():
     with pytest.raises(RuntimeError, match=r"await realtime_hub\.initialize"):
         _ = hub.notification_manager
     await hub.shutdown()  # nothing to stop
-    await hub.initialize(Settings())
+    await hub.initialize(settings_of())
     with pytest.raises(RuntimeError, match="initialized already"):
-        await hub.initialize(Settings())
+        await hub.initialize(settings_of())
     with pytest.raises(RuntimeError, match="`async def`"):
         await asyncio.to_thread(lambda: hub.notification_manager)
     await hub.shutdown()
@@ -415,7 +420,7 @@ def test_every_event_loop_has_a_server_of_its_own():
     hub = RealtimeHub()
 
     async def talk(*, shut_down):
-        await hub.initialize(Settings(port=0), listen=True)
+        await hub.initialize(settings_of(), listen=True)
         async with serving(hub, "alice") as alice, connect(f"{hub.url}/bob") as bob:
             await alice.read()
             assert (await receive(bob))["type"] == "connected"
@@ -429,7 +434,7 @@ def test_every_event_loop_has_a_server_of_its_own():
         with pytest.raises(RuntimeError, match="not initialized in this event loop"):
             await hub.serve(Peer(), "alice")
         async with contextlib.AsyncExitStack() as stack:
-            await hub.initialize(Settings())
+            await hub.initialize(settings_of())
             stack.push_async_callback(hub.shutdown)
             carol = await stack.enter_async_context(serving(hub, "carol"))
             await carol.read()
