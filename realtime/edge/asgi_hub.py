@@ -99,11 +99,14 @@ class AsgiWorker(Worker):
 
 
 class Running(NamedTuple):
-    """The server of one event loop; `url` is None where it does not listen."""
+    """The server of one event loop; `url` is None where it does not listen.
+
+    `keeper` runs as long as it: cancelled, by `shutdown` or by whoever ends the loop, it closes everything.
+    """
 
     worker: AsgiWorker
-    store: Store | None
     url: str | None
+    keeper: asyncio.Task[None]
 
 
 class RealtimeHub:
@@ -151,9 +154,8 @@ class RealtimeHub:
         left = await running.worker.drain()
         if left:
             log.warning("%d connections had not closed in time", left)
-        running.worker.close()
-        if running.store is not None:
-            await running.store.close()
+        running.keeper.cancel()
+        await asyncio.wait([running.keeper])
         del self._running[loop]
 
     @asynccontextmanager
@@ -200,9 +202,8 @@ class RealtimeHub:
         return running
 
     def _forget_closed_loops(self) -> None:
-        """Let go of servers whose loops were closed under them: there is nobody left to be told."""
-        for loop in [each for each in self._running if each.is_closed()]:
-            del self._running[loop]
+        """Let go of servers that nobody shut down: they ended with their loops."""
+        self._running = {loop: each for loop, each in self._running.items() if not loop.is_closed()}
 
 
 realtime_hub: Final = RealtimeHub()
@@ -232,9 +233,19 @@ async def _start(settings: Settings, listen: bool) -> Running:
         if store is not None:
             await store.close()
         raise
-    if listening is None:
-        return Running(worker, store, None)
-    return Running(worker, store, listener.url(settings, listening, "ws") + settings.ws_path)
+    keeper = loop.create_task(_keep(worker, store))
+    await asyncio.sleep(0)  # a task that is cancelled before it began would close nothing
+    url = None if listening is None else listener.url(settings, listening, "ws") + settings.ws_path
+    return Running(worker, url, keeper)
+
+
+async def _keep(worker: AsgiWorker, store: Store | None) -> None:
+    try:
+        await asyncio.get_running_loop().create_future()
+    finally:
+        worker.close()
+        if store is not None:
+            await store.close()
 
 
 def _files() -> int:

@@ -10,7 +10,7 @@ from websockets.asyncio.client import connect
 
 from realtime import NotificationPriority
 from realtime.edge.asgi_hub import RealtimeHub
-from realtime.errors import BadMessage, TooLarge
+from realtime.errors import BadMessage, StartupError, TooLarge
 from realtime.settings import Settings
 from tests.edge.asgi_peer import PATIENCE_S, Peer, serving
 from tests.edge.peer import JSON, KEY, MSGPACK, closed, receive, token
@@ -416,7 +416,7 @@ async def test_without_initialize_the_error_says_what_to_do():
 
 
 def test_every_event_loop_has_a_server_of_its_own():
-    """The second one runs while the first one's loop was closed under it, without a shutdown."""
+    """One after the other, with a shutdown and without, and one in a thread beside them."""
     hub = RealtimeHub()
 
     async def talk(*, shut_down):
@@ -443,3 +443,40 @@ def test_every_event_loop_has_a_server_of_its_own():
 
     for shut_down in (False, True, True):
         asyncio.run(talk(shut_down=shut_down))
+
+
+async def publish_once(hub, path, *, shut_down):
+    await hub.initialize(settings_of(sqlite_path=str(path)))
+    async with serving(hub, "alice") as alice:
+        await join(alice)
+        ack = await alice.ask("chat_message", room=ROOM, content={"text": "hi"})
+    if shut_down:
+        await hub.shutdown()
+    return ack["content"]["offset"], ack["content"]["epoch"]
+
+
+def test_durable_rooms_outlive_the_event_loop_however_it_ended(tmp_path):
+    """Nobody has to call `shutdown`: whoever ends the loop, such as `asyncio.run`, ends what runs in it."""
+    hub = RealtimeHub()
+    kept = [
+        asyncio.run(publish_once(hub, tmp_path / "x.sqlite", shut_down=shut_down))
+        for shut_down in (False, True, False, False)
+    ]
+    assert [offset for offset, _ in kept] == [1, 2, 3, 4]
+    assert len({epoch for _, epoch in kept}) == 1
+
+
+async def test_a_start_that_fails_can_be_repeated(tmp_path):
+    hub = RealtimeHub()
+    with pytest.raises(StartupError):
+        await hub.initialize(settings_of(sqlite_path=str(tmp_path / "no" / "such" / "folder" / "x")))
+    await hub.initialize(settings_of(sqlite_path=str(tmp_path / "x")), listen=True)
+    other = RealtimeHub()
+    with pytest.raises(StartupError, match="in use by another server"):
+        await other.initialize(settings_of(sqlite_path=str(tmp_path / "x")))
+    port = int(hub.url.split(":")[-1].removesuffix("/ws"))
+    with pytest.raises(StartupError, match="cannot listen"):
+        await other.initialize(settings_of(sqlite_path=str(tmp_path / "y"), port=port), listen=True)
+    await hub.shutdown()
+    await other.initialize(settings_of(sqlite_path=str(tmp_path / "y"), port=port), listen=True)
+    await other.shutdown()
