@@ -39,6 +39,7 @@ cdef class Connection:
     cdef HubBase hub
 
     cpdef bint send(self, bytes payload) except -1
+    cdef uint8_t* reserve(self, size_t n) noexcept
     cdef bint keep_bounded(self) except -1
 
 
@@ -47,6 +48,7 @@ cdef class RoomLog:
     cdef HubBase hub
 
     cpdef void append(self, bytes payload) except *
+    cdef int append_text(self, const uint8_t* data, size_t n) except -1
     cdef void cut_laggards(self)
 
 

@@ -18,7 +18,7 @@ from realtime.native.frames cimport (
 from realtime.native.handshake cimport header_value, span_text
 from realtime.native.hubbase cimport HubBase
 from realtime.native.intake cimport connection_close
-from realtime.native.output cimport connection_kill, output_leave, output_take_over
+from realtime.native.output cimport connection_kill, output_leave, output_reserve, output_take_over
 from realtime.native.roomlog cimport log_add, log_clear, log_mark_dirty, log_reserve, log_unlist
 from realtime.native.types cimport ABORT, BINARY, OPEN, PENDING, HubState, Log
 from realtime.native.types cimport Connection as CConnection
@@ -167,6 +167,20 @@ cdef class Connection:
             return False
         return self.keep_bounded()
 
+    cdef uint8_t* reserve(self, size_t n) noexcept:
+        """Queue one text message of `n` bytes and return where the caller writes them.
+
+        NULL, and nothing done, where it is not simply collected with others: then `send` does it.
+        """
+        cdef CConnection* connection = self.connection
+        cdef uint8_t* to
+        if connection == NULL or connection.state != OPEN or connection.deflate_bits:
+            return NULL
+        to = output_reserve(&self.hub.state, connection, FIN_BIT | OPCODE_TEXT, n)
+        if to != NULL:
+            self.hub.state.counters.messages_out += 1
+        return to
+
     cdef bint keep_bounded(self) except -1:
         """After queueing unicast: close a connection that holds too much of it; False when that is so."""
         cdef CConnection* connection = self.connection
@@ -262,18 +276,20 @@ cdef class RoomLog:
 
     cpdef void append(self, bytes payload) except *:
         """Add one message for every member. Sent at the end of the batch, together with its neighbours."""
+        if payload is None:
+            raise TypeError("payload is None, not bytes")
+        self.append_text(<const uint8_t*>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
+
+    cdef int append_text(self, const uint8_t* data, size_t n) except -1:
+        """The same with a message that stands somewhere else; it is copied."""
         cdef HubState* state = &self.hub.state
         cdef Log* room = &self.log
-        cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(payload)
-        cdef size_t n = PyBytes_GET_SIZE(payload)
         cdef uint8_t head[SERVER_HEAD_BYTES_MAX]
         cdef size_t head_bytes
         cdef uint8_t first = FIN_BIT | (OPCODE_BINARY if room.variant & 1 else OPCODE_TEXT)
         cdef uint8_t* target
-        if payload is None:
-            raise TypeError("payload is None, not bytes")
         if room.count == 0:
-            return
+            return 0
         if room.variant > 1 and <Py_ssize_t>n >= self.hub.compression_threshold:
             data = self.hub.compress(room.variant >> 1, data, &n)
             first |= RSV1_BIT
@@ -295,6 +311,7 @@ cdef class RoomLog:
             self.cut_laggards()
         if not self.hub.running:
             self.hub.wake()
+        return 0
 
     cdef void cut_laggards(self):
         """Close every member that lacks more than the limit: its socket has been full all that time."""

@@ -9,6 +9,9 @@ cdef int output_append(HubState* hub, Connection* connection, const uint8_t* dat
 cdef int output_frame(
     HubState* hub, Connection* connection, uint8_t first_byte, const uint8_t* payload, size_t n
 ) noexcept nogil
+cdef uint8_t* output_reserve(
+    HubState* hub, Connection* connection, uint8_t first_byte, size_t n
+) noexcept nogil
 cdef void output_uncork(HubState* hub) noexcept nogil
 cdef int output_drain(HubState* hub, Connection* connection) noexcept nogil
 cdef int output_take_over(HubState* hub, Connection* connection, Log* log) noexcept nogil
