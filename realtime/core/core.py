@@ -74,6 +74,7 @@ class Core:
             "connect": self._entry.greet_again,
             "join": self._membership.join,
             "leave": self._membership.leave,
+            "passive": self._membership.passive,
             "presence": queries.presence,
             "history": queries.history,
             "ping": ping,
@@ -116,8 +117,9 @@ class Core:
         self._entry.disconnect(session)
 
     def tick(self) -> None:
-        """Do what is due by the clock: presence, expiry, forgetting."""
+        """Do what is due by the clock: presence, counts, expiry, forgetting."""
         self._membership.tell_changes()
+        self._membership.tell_unread()
         self._entry.expire()
         self._broker.tick()
 
