@@ -129,6 +129,7 @@ class Core:
             "sessions": self._entry.sessions,
             "tenants": len(self._tenants),
             "rooms": self._membership.rooms,
+            "passive_members": self._membership.passive_members,
             "errors": self._router.errors,
             "failures": self._router.failures,
             **self._broker.stats(),

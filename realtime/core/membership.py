@@ -23,6 +23,7 @@ from realtime.protocol.session import State
 Then = Callable[[Session, Envelope, Room, Recovery], None]
 """What is done when the broker has said where the room is."""
 
+
 class Membership:
     """Lets sessions in and out of rooms, makes rooms and drops them, and tells members of each other."""
 
@@ -110,6 +111,11 @@ class Membership:
             if now >= roster.due(limits.presence_interval_s, limits.presence_count_interval_s):
                 self._changed.discard(room)
                 room.broadcast(encode_reply("presence", None, room.json, roster.tell(now)))
+
+    @property
+    def passive_members(self) -> int:
+        """How many there are, counted in each room."""
+        return len(self._passives)
 
     def tell_unread(self) -> None:
         """Push to passive members how much was published, where that is due."""
@@ -199,7 +205,7 @@ class Membership:
     def _wait(
         self, session: Session, message: Envelope, room: Room, pending: Awaitable[Recovery], then: Then
     ) -> Awaitable[None]:
-        """Keep what is delivered to the room, and hold the session's later messages, until the broker answers."""
+        """Hold the session's messages, and keep what the room is delivered, until the broker answers."""
         room.arriving += 1
         handlers = session.handlers
         self._router.hold(session, State.JOINING)

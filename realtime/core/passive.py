@@ -1,6 +1,6 @@
 """Passive members: they are in a room and get its count instead of its messages, as a hidden tab does.
 
-Such a member is out of the room's logs, so a publication costs it nothing; what it costs is one look a second.
+Such a member is out of the room's logs, so no publication costs anything for it; it costs one look a second.
 What it did not get it catches up by its position when it turns active.
 """
 

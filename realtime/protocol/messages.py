@@ -100,7 +100,7 @@ class Pong(Content, frozen=True):
 
 
 class Ack(Content, frozen=True):
-    """Kept, at this place; of `passive`: where the room is. `leave` and `refresh` are acknowledged without."""
+    """Kept, at this place; of `passive`: where the room is. `leave` and `refresh` come without one."""
 
     offset: Offset | None = None
     epoch: Epoch | None = None
