@@ -62,7 +62,7 @@ cdef class RoomBase:
     def deliver(self, bytes push not None, offset):
         """Give one publication to the members."""
         if self.log is not None and self.arriving == 0:
-            self.log.append(push)
+            self.log.append(push, offset)
         else:
             self.deliver_to_all(push, offset)
 
@@ -219,9 +219,9 @@ cdef inline int publish(SessionBase session, RoomBase room, Push* push, bytes ti
     cdef const uint8_t* text = sequence.order(push, session.user_json, timestamp, &n)
     if room.log is not None and room.arriving == 0:
         if type(room.log) is RoomLog:
-            (<RoomLog>room.log).append_text(text, n)
+            (<RoomLog>room.log).put(text, n, sequence.offset)
         else:
-            room.log.append(PyBytes_FromStringAndSize(<const char*>text, n))
+            room.log.append(PyBytes_FromStringAndSize(<const char*>text, n), sequence.offset)
     elif sequence.deliver is not None:
         sequence.deliver(PyBytes_FromStringAndSize(<const char*>text, n), sequence.offset)
     return 0
