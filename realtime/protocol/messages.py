@@ -102,7 +102,7 @@ class Pong(Content, frozen=True):
 
 
 class Ack(Content, frozen=True):
-    """Kept, at this place. `leave` and `refresh` are acknowledged without one."""
+    """Kept, at this place; of `passive`: where the room is. `leave` and `refresh` come without one."""
 
     offset: Offset | None = None
     epoch: Epoch | None = None
@@ -134,6 +134,14 @@ class Notification(Content, frozen=True):
     content: Annotated[str, Meta(description="What it says, as text.")]
     priority: Annotated[Priority, Meta(description="0 LOW, 1 NORMAL, 2 HIGH, 3 CRITICAL.")]
     data: Annotated[dict[str, Any], Meta(description="What the application goes by; empty where nothing.")]
+
+
+class Unread(Content, frozen=True):
+    """What a passive member gets instead of a room's publications, at most once a second."""
+
+    count: Annotated[int, Meta(ge=1, description="Publications since it turned passive.")]
+    offset: Annotated[Offset, Meta(description="The last of them.")]
+    epoch: Epoch
 
 
 class MessageType(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,6 +189,13 @@ _TYPES: Final = _index(
         description="Enters a room, and asks for what was missed there.",
     ),
     MessageType(name="leave", sender="client", room="named", answer="ack", description="Leaves a room."),
+    MessageType(
+        name="passive",
+        sender="client",
+        room="named",
+        answer="ack",
+        description="Asks for the count of what is published instead of it, until the next `join`.",
+    ),
     MessageType(
         name="publish",
         sender="client",
@@ -254,6 +269,13 @@ _TYPES: Final = _index(
         sender="server",
         content=Notification,
         description="Something for the user, on all of their connections.",
+    ),
+    MessageType(
+        name="unread",
+        sender="server",
+        content=Unread,
+        room="named",
+        description="How much was published since the client turned passive in a room.",
     ),
 )
 
