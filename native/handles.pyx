@@ -22,7 +22,7 @@ from realtime.native.output cimport connection_kill, output_leave, output_take_o
 from realtime.native.roomlog cimport log_add, log_clear, log_mark_dirty, log_reserve, log_unlist
 from realtime.native.types cimport ABORT, BINARY, OPEN, PENDING, HubState, Log
 from realtime.native.types cimport Connection as CConnection
-from realtime.native.wheel cimport wheel_set
+from realtime.native.wheel cimport wheel_live
 
 cdef enum:
     LOG_BACKLOG = 1 << 18           # bytes appended since the running pass began that throttle a publisher
@@ -202,7 +202,7 @@ cdef class Connection:
         # Once it is closing, its deadline is that of the closing handshake.
         if self.connection.state == OPEN:
             self.connection.flags &= ~PENDING
-            wheel_set(&self.hub.state, self.connection, self.hub.state.heartbeat_ticks)
+            wheel_live(&self.hub.state, self.connection, self.hub.state.heartbeat_ticks)
 
     def join(self, RoomLog room not None):
         """Become a member at the log's end: what is appended from now on comes here, in order."""

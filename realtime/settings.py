@@ -158,6 +158,89 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             extra=Count,
         ),
     ] = 100_000
+    bytes_per_second: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000_000,
+            description="Bytes a second that one connection may send, uncompressed. 0: no limit.",
+            extra={"unit": "bytes/second"},
+        ),
+    ] = 0
+    messages_per_second_per_user: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000_000,
+            description="Messages a second all connections of a user may send together. 0: no limit.",
+            extra={"unit": "count/second"},
+        ),
+    ] = 0
+    bytes_per_second_per_user: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000_000,
+            description="Bytes a second all connections of a user may send together. 0: no limit.",
+            extra={"unit": "bytes/second"},
+        ),
+    ] = 0
+    deliveries_per_second_per_user: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000_000,
+            description="Deliveries a second all connections of a user may cause together: a publish "
+            "makes as many as the room has members. 0: no limit.",
+            extra={"unit": "count/second"},
+        ),
+    ] = 0
+    messages_per_second_per_tenant: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000_000,
+            description="Messages a second all connections of a tenant may send together. 0: no limit.",
+            extra={"unit": "count/second"},
+        ),
+    ] = 0
+    bytes_per_second_per_tenant: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000_000,
+            description="Bytes a second all connections of a tenant may send together. 0: no limit.",
+            extra={"unit": "bytes/second"},
+        ),
+    ] = 0
+    deliveries_per_second_per_tenant: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000_000,
+            description="Deliveries a second all connections of a tenant may cause together: a publish "
+            "makes as many as the room has members. 0: no limit.",
+            extra={"unit": "count/second"},
+        ),
+    ] = 0
+    rate_burst_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=3600,
+            description="Seconds of those rates, and of accepts_per_second, that may come at once.",
+            extra=Seconds,
+        ),
+    ] = 2.0
+    accepts_per_second: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="New connections a second in one process; others wait in the backlog. 0: no limit.",
+            extra={"unit": "count/second"},
+        ),
+    ] = 0
     errors_per_second: Annotated[
         float,
         Meta(
@@ -193,6 +276,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             extra={"unit": "seconds", "env": "WS_HEARTBEAT_INTERVAL"},
         ),
     ] = 30.0
+    max_connection_age_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86_400 * 30,
+            description="Close a connection (4006) at this age, give or take a tenth, so that it comes back "
+            "where there is room. 0: never.",
+            extra=Seconds,
+        ),
+    ] = 0.0
     close_timeout_s: Annotated[
         float, Meta(gt=0, le=60, description="Wait for the peer's close frame after ours.", extra=Seconds)
     ] = 5.0

@@ -32,8 +32,8 @@ class Lane:
 class Room(RoomBase):
     """A live room. `members` counts sessions, `roster` the users that they are.
 
-    What the relay reads stands in `RoomBase`: `json`, `types`, `sequence`, `log`, and `arriving`, which
-    counts the joins that wait for the broker.
+    What the relay reads stands in `RoomBase`: `json`, `types`, `sequence`, `log`, `members`, and
+    `arriving`, which counts the joins that wait for the broker.
     """
 
     __slots__ = (
@@ -42,7 +42,6 @@ class Room(RoomBase):
         "key",
         "kind",
         "lanes",
-        "members",
         "recent",
         "roster",
         "stream",
