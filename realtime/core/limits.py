@@ -38,6 +38,7 @@ LIMITS: Final = (
     "max_connections_per_user",
     "max_rooms_per_connection",
     "max_message_bytes",
+    "messages_per_frame",
     "backlog_messages",
 )
 

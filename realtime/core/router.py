@@ -58,7 +58,8 @@ class Router:
         if session.state.over:
             return
         if isinstance(message, Malformed):
-            raise BadMessage(message.reason)
+            over = message.messages_max or None
+            raise BadMessage(message.reason, limit="messages_per_frame" if over else None, allowed=over)
         if session.backlog is not None:
             if len(session.backlog) >= self._backlog_messages:
                 raise Unavailable(

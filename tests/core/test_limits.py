@@ -222,6 +222,16 @@ def test_the_limit_of_contents_says_its_name_and_number():
     assert (refused["name"], refused["limit"], refused["allowed"]) == ("too_large", "max_message_bytes", 10)
 
 
+def test_the_limit_of_messages_in_a_frame_says_its_name_and_number():
+    world = World(limits=Limits(messages_per_frame=2))
+    alice = world.member("alice")
+    alice.send_frame(*[{"type": "ping", "id": n} for n in range(3)])
+    refused = alice.read()[2]["content"]
+    assert (refused["name"], refused["limit"], refused["allowed"]) == ("bad_message", "messages_per_frame", 2)
+    alice.send_bytes(b"x")
+    assert "limit" not in alice.read()[0]["content"]
+
+
 def test_the_limit_of_connections_says_its_name_and_number_in_the_close_reason():
     world = World(limits=Limits(connections_per_user=1))
     world.tokens["alice"] = Identity(UserId("alice"))
