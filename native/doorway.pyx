@@ -9,7 +9,6 @@ import logging
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport calloc, realloc
 from realtime.native.intake cimport intake_visit
-from realtime.native.output cimport connection_kill
 from realtime.native.posix cimport (
     EMFILE,
     ENFILE,
@@ -37,6 +36,7 @@ from realtime.native.ratelimit cimport gcra
 from realtime.native.reception cimport Reception
 from realtime.native.types cimport DEAD, HANDSHAKE, HubState
 from realtime.native.types cimport Connection as CConnection
+from realtime.native.unicast cimport connection_kill
 from realtime.native.wheel cimport wheel_set
 
 cdef enum:

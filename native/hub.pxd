@@ -18,6 +18,7 @@ cdef class Hub(Doorway):
     cdef int64_t read_until_ns      # reading beyond this waits for the next round
     cdef int flush_chunk
     cdef uint64_t room_lag_limit_bytes
+    cdef uint64_t room_lag_limit_messages
 
     cdef void run_batches(self)
     cdef void run_deadlines(self)
@@ -26,6 +27,7 @@ cdef class Hub(Doorway):
     cdef void handle_events(self, epoll_event* events, int count)
     cdef void visit_readable(self)
     cdef void flush_unicast(self)
+    cdef void drain(self, CConnection* connection)
     cdef void reap(self)
     cdef void forget(self, CConnection* connection)
     cdef void tell_closed(self, CConnection* connection)

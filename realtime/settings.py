@@ -18,8 +18,12 @@ KB: Final = 1024
 MB: Final = 1024 * KB
 GB: Final = 1024 * MB
 
+RATE_MAX: Final = 1_000_000_000  # a second
+
 Count = {"unit": "count"}
 Bytes = {"unit": "bytes"}
+Rate = {"unit": "count/second"}
+ByteRate = {"unit": "bytes/second"}
 Seconds = {"unit": "seconds"}
 Millis = {"unit": "milliseconds"}
 Text = {"unit": "text"}
@@ -146,7 +150,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             le=10_000_000,
             description="Messages a second one connection may send, and frames, whatever they hold. The "
             "default is a fuse against a runaway client, not a quota; set it to what your clients need.",
-            extra={"unit": "count/second"},
+            extra=Rate,
         ),
     ] = 100_000
     messages_burst: Annotated[
@@ -160,67 +164,36 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 100_000
     bytes_per_second: Annotated[
         int,
-        Meta(
-            ge=0,
-            le=1_000_000_000,
-            description="Bytes a second that one connection may send, uncompressed. 0: no limit.",
-            extra={"unit": "bytes/second"},
-        ),
+        Meta(ge=0, le=RATE_MAX, description="Bytes a second of a connection; 0: no limit.", extra=ByteRate),
     ] = 0
     messages_per_second_per_user: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=1_000_000_000,
-            description="Messages a second all connections of a user may send together. 0: no limit.",
-            extra={"unit": "count/second"},
-        ),
+        int, Meta(ge=0, le=RATE_MAX, description="Messages a second of a user; 0: no limit.", extra=Rate)
     ] = 0
     bytes_per_second_per_user: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=1_000_000_000,
-            description="Bytes a second all connections of a user may send together. 0: no limit.",
-            extra={"unit": "bytes/second"},
-        ),
+        int, Meta(ge=0, le=RATE_MAX, description="Bytes a second of a user; 0: no limit.", extra=ByteRate)
     ] = 0
     deliveries_per_second_per_user: Annotated[
         int,
         Meta(
             ge=0,
-            le=1_000_000_000,
-            description="Deliveries a second all connections of a user may cause together: a publish "
-            "makes as many as the room has members. 0: no limit.",
-            extra={"unit": "count/second"},
+            le=RATE_MAX,
+            description="Deliveries a second of a user's publications, one a member; 0: no limit.",
+            extra=Rate,
         ),
     ] = 0
     messages_per_second_per_tenant: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=1_000_000_000,
-            description="Messages a second all connections of a tenant may send together. 0: no limit.",
-            extra={"unit": "count/second"},
-        ),
+        int, Meta(ge=0, le=RATE_MAX, description="Messages a second of a tenant; 0: no limit.", extra=Rate)
     ] = 0
     bytes_per_second_per_tenant: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=1_000_000_000,
-            description="Bytes a second all connections of a tenant may send together. 0: no limit.",
-            extra={"unit": "bytes/second"},
-        ),
+        int, Meta(ge=0, le=RATE_MAX, description="Bytes a second of a tenant; 0: no limit.", extra=ByteRate)
     ] = 0
     deliveries_per_second_per_tenant: Annotated[
         int,
         Meta(
             ge=0,
-            le=1_000_000_000,
-            description="Deliveries a second all connections of a tenant may cause together: a publish "
-            "makes as many as the room has members. 0: no limit.",
-            extra={"unit": "count/second"},
+            le=RATE_MAX,
+            description="Deliveries a second of a tenant's publications, one a member; 0: no limit.",
+            extra=Rate,
         ),
     ] = 0
     rate_burst_s: Annotated[
@@ -238,7 +211,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             ge=0,
             le=1_000_000,
             description="New connections a second in one process; others wait in the backlog. 0: no limit.",
-            extra={"unit": "count/second"},
+            extra=Rate,
         ),
     ] = 0
     errors_per_second: Annotated[
@@ -247,7 +220,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             gt=0,
             le=1_000_000,
             description="Errors a second one connection may cause; one that goes on beyond is closed (4509).",
-            extra={"unit": "count/second"},
+            extra=Rate,
         ),
     ] = 1.0
     errors_burst: Annotated[
@@ -311,6 +284,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             extra=Bytes,
         ),
     ] = 0
+    unsent_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=16 * MB,
+            description="Unsent bytes the kernel takes for a connection (TCP_NOTSENT_LOWAT): nothing can "
+            "overtake or drop them any more; 0 leaves it to the kernel.",
+            extra=Bytes,
+        ),
+    ] = 128 * KB
     read_chunk_bytes: Annotated[
         int, Meta(ge=4 * KB, le=4 * MB, description="Most bytes read from a socket at once.", extra=Bytes)
     ] = 64 * KB
@@ -344,6 +327,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             extra=Bytes,
         ),
     ] = 4 * MB
+    room_lag_limit_messages: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100_000_000,
+            description="The same in messages, counted by the chunk of up to 64 KiB; 0: bytes alone count.",
+            extra=Count,
+        ),
+    ] = 32_768
     flush_chunk: Annotated[
         int,
         Meta(
@@ -436,10 +428,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str,
         Meta(
             pattern=r"^(postgres(ql)?://.+)?$",
-            description="PostgreSQL for what must be found in a year; empty runs embedded.",
+            description="PostgreSQL database that keeps durable rooms, instead of sqlite_path; "
+            "one server at a time has it.",
             extra={"unit": "url", "secret": True, "env": "POSTGRES_URL"},
         ),
     ] = ""
+    sqlite_path: Annotated[
+        str,
+        Meta(
+            description="File that keeps durable rooms, made if absent; one server at a time has it. "
+            "Empty: durable rooms are kept in memory only, and lost with the process.",
+            extra=Text,
+        ),
+    ] = "realtime.sqlite"
+    store_synchronous: Annotated[
+        Literal["normal", "full"],
+        Meta(
+            description="What an acked publication survives. normal: kill -9 of any process, and with "
+            "PostgreSQL a power cut too; one may cost SQLite its last moments, which shows as a new epoch. "
+            "full: SQLite syncs every group to the disk, PostgreSQL waits for its synchronous standbys.",
+            extra=Text,
+        ),
+    ] = "normal"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         Meta(description="Least severe line that is logged.", extra=Text),
