@@ -62,7 +62,6 @@ from realtime.native.wheel cimport wheel_set
 
 cdef enum:
     ECHO_MESSAGE_BYTES = 32 << 20    # the echo path serves conformance suites, which send 16 MiB
-    RATE_LIMITED = 4005
 
 
 # --------------------------------------------------------------------------- reading
@@ -324,7 +323,7 @@ cdef bint _fragment(
     if _charge(hub, connection, 0) != 0:
         hub.counters.rate_limited += 1
         _fail_over(
-            hub, connection, RATE_LIMITED, b"rate_limited", b"messages_per_second",
+            hub, connection, 1009, b"too many fragments", b"messages_per_second",
             1000000000 // hub.message_cost_ns,
         )
         return False

@@ -143,6 +143,10 @@ class Client:
         return [payload for first, payload in self.frames if first == 0x81]
 
     @property
+    def close_reason(self) -> bytes | None:
+        return next((p[2:] for f, p in self.frames if f == 0x88), None)
+
+    @property
     def close_code(self) -> int | None:
         return next((int.from_bytes(p[:2], "big") for f, p in self.frames if f == 0x88), None)
 
@@ -284,6 +288,7 @@ def test_a_reader_that_lags_too_far_is_closed_and_the_others_have_everything(hos
     assert [int(text.split()[0]) for text in fast.texts] == list(range(2000))
     slow.wait(lambda c: c.close_code is not None)
     assert slow.close_code == 4001
+    assert slow.close_reason == b'{"r":"slow_consumer","limit":"room_lag_limit_bytes","allowed":262144}'
     assert host.hub.stats()["slow_consumers"] == 1
     got = [int(text.split()[0]) for text in slow.texts]
     assert got == list(range(len(got)))
@@ -303,6 +308,7 @@ def test_unicast_over_its_limit_closes_with_slow_consumer() -> None:
         assert sent < 10_000
     client.wait(lambda c: c.close_code is not None)
     assert client.close_code == 4001
+    assert client.close_reason == b'{"r":"slow_consumer","limit":"unicast_limit_bytes","allowed":65536}'
 
 
 def test_a_peer_that_does_not_read_its_answers_is_not_read_either() -> None:

@@ -59,8 +59,8 @@ def test_fragments_over_the_rate_end_the_connection_with_the_limits_name() -> No
     client = host.client(b"/m")
     client.socket.sendall(frame(b"", first=0x01) + frame(b"", first=0x00) * 20)
     client.wait(lambda c: bool(c.frames))
-    told = b'{"r":"rate_limited","limit":"messages_per_second","allowed":10}'
-    assert client.frames == [(0x88, struct.pack("!H", 4005) + told)]
+    told = b'{"r":"too many fragments","limit":"messages_per_second","allowed":10}'
+    assert client.frames == [(0x88, struct.pack("!H", 1009) + told)]
 
 
 def test_a_message_too_large_ends_the_connection_with_the_limits_name() -> None:
