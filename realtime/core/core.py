@@ -8,7 +8,7 @@ admitted and never connected. A connection that is to authenticate by its first 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -68,7 +68,9 @@ class Core:
         self._membership = Membership(catalog, tenants, broker, fanout, clock, limits, self._router)
         publisher = Publisher(catalog, broker, fanout, limits, self._membership)
         users = Users(fanout, limits)
-        self._entry = Entry(self._router, self._membership, tenants, users, clock, authenticator, greet)
+        self._entry = Entry(
+            self._router, self._membership, tenants, users, clock, limits, authenticator, greet
+        )
         queries = Queries(self._membership, fanout, limits)
         # One object each, by which the relay knows them: every `publisher.publish` would be another.
         publish = self._publish = publisher.publish
@@ -147,6 +149,11 @@ class Core:
             "acks_owed": self._router.owed,
             **self._broker.stats(),
         }
+
+    @property
+    def refusals(self) -> Mapping[str, int]:
+        """How many messages were refused over which limit, and connections closed, since the start."""
+        return self._router.refusals
 
     def _handler(self, message: MessageType) -> Handle:
         """Return what handles a feature's message: its own handler, or the publisher; content checked."""

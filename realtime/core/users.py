@@ -17,7 +17,7 @@ from realtime.ids import TenantId, UserId
 from realtime.protocol.closing import close_reason
 
 KEY_BITS: Final = 0xFFFFFFFF
-REPLACED: Final = close_reason("replaced")
+LIMIT: Final = "max_connections_per_user"
 
 
 def user_key(tenant: TenantId, user: UserId) -> int:
@@ -32,6 +32,7 @@ class Users:
         self._registry = registry
         self._limit = limits.connections_per_user
         self._replace = limits.connection_limit_policy == "replace"
+        self._reason = close_reason("replaced", limit=LIMIT, allowed=self._limit)
 
     def connections(self, tenant: TenantId, user: UserId) -> list[Connection]:
         """Return the authenticated connections of a user, oldest first, those closing included."""
@@ -53,11 +54,13 @@ class Users:
         if len(theirs) < self._limit:
             return  # another user has the same key
         if not self._replace:
-            raise ConnectionLimit(f"{self._limit} connections of this user are open already")
+            raise ConnectionLimit(
+                f"{self._limit} connections of this user are open already", limit=LIMIT, allowed=self._limit
+            )
         closing = [each for each in theirs if not each.open]
         still_open = [each for each in theirs if each.open]
         for oldest in still_open[: len(still_open) - self._limit + 1]:
-            oldest.close(CloseCode.REPLACED, REPLACED)
+            oldest.close(CloseCode.REPLACED, self._reason)
         # Who takes part in no closing handshake holds a socket until it times out; not any number of them.
         for oldest in closing[: max(0, len(closing) - self._limit + 1)]:
             oldest.abort()

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final, NamedTuple, Protocol
 
+from realtime.edge.drain import rebalance_reason
 from realtime.edge.mixed import FOREIGN, MixedHub
 from realtime.edge.outbox import ForeignLog, Outbox, Taken
 from realtime.errors import CloseCode
@@ -27,7 +29,7 @@ HIGH_WATER_BYTES: Final = 256 * KB  # while so many replies wait, what it sends 
 # Frames that lie ready are handled without a look at anything else, and then the event loop gets its turn:
 # the writer too, or whoever sends many at once would be cut for the answers.
 FRAMES_A_TURN: Final = 32
-SLOW_CONSUMER: Final = close_reason("slow_consumer")
+AGES: Final = (0.9, 1.1)  # of the allowed one, so that not all that came together go together
 NOT_IN_TIME: Final = close_reason("authentication_timeout")
 
 
@@ -171,6 +173,10 @@ class AsgiConnection:
             self.send(verdict.welcome)
         if verdict.pending:
             self._set_deadline(self._settings.handshake_timeout_s, self._not_in_time)
+        age = None
+        if self._settings.max_connection_age_s:
+            age_s = self._settings.max_connection_age_s * random.uniform(*AGES)
+            age = asyncio.get_running_loop().call_later(age_s, self._too_old)
         if verdict.close_code:
             self.close(verdict.close_code, verdict.close_reason)
         reading = asyncio.create_task(self._read())
@@ -187,6 +193,8 @@ class AsgiConnection:
             self._outbox.drop_rooms()
             if self._deadline is not None:
                 self._deadline.cancel()
+            if age is not None:
+                age.cancel()
             for task in self._tasks:
                 task.cancel()
             ends = await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -230,7 +238,9 @@ class AsgiConnection:
             reason = close_reason("text or binary frames, as the subprotocol says")
             self.close(CloseCode.UNSUPPORTED_DATA, reason)
         elif len(payload) > self._settings.max_message_bytes:
-            self.close(CloseCode.MESSAGE_TOO_BIG, close_reason("message too large"))
+            most = self._settings.max_message_bytes
+            reason = close_reason("message too large", limit="max_message_bytes", allowed=most)
+            self.close(CloseCode.MESSAGE_TOO_BIG, reason)
         else:
             self._on_frame(self, payload)
 
@@ -265,9 +275,14 @@ class AsgiConnection:
             return {"type": "websocket.send", "bytes": payload}
         return {"type": "websocket.send", "text": payload.decode()}
 
-    def _cut(self) -> None:
+    def _cut(self, limit: str, allowed: int) -> None:
         self._hub.counts["slow_consumers"] += 1
-        self.close(CloseCode.SLOW_CONSUMER, SLOW_CONSUMER)
+        self.close(CloseCode.SLOW_CONSUMER, close_reason("slow_consumer", limit=limit, allowed=allowed))
+
+    def _too_old(self) -> None:
+        if self.open:
+            self._hub.counts["aged"] += 1
+            self.close(CloseCode.REBALANCE, rebalance_reason(self._settings))
 
     def _not_in_time(self) -> None:
         self.close(CloseCode.NOT_AUTHENTICATED_IN_TIME, NOT_IN_TIME)

@@ -34,7 +34,6 @@ from realtime.settings import Settings
 
 log: Final = logging.getLogger("realtime.edge")
 
-FULL: Final = Refuse(503, "this server is full\n", "Retry-After: 5\r\n")
 METERED_CONNECTIONS: Final = 100_000
 
 
@@ -54,9 +53,14 @@ class AsgiWorker(Worker):
     ) -> None:
         super().__init__(settings, loop, connections_max, clock, store)
         self._connections_max = connections_max
-        self._frames = KeyedLimiter(
-            settings.messages_per_second, settings.messages_burst, METERED_CONNECTIONS
-        )
+        full = f"max_connections: this server has its {connections_max} connections\n"
+        self._full = Refuse(503, full, "Retry-After: 5\r\n")
+        rate, burst = settings.messages_per_second, settings.messages_burst
+        self._frames = KeyedLimiter(rate, burst, METERED_CONNECTIONS)
+        self._bytes = None
+        if settings.bytes_per_second:
+            burst = max(int(settings.bytes_per_second * settings.rate_burst_s), settings.max_message_bytes)
+            self._bytes = KeyedLimiter(settings.bytes_per_second, burst, METERED_CONNECTIONS)
 
     async def serve(self, websocket: AsgiWebSocket, user: str | None) -> None:
         """Serve one WebSocket to its end, as `user` where the token says so, or nobody asks for tokens."""
@@ -64,9 +68,11 @@ class AsgiWorker(Worker):
         if message["type"] != "websocket.connect":
             raise RuntimeError(f"expected websocket.connect, not {message['type']}: accept nothing before")
         number = self.hub.take_id()
-        verdict: Accept | Refuse = FULL
+        verdict: Accept | Refuse = self._full
         if self.hub.stats()["connections"] < self._connections_max:
             verdict = self._gate.on_request(AsgiRequest(websocket.scope, number), user)
+        else:
+            self.hub.counts["full"] += 1
         if isinstance(verdict, Refuse):
             await refuse(websocket, verdict)
             return
@@ -88,14 +94,21 @@ class AsgiWorker(Worker):
     def _on_frame(self, connection: AsgiConnection, payload: bytes) -> None:
         """Handle one frame; whatever goes wrong with it is this connection's alone."""
         try:
-            wait_s = self._frames.take(str(connection.id))
+            limit, wait_s = self._charge(str(connection.id), len(payload))
             if wait_s:
-                self._refuse_frame(connection, payload, wait_s)
+                self._refuse_frame(connection, payload, limit, wait_s)
             else:
                 self.core.receive(self._session(connection.state, connection), payload)
         except Exception:
             log.exception("a frame of connection %d", connection.id)
             connection.close(CloseCode.INTERNAL, close_reason("internal"))
+
+    def _charge(self, key: str, octets: int) -> tuple[str, float]:
+        """Take what a frame costs; return the limit that refuses it, and how long for: 0.0 when none does."""
+        wait_s = self._frames.take(key)
+        if wait_s or self._bytes is None:
+            return "messages_per_second", wait_s
+        return "bytes_per_second", self._bytes.take(key, octets)
 
 
 class Running(NamedTuple):

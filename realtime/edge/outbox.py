@@ -91,7 +91,10 @@ class Backlog:
     def _apply_policy(self) -> None:
         log = self.log
         if log.slow_reader is SlowReader.DISCONNECT:
-            self._outbox.on_cut()
+            if self.size_bytes > log.lag_limit_bytes:
+                self._outbox.on_cut("room_lag_limit_bytes", log.lag_limit_bytes)
+            else:
+                self._outbox.on_cut("room_lag_limit_messages", log.lag_limit_messages)
             return
         # To half of what is allowed, so that the next drop is not the next message's.
         half_bytes, half_messages = log.lag_limit_bytes // 2, (log.lag_limit_messages + 1) // 2
@@ -131,11 +134,13 @@ class Taken(NamedTuple):
 class Outbox:
     """All that waits for one connection.
 
-    `on_work` is called when something begins to wait; `on_cut` when the connection reads too slowly for what
-    it is sent, and has to be closed.
+    `on_work` is called when something begins to wait; `on_cut(limit, allowed)` when the connection reads too
+    slowly for what it is sent, and has to be closed.
     """
 
-    def __init__(self, unicast_limit_bytes: int, on_work: Callable[[], None], on_cut: Callable[[], None]):
+    def __init__(
+        self, unicast_limit_bytes: int, on_work: Callable[[], None], on_cut: Callable[[str, int], None]
+    ) -> None:
         self.unicast_bytes = 0  # what is for the connection alone, with the cost of queueing it
         self.on_cut = on_cut
         self._limit = unicast_limit_bytes
@@ -152,7 +157,7 @@ class Outbox:
         self.unicast_bytes += len(payload) + ENTRY_BYTES
         self._on_work()
         if self.unicast_bytes > self._limit:
-            self.on_cut()
+            self.on_cut("unicast_limit_bytes", self._limit)
 
     def join(self, log: ForeignLog) -> None:
         """Queue what is appended to `log` from now on. Idempotent."""

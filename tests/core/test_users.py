@@ -12,6 +12,7 @@ from realtime.ids import TenantId, UserId
 from tests.core.world import World
 from tests.oracles.hub import FakeConnection
 
+REPLACED = (CloseCode.REPLACED, b'{"r":"replaced","limit":"max_connections_per_user","allowed":2}')
 ALICE, BOB = Identity(UserId("alice")), Identity(UserId("bob"))
 
 
@@ -42,9 +43,9 @@ def test_the_oldest_is_replaced_whether_it_has_spoken_or_not():
     world = world_of()
     oldest, spoken = silent(world, ALICE), world.member("alice")
     third = silent(world, ALICE)
-    assert oldest.closed == (CloseCode.REPLACED, b'{"r":"replaced"}')
+    assert oldest.closed == REPLACED
     fourth = world.member("alice")
-    assert spoken.connection.closed == (CloseCode.REPLACED, b'{"r":"replaced"}')
+    assert spoken.connection.closed == REPLACED
     assert third.open
     assert fourth.connection.open
 

@@ -39,6 +39,10 @@ async def join(peer, room=ROOM):
     assert answer["type"] == "joined", answer
 
 
+def over_limit(reason, allowed):
+    return f'{{"r":"{reason}","limit":"max_connections_per_user","allowed":{allowed}}}'
+
+
 def stats(hub):
     return hub._here().worker.hub.stats()
 
@@ -230,6 +234,42 @@ async def test_a_flood_is_refused_and_then_closed():
         assert names[3]["content"]["name"] == "rate_limited"
 
 
+async def test_bytes_are_counted_where_they_are_limited():
+    limits = {"bytes_per_second": 200, "rate_burst_s": 1.0, "max_message_bytes": 200}
+    async with running(**limits) as hub, serving(hub, "alice") as alice:
+        alice.say(type="ping", id="x" * 64)
+        alice.say(type="ping", id="y" * 64)
+        alice.say(type="ping", id="z" * 64)
+        assert [(await alice.read())["type"] for _ in range(3)] == ["connected", "pong", "pong"]
+        error = (await alice.read())["content"]
+        assert (error["name"], error["limit"], error["allowed"]) == ("rate_limited", "bytes_per_second", 200)
+
+
+async def test_a_connection_that_is_too_old_is_closed_with_a_window_to_come_back_in():
+    async with running(max_connection_age_s=0.05) as hub, serving(hub, "alice") as alice:
+        code, reason = await alice.closed()
+        assert code == 4006
+        assert json.loads(reason) == {
+            "r": "rebalance",
+            "limit": "max_connection_age_s",
+            "allowed": 0.05,
+            "min": 500,
+            "max": 15000,
+        }
+        assert stats(hub)["aged"] == 1
+
+
+async def test_one_more_than_fits_into_the_process_is_refused():
+    async with running(max_connections=1) as hub, serving(hub, "alice") as alice:
+        await alice.read()
+        peer = Peer(extensions={"websocket.http.response": {}})
+        await hub.serve(peer, "bob")
+        assert (peer.got[0]["status"], peer.got[1]["body"]) == (
+            503,
+            b"max_connections: this server has its 1 connections\n",
+        )
+
+
 async def test_frames_without_messages_are_counted_too():
     async with running(messages_per_second=1, messages_burst=2) as hub, serving(hub, "alice") as alice:
         for _ in range(1000):
@@ -271,7 +311,10 @@ async def test_a_slow_reader_that_reads_on_learns_why_it_was_cut():
         for _ in range(20):
             await quick.ask("chat_message", room=ROOM, content={"text": "x" * 10_000})
         slow.reading.set()
-        assert await slow.closed() == (4001, '{"r":"slow_consumer"}')
+        assert await slow.closed() == (
+            4001,
+            '{"r":"slow_consumer","limit":"room_lag_limit_bytes","allowed":131072}',
+        )
 
 
 async def test_who_sends_much_at_once_and_reads_is_answered_in_full():
@@ -325,7 +368,7 @@ async def test_one_connection_too_many_is_rejected(listen):
             await first.read()
             await second.read()
             async with serving(hub, "alice") as third:
-                assert await third.closed() == (4504, '{"r":"connection_limit"}')
+                assert await third.closed() == (4504, over_limit("connection_limit", 2))
             if listen:
                 async with connect(f"{hub.url}/alice") as native:
                     assert (await closed(native))[0] == 4504
@@ -343,10 +386,10 @@ async def test_one_connection_too_many_replaces_the_oldest_whichever_kind_it_is(
     ):
         await receive(oldest)
         await third.read()
-        assert await closed(oldest) == (4508, '{"r":"replaced"}')
+        assert await closed(oldest) == (4508, over_limit("replaced", 2))
         async with connect(f"{hub.url}/alice") as fourth:
             assert (await receive(fourth))["type"] == "connected"
-            assert await second.closed() == (4508, '{"r":"replaced"}')
+            assert await second.closed() == (4508, over_limit("replaced", 2))
             assert (await third.ask("ping"))["type"] == "pong"
 
 

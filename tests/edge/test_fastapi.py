@@ -14,6 +14,7 @@ from tests.conftest import Server
 from tests.edge.peer import JSON, KEY, PATIENCE_S, bearer, closed, get, receive, refused, token
 
 ROOM = "chat:lobby"
+REPLACED = '{"r":"replaced","limit":"max_connections_per_user","allowed":1}'
 
 
 class App(Server):
@@ -185,7 +186,7 @@ async def test_replacing_holds_for_those_who_authenticate_by_their_first_message
         await receive(silent)
         await later.send(json.dumps({"type": "connect", "id": 1, "content": {"token": token()}}))
         assert (await receive(later))["type"] == "connected"
-        assert await closed(silent) == (4508, '{"r":"replaced"}')
+        assert await closed(silent) == (4508, REPLACED)
         async with connect_raw(f"{server.ws_url}/alice", additional_headers=bearer(token())) as third:
             assert (await receive(third))["type"] == "connected"
             assert (await closed(later))[0] == 4508

@@ -25,7 +25,8 @@ class Reader:
     def on_work(self):
         self.work += 1
 
-    def on_cut(self):
+    def on_cut(self, limit, allowed):
+        self.why = limit, allowed
         self.cut += 1
         self.outbox.drop_rooms()
 
@@ -118,6 +119,7 @@ def test_who_lags_too_far_is_cut_and_the_other_members_are_not():
         room.publish(padding=100)
         seen += quick.read()
     assert (slow.cut, quick.cut, offsets(seen)) == (1, 0, list(range(1, 11)))
+    assert slow.why == ("room_lag_limit_bytes", 1000)
     assert slow.read() == []
 
 
