@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import struct
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ UPGRADE = (
     "GET {path} HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
-CLOSE = 8
+TEXT, CLOSE = 1, 8  # opcodes
 PATIENCE_S = 20.0
 
 
@@ -32,6 +33,7 @@ class Peer:
         self.socket.sendall(UPGRADE.format(path=f"/ws/{user}").encode())
         self.socket.setblocking(False)
         self._incoming = bytearray()
+        self._whole: deque[dict[str, Any]] = deque()
         self.close_code: int | None = None
         while b"\r\n\r\n" not in self._incoming:
             self._wait()
@@ -60,17 +62,25 @@ class Peer:
         Raises:
             TimeoutError: nothing came.
         """
-        if self.close_code is None:
+        if self.close_code is None and not self._whole:
             self._wait(seconds)
         return self.read()
 
     def read(self, most_bytes: int = 1 << 18) -> Iterator[dict[str, Any]]:
-        """Read once, at most so many bytes, and yield the messages that are whole; none is no error."""
+        """Read once, at most so many bytes, and yield the messages that are whole; none is no error.
+
+        What the caller does not take of them comes with the next call.
+        """
         with contextlib.suppress(BlockingIOError):
             data = self.socket.recv(most_bytes)
             if not data and self.close_code is None:
                 self.close_code = 1006
             self._incoming += data
+            self._parse()
+        while self._whole:
+            yield self._whole.popleft()
+
+    def _parse(self) -> None:
         at, incoming = 0, self._incoming
         while len(incoming) - at >= 2:
             size, head = incoming[at + 1], 2
@@ -84,8 +94,8 @@ class Peer:
             if len(incoming) < end:
                 break
             opcode = incoming[at] & 15
-            if opcode == 1:
-                yield msgspec.json.decode(memoryview(incoming)[at + head : end].tobytes())
+            if opcode == TEXT:
+                self._whole.append(msgspec.json.decode(incoming[at + head : end]))
             elif opcode == CLOSE:
                 self.close_code = int.from_bytes(incoming[at + head : at + head + 2], "big")
             at = end
