@@ -39,6 +39,7 @@ cdef class Connection:
     cdef HubBase hub
 
     cpdef bint send(self, bytes payload, bint urgent=*) except -1
+    cdef uint8_t* reserve(self, size_t n) noexcept
     cdef bint keep_bounded(self) except -1
 
 
@@ -47,7 +48,7 @@ cdef class RoomLog:
     cdef HubBase hub
     cdef object on_gap              # (state, after, last) -> offsets really dropped
 
-    cdef int put(self, bytes payload, uint64_t offset) except -1
+    cdef int put(self, const uint8_t* data, size_t n, uint64_t offset) except -1
     cdef void judge_laggards(self)
     cdef int judge(self, uint32_t index) noexcept
 

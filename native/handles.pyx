@@ -50,7 +50,7 @@ from realtime.native.types cimport (
     Member,
 )
 from realtime.native.types cimport Connection as CConnection
-from realtime.native.unicast cimport connection_kill
+from realtime.native.unicast cimport connection_kill, output_reserve
 from realtime.native.wheel cimport wheel_set
 
 cdef enum:
@@ -202,6 +202,20 @@ cdef class Connection:
             return False
         return self.keep_bounded()
 
+    cdef uint8_t* reserve(self, size_t n) noexcept:
+        """Queue one text message of `n` bytes and return where the caller writes them.
+
+        NULL, and nothing done, where it is not simply collected with others: then `send` does it.
+        """
+        cdef CConnection* connection = self.connection
+        cdef uint8_t* to
+        if connection == NULL or connection.state != OPEN or connection.deflate_bits:
+            return NULL
+        to = output_reserve(&self.hub.state, connection, FIN_BIT | OPCODE_TEXT, n)
+        if to != NULL:
+            self.hub.state.counters.messages_out += 1
+        return to
+
     cdef bint keep_bounded(self) except -1:
         """After queueing unicast: close a connection that holds too much of it; False when that is so."""
         cdef CConnection* connection = self.connection
@@ -324,19 +338,18 @@ cdef class RoomLog:
 
     def append(self, bytes payload, uint64_t offset=0):
         """Add one message for every member. Sent at the end of the batch, together with its neighbours."""
-        self.put(payload, offset)
+        if payload is None:
+            raise TypeError("payload is None, not bytes")
+        self.put(<const uint8_t*>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload), offset)
 
-    cdef int put(self, bytes payload, uint64_t offset) except -1:
+    cdef int put(self, const uint8_t* data, size_t n, uint64_t offset) except -1:
+        """The same with a message that stands somewhere else; it is copied."""
         cdef HubState* state = &self.hub.state
         cdef Log* room = &self.log
-        cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(payload)
-        cdef size_t n = PyBytes_GET_SIZE(payload)
         cdef uint8_t head[SERVER_HEAD_BYTES_MAX]
         cdef size_t head_bytes
         cdef uint8_t first = FIN_BIT | (OPCODE_BINARY if room.variant & 1 else OPCODE_TEXT)
         cdef uint8_t* target
-        if payload is None:
-            raise TypeError("payload is None, not bytes")
         if room.count == 0:
             return 0
         if room.variant > 1 and <Py_ssize_t>n >= self.hub.compression_threshold:

@@ -10,6 +10,9 @@ cdef int output_append(HubState* hub, Connection* connection, const uint8_t* dat
 cdef int output_frame(
     HubState* hub, Connection* connection, uint8_t first_byte, const uint8_t* payload, size_t n
 ) noexcept nogil
+cdef uint8_t* output_reserve(
+    HubState* hub, Connection* connection, uint8_t first_byte, size_t n
+) noexcept nogil
 cdef int output_urgent(
     HubState* hub, Connection* connection, uint8_t first_byte, const uint8_t* payload, size_t n
 ) noexcept nogil

@@ -136,24 +136,37 @@ cdef int output_frame(
 ) noexcept nogil:
     """Queue one frame as unicast; return 0, or -1 when the connection is dead or has no memory."""
     cdef uint8_t head[SERVER_HEAD_BYTES_MAX]
-    cdef uint8_t* to
-    cdef size_t head_bytes
+    cdef uint8_t* to = output_reserve(hub, connection, first_byte, n)
+    if to != NULL:
+        if n:
+            memcpy(to, payload, n)
+        return 0
     if connection.state == DEAD:
         return -1
     hub.counters.unicasts += 1
-    if _is_corked(hub, connection):
-        to = _cork_room(hub, connection, n + SERVER_HEAD_BYTES_MAX)
-        if to == NULL:
-            return -1
-        head_bytes = write_head(to, first_byte, n)
-        if n:
-            memcpy(to + head_bytes, payload, n)
-        hub.cork_length += <uint32_t>(head_bytes + n)
-        return 0
-    head_bytes = write_head(head, first_byte, n)
-    if output_append(hub, connection, head, head_bytes) < 0:
+    if output_append(hub, connection, head, write_head(head, first_byte, n)) < 0:
         return -1
     return output_append(hub, connection, payload, n) if n else 0
+
+
+cdef uint8_t* output_reserve(
+    HubState* hub, Connection* connection, uint8_t first_byte, size_t n
+) noexcept nogil:
+    """Queue one frame as unicast whose `n` bytes the caller writes where the answer points.
+
+    NULL, and nothing queued, unless the connection is being read and its answers are collected.
+    """
+    cdef uint8_t* to
+    cdef size_t head_bytes
+    if connection.state == DEAD or not _is_corked(hub, connection):
+        return NULL
+    to = _cork_room(hub, connection, n + SERVER_HEAD_BYTES_MAX)
+    if to == NULL:
+        return NULL
+    hub.counters.unicasts += 1
+    head_bytes = write_head(to, first_byte, n)
+    hub.cork_length += <uint32_t>(head_bytes + n)
+    return to + head_bytes
 
 
 cdef int output_urgent(

@@ -35,12 +35,13 @@ _ADDRESS = re.compile(r"http://(?P<host>\[[^]]+\]|[^\s:/]+):(?P<port>\d+)")
 class Server:
     """A `realtime serve` process. Settings are given by name; `port` 0 lets the system choose.
 
-    `module` is what runs it: `realtime`, or a module that adds features to it for a test.
+    `module` is what runs it: `realtime`, or a module that adds features to it for a test. Without a
+    `sqlite_path` of its own it keeps nothing: servers of one run would lock each other out.
     """
 
     def __init__(self, settings: dict[str, object], module: str = "realtime") -> None:
         self.module = module
-        self.settings = {"port": 0, **settings}
+        self.settings = {"port": 0, "sqlite_path": "", **settings}
         self.log: list[str] = []
         self.may_log_tracebacks = False
         self._said = threading.Condition()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from realtime.core.contracts import Broker, Fanout, Log, RoomKey
 from realtime.core.kinds import RoomKind, SlowReader
+from realtime.core.passive import Rest
 from realtime.core.presence import Roster
 from realtime.core.session import Session
 from realtime.core.slow import Newest, catch_up
@@ -31,13 +32,15 @@ class Lane:
 
 
 class Room(RoomBase):
-    """A live room. `members` counts sessions, `roster` the users that they are.
+    """A live room. `members` counts sessions, `roster` the users that they are; `passive` are the members
+    that are in none of its logs.
 
     What the relay reads stands in `RoomBase`: `json`, `types`, `sequence`, `log`, and `arriving`, which
     counts the joins that wait for the broker.
     """
 
     __slots__ = (
+        "_delivered",
         "_fanout",
         "alone",
         "key",
@@ -45,6 +48,7 @@ class Room(RoomBase):
         "lanes",
         "members",
         "newest",
+        "passive",
         "recent",
         "roster",
         "stream",
@@ -68,6 +72,8 @@ class Room(RoomBase):
         self.roster = Roster(presence_members)
         self.members = 0
         self.lanes: dict[int, Lane] = {}
+        self.passive: dict[Session, Rest] = {}
+        self._delivered = 0  # the last offset, where nobody here knows it otherwise and somebody is passive
         self.recent: list[tuple[int, bytes]] = []  # pushes delivered while joins wait for the broker
         # Of a kind whose slow readers get the latest alone; `newest_bytes` bounds what one gets at once.
         self.newest: Newest | None = None
@@ -80,6 +86,7 @@ class Room(RoomBase):
 
     def deliver_to_all(self, push: bytes, offset: int) -> None:
         """Give one publication of the broker to all members, where `log` alone does not do it."""
+        self._delivered = offset
         self.broadcast(push, offset)
         if self.arriving:
             self.recent.append((offset, push))
@@ -102,25 +109,34 @@ class Room(RoomBase):
 
     def enter(self, session: Session) -> None:
         """Let one session in: it gets what is delivered from now on."""
-        variant = session.variant
-        lane = self.lanes.get(variant)
-        if lane is None:
-            lane = self.lanes[variant] = Lane(variant, self._new_log(variant))
-            self._choose_log()
-        session.connection.join(lane.log)
-        lane.members += 1
+        self._listen(session)
         self.members += 1
 
     def exit(self, session: Session) -> None:
         """Let one session out; its connection may be gone."""
-        variant = session.variant
-        lane = self.lanes[variant]
-        session.connection.leave(lane.log)
-        lane.members -= 1
-        self.members -= 1
-        if not lane.members:
-            del self.lanes[variant]
+        if self.passive.pop(session, None) is None:
+            self._unlisten(session)
+        elif not self.passive:
             self._choose_log()
+        self.members -= 1
+
+    def rest(self, session: Session, rest: Rest) -> None:
+        """Make a member passive at the room's present position: what was delivered before still comes."""
+        self._unlisten(session)
+        self.passive[session] = rest
+        self._delivered = rest.since
+        self._choose_log()
+
+    def wake(self, session: Session) -> None:
+        """Make a passive member active: it gets what is delivered from now on."""
+        del self.passive[session]
+        self._listen(session)
+        self._choose_log()
+
+    @property
+    def offset(self) -> int:
+        """The last offset that was delivered; kept up where somebody is passive."""
+        return self._delivered if self.sequence is None else self.sequence.offset
 
     def tell_lapse(self, session: Session, after: int, last: int) -> int:
         """Tell a slow member what it has missed above offset `after` up to `last`, before the room goes on.
@@ -145,6 +161,24 @@ class Room(RoomBase):
         """Nobody is in it and nobody on the way in."""
         return not self.members and not self.arriving
 
+    def _listen(self, session: Session) -> None:
+        variant = session.variant
+        lane = self.lanes.get(variant)
+        if lane is None:
+            lane = self.lanes[variant] = Lane(variant, self._new_log(variant))
+            self._choose_log()
+        session.connection.join(lane.log)
+        lane.members += 1
+
+    def _unlisten(self, session: Session) -> None:
+        variant = session.variant
+        lane = self.lanes[variant]
+        session.connection.leave(lane.log)
+        lane.members -= 1
+        if not lane.members:
+            del self.lanes[variant]
+            self._choose_log()
+
     def _new_log(self, variant: int) -> Log:
         kind = self.kind
         return self._fanout.room(
@@ -157,7 +191,11 @@ class Room(RoomBase):
         )
 
     def _choose_log(self) -> None:
-        """With one log of uncompressed JSON, as nearly every room is, a publication costs it one call."""
+        """With one log of uncompressed JSON, as nearly every room is, a publication costs it one call.
+
+        Where the order is given elsewhere, `deliver_to_all` has to count it for passive members.
+        """
         lane = self.lanes.get(0)
-        alone = lane is not None and len(self.lanes) == 1 and self.newest is None
+        counting = self.passive and self.sequence is None
+        alone = lane is not None and len(self.lanes) == 1 and self.newest is None and not counting
         self.log = lane.log if lane is not None and alone else None

@@ -61,6 +61,7 @@ CORE_GAUGES: Final = {
     "sessions": ("sessions", "Connections that have spoken."),
     "tenants": ("tenants", "Tenants with connections here."),
     "rooms": ("rooms", "Rooms with members here."),
+    "acks_owed": ("acks_owed", "Publications received whose commit is waited for."),
 }
 LAG_BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
@@ -95,7 +96,8 @@ def worker_metrics(
     yield from _named(core, CORE_COUNTERS, CORE_GAUGES)
     known = CORE_COUNTERS.keys() | CORE_GAUGES.keys()
     for name in sorted(core.keys() - known):  # a backend's own: it knows what they are, we do not
-        yield gauge(f"realtime_{name}", f"{name.replace('_', ' ').capitalize()}.", core[name])
+        words = name.removesuffix("_total").replace("_", " ").capitalize()
+        yield (counter if name.endswith("_total") else gauge)(f"realtime_{name}", f"{words}.", core[name])
     yield gauge("realtime_http_connections", "Open HTTP connections.", http)
     yield lag.metric()
     yield from process_metrics()
