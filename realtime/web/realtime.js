@@ -36,7 +36,8 @@ const DEFAULTS = {
   backoffCapMs: 30_000,
   pendingLimit: 1_000,
   queueLimit: 1_000,
-  /** Make all rooms passive while the page is hidden, and active again when somebody looks. */
+  /** Make all rooms passive while the page is hidden, and active again when somebody looks: then that
+   *  is not for others to decide. */
   passiveWhenHidden: false,
   random: Math.random,
 };

@@ -227,6 +227,7 @@ class FakeServer:
                 await self._answer(peer, message, "ack", {"offset": last, "epoch": self._room(room).epoch})
             case "leave":
                 peer.rooms.discard(room)
+                peer.passive.pop(room, None)
                 await peer.send({"type": "left", "id": message["id"], "room": room, "content": {}})
                 await self._presence(room, left=[peer.user])
             case "presence":
