@@ -218,6 +218,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             extra=Bytes,
         ),
     ] = 0
+    unsent_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=16 * MB,
+            description="Unsent bytes the kernel takes for a connection (TCP_NOTSENT_LOWAT): nothing can "
+            "overtake or drop them any more; 0 leaves it to the kernel.",
+            extra=Bytes,
+        ),
+    ] = 128 * KB
     read_chunk_bytes: Annotated[
         int, Meta(ge=4 * KB, le=4 * MB, description="Most bytes read from a socket at once.", extra=Bytes)
     ] = 64 * KB
@@ -251,6 +261,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             extra=Bytes,
         ),
     ] = 4 * MB
+    room_lag_limit_messages: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100_000_000,
+            description="The same in messages, counted by the chunk of up to 64 KiB; 0: bytes alone count.",
+            extra=Count,
+        ),
+    ] = 32_768
     flush_chunk: Annotated[
         int,
         Meta(
@@ -343,10 +362,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str,
         Meta(
             pattern=r"^(postgres(ql)?://.+)?$",
-            description="PostgreSQL for what must be found in a year; empty runs embedded.",
+            description="PostgreSQL database that keeps durable rooms, instead of sqlite_path; "
+            "one server at a time has it.",
             extra={"unit": "url", "secret": True, "env": "POSTGRES_URL"},
         ),
     ] = ""
+    sqlite_path: Annotated[
+        str,
+        Meta(
+            description="File that keeps durable rooms, made if absent; one server at a time has it. "
+            "Empty: durable rooms are kept in memory only, and lost with the process.",
+            extra=Text,
+        ),
+    ] = "realtime.sqlite"
+    store_synchronous: Annotated[
+        Literal["normal", "full"],
+        Meta(
+            description="What an acked publication survives. normal: kill -9 of any process, and with "
+            "PostgreSQL a power cut too; one may cost SQLite its last moments, which shows as a new epoch. "
+            "full: SQLite syncs every group to the disk, PostgreSQL waits for its synchronous standbys.",
+            extra=Text,
+        ),
+    ] = "normal"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         Meta(description="Least severe line that is logged.", extra=Text),

@@ -166,7 +166,8 @@ class Membership:
             key = RoomKey(tenant.id, RoomId(name))
             types = self._catalog.types_by_kind[kind.name]
             named = members_named if kind.presence else 0
-            room = Room(key, kind, types, self._broker, self._fanout, named)
+            newest_bytes = self._limits.answer_bytes // 2
+            room = Room(key, kind, types, self._broker, self._fanout, named, newest_bytes)
             tenant.rooms[name] = room
             self.rooms += 1
         return room

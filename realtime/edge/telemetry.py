@@ -36,6 +36,12 @@ HUB_COUNTERS: Final = {
     "passes": ("flush_passes_total", "Flush passes over a room's members."),
     "pauses": ("read_pauses_total", "Times a connection was not read because it was behind."),
     "slow_consumers": ("slow_consumers_total", "Connections cut because they read too slowly (4001)."),
+    "dropped": (
+        "dropped_messages_total",
+        "Publications that slow members did not get, by their room's policy.",
+    ),
+    "gaps": ("gaps_total", "Times that a slow member was told what it had missed."),
+    "parked": ("parked_total", "Times that a slow member was parked until it read again."),
     "heartbeat_timeouts": ("heartbeat_timeouts_total", "Connections cut because they fell silent (4002)."),
     "handshake_timeouts": ("handshake_timeouts_total", "Handshakes or authentications not done in time."),
     "rate_limited": ("rate_limited_total", "Frames over their connection's rate."),
@@ -55,6 +61,7 @@ CORE_GAUGES: Final = {
     "sessions": ("sessions", "Connections that have spoken."),
     "tenants": ("tenants", "Tenants with connections here."),
     "rooms": ("rooms", "Rooms with members here."),
+    "acks_owed": ("acks_owed", "Publications received whose commit is waited for."),
 }
 LAG_BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
@@ -89,7 +96,8 @@ def worker_metrics(
     yield from _named(core, CORE_COUNTERS, CORE_GAUGES)
     known = CORE_COUNTERS.keys() | CORE_GAUGES.keys()
     for name in sorted(core.keys() - known):  # a backend's own: it knows what they are, we do not
-        yield gauge(f"realtime_{name}", f"{name.replace('_', ' ').capitalize()}.", core[name])
+        words = name.removesuffix("_total").replace("_", " ").capitalize()
+        yield (counter if name.endswith("_total") else gauge)(f"realtime_{name}", f"{words}.", core[name])
     yield gauge("realtime_http_connections", "Open HTTP connections.", http)
     yield lag.metric()
     yield from process_metrics()
