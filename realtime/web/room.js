@@ -108,12 +108,13 @@ export class Room extends Emitter {
 
   /**
    * Publish, and resolve to its place in the room once the server keeps it. While offline it waits
-   * for the connection; rejects at once when `pendingLimit` publishes wait already.
+   * for the connection; rejects at once when `pendingLimit` publishes wait already. What is not kept
+   * at all, such as typing, is for `signal`.
    *
    * @param {string} type event type, such as "chat_message"
    * @param {any} content
    * @param {{ key?: string }} [options] your own idempotency key, to try again after an error
-   * @returns {Promise<(Position & { duplicate: boolean })|null>} null for what has no place
+   * @returns {Promise<(Position & { duplicate: boolean })|null>} null where it names no place
    */
   publish(type, content, { key = randomKey() } = {}) {
     return this.#client._publish(this, type, content, key);

@@ -247,3 +247,23 @@ async def _until_members(room, expected: set[str]) -> None:
 def _cut(client) -> None:
     """End the socket without a word, as a broken network does."""
     client._link._connection._socket.transport.abort()
+
+
+async def test_what_is_not_kept_is_for_signals_and_counts_for_nobody(server, lobby, codec):
+    async with (
+        connect(server.ws_url, user="al", codec=codec) as al,
+        connect(server.ws_url, user="bo") as bo,
+    ):
+        room, theirs = await al.join(lobby), await bo.join(lobby)
+        with pytest.raises(BadMessage, match="not kept"):
+            await theirs.publish("chat_typing", {})
+        theirs.signal("chat_typing", {"n": 1})
+        assert (await anext(aiter(room))).content == {"n": 1}
+        await room.passive()
+        theirs.signal("chat_typing", {"n": 2})
+        await theirs.publish("chat_message", "said")
+        async with asyncio.timeout(10):
+            async for event in room.events():
+                if isinstance(event, Unread):
+                    break
+        assert room.unread == 1
