@@ -100,7 +100,7 @@ class Pong(Content, frozen=True):
 
 
 class Ack(Content, frozen=True):
-    """Kept, at this place. `leave` and `refresh` are acknowledged without one."""
+    """Kept, at this place. `leave`, `refresh` and what is ephemeral are acknowledged without one."""
 
     offset: Offset | None = None
     epoch: Epoch | None = None
