@@ -155,6 +155,51 @@ async def test_groups_are_synced_as_the_setting_says(tmp_path, synchronous, leve
     await store.close()
 
 
+async def test_what_was_not_synced_is_synced_soon(tmp_path, monkeypatch):
+    synced = watched_syncs(monkeypatch)
+    store = await opened(tmp_path / "s.sqlite")
+    for offset in (1, 2):
+        await Owner(store).keep([a_row(store, offset)])
+        await synced.get()
+    await store.close()
+
+
+async def test_with_full_nothing_is_left_to_sync(tmp_path, monkeypatch):
+    synced = watched_syncs(monkeypatch)
+    store = await opened(tmp_path / "s.sqlite", synchronous="full")
+    await Owner(store).keep([a_row(store, 1)])
+    assert store._sync is None
+    await store.close()
+    assert synced.empty()
+
+
+async def test_a_disk_that_does_not_sync_is_logged_once_and_the_store_goes_on(tmp_path, monkeypatch, caplog):
+    synced = watched_syncs(monkeypatch, OSError(5, "Input/output error"))
+    store = await opened(tmp_path / "s.sqlite")
+    for offset in (1, 2):
+        await Owner(store).keep([a_row(store, offset)])
+        await synced.get()
+    await Owner(store).keep([a_row(store, 3)])
+    await store.close()
+    assert len([line for line in caplog.messages if "(fsync) cannot be written" in line]) == 1
+
+
+def watched_syncs(monkeypatch, error: OSError | None = None) -> asyncio.Queue[None]:
+    """Let syncs be seen, or fail."""
+    seen: asyncio.Queue[None] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    sync = sqlite_database.Database.sync
+
+    def watched(self) -> None:
+        sync(self)
+        loop.call_soon_threadsafe(seen.put_nowait, None)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(sqlite_database.Database, "sync", watched)
+    return seen
+
+
 async def test_an_epoch_that_was_taken_out_is_made_anew(tmp_path):
     """What to do after a file was put back from a backup (docs/architecture.md)."""
     path = tmp_path / "s.sqlite"
