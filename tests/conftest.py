@@ -21,6 +21,7 @@ import pytest
 
 from realtime.loading import CONFIG_VARIABLE
 from realtime.settings import KNOBS, as_text
+from tests.postgres import own_postgres, postgres  # noqa: F401 - fixtures
 
 # A busy machine must not fail a test: hypothesis bounds the examples here, not the time of one.
 hypothesis.settings.register_profile("realtime", deadline=None, print_blob=True)

@@ -247,7 +247,7 @@ class Worker:
             self.hub,
             recovery_window_s=settings.recovery_window_s,
             idle_rooms=settings.idle_rooms,
-            recovery_bytes=settings.answer_bytes,
+            answer_bytes=settings.answer_bytes,
         )
 
     def _greet(self, number: int, identity: Identity) -> bytes:
