@@ -1,15 +1,16 @@
 """The broker of one process: rooms' order, history and idempotency keys in its memory.
 
 It answers at once. What it keeps is lost with the process: a new one gives each room a new epoch, which tells
-clients so. Durable kinds need a broker that stands on a store.
+clients so. What must outlive it is `broker_durable`'s.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections import OrderedDict
 from collections.abc import Callable
 
+from realtime.backends.idle import IdleRooms
+from realtime.backends.keys import KeyRing, RoomKeys
 from realtime.core.contracts import (
     Clock,
     Deliver,
@@ -43,6 +44,7 @@ class MemoryBroker:
     `history_messages` and `history_bytes` bound each room of a kind that says nothing itself. All rooms
     together keep at most `memory_bytes`, and at most `idle_rooms` without a subscriber: those unused for
     longest go first, and when there are none left to go, a room that publishes gives up history of its own.
+    Idempotency keys are remembered for the recovery window, whatever is still kept.
     """
 
     def __init__(
@@ -58,23 +60,21 @@ class MemoryBroker:
         epochs: Callable[[], bytes] = new_epoch,
     ) -> None:
         self.stamp = stamp
-        self._clock = clock
         self._history_messages = history_messages
         self._history_bytes = history_bytes
-        self._recovery_window_s = recovery_window_s
-        self._idle_rooms = idle_rooms
         self._epochs = epochs
         self._streams: dict[RoomKey, MemoryStream] = {}
-        self._budget = Budget(memory_bytes)
-        # Since when nobody is subscribed to a stream or has published to it, longest first.
-        self._idle: OrderedDict[RoomKey, float] = OrderedDict()
+        self._idle = IdleRooms(clock, recovery_window_s, idle_rooms)
+        # A broker around this one shares both, so that they hold for all rooms together.
+        self.budget = Budget(memory_bytes)
+        self.keys = KeyRing(clock, recovery_window_s)
 
     def open(self, room: RoomKey, kind: RoomKind, deliver: Deliver) -> MemoryStream:
         """Subscribe to `room`, as `Broker.open`."""
         stream = self._stream(room, kind)
         assert stream.sequence.deliver is None, f"{room} is subscribed to already"
         stream.sequence.deliver = deliver
-        self._idle.pop(room, None)
+        self._idle.wake(room)
         return stream
 
     def publish(
@@ -95,52 +95,58 @@ class MemoryBroker:
 
     def rest(self, stream: MemoryStream) -> None:
         """Count a stream without a subscriber as just used."""
-        self._idle[stream.room] = self._clock.monotonic()
-        self._idle.move_to_end(stream.room)
-        if len(self._idle) > self._idle_rooms:
+        self._idle.rest(stream.room)
+        if self._idle.too_many:
             self._forget_oldest()
 
     def tick(self) -> None:
         """Forget streams unused for longer than the recovery window, and earlier where memory runs short."""
-        oldest = self._clock.monotonic() - self._recovery_window_s
-        short = self._budget.limit * MEMORY_SHORT
-        while self._idle and (next(iter(self._idle.values())) < oldest or self._budget.used > short):
+        while self._idle and (self._idle.due or self.short):
             self._forget_oldest()
+        self.keys.tick()
+
+    @property
+    def short(self) -> bool:
+        """Whether memory runs short."""
+        return self.budget.used > self.budget.limit * MEMORY_SHORT
+
+    def sequence(self, room: RoomKey, kind: RoomKind, epoch: bytes, offset: int = 0) -> Sequence:
+        """Return an empty order that keeps as much as the kind says, or else the settings."""
+        messages = self._history_messages if kind.history_messages is None else kind.history_messages
+        size = self._history_bytes if kind.history_bytes is None else kind.history_bytes
+        return Sequence(json_string(room.room), epoch, messages, size, self.budget, offset)
 
     def stats(self) -> dict[str, int]:
         """Gauges for /metrics."""
         return {
             "broker_rooms": len(self._streams),
             "broker_idle_rooms": len(self._idle),
-            "broker_history_bytes": self._budget.used,
+            "broker_history_bytes": self.budget.used,
+            "broker_keys": self.keys.count,
         }
 
     def _stream(self, room: RoomKey, kind: RoomKind) -> MemoryStream:
         stream = self._streams.get(room)
         if stream is None:
-            messages = self._history_messages if kind.history_messages is None else kind.history_messages
-            size = self._history_bytes if kind.history_bytes is None else kind.history_bytes
-            sequence = Sequence(json_string(room.room), self._epochs(), messages, size, self._budget)
+            sequence = self.sequence(room, kind, self._epochs())
             stream = self._streams[room] = MemoryStream(self, room, sequence)
         return stream
 
     def _forget_oldest(self) -> None:
-        room, _ = self._idle.popitem(last=False)
-        del self._streams[room]
+        self._streams.pop(self._idle.pop()).keys.clear()
 
 
 class MemoryStream:
     """One room's order and recent history."""
 
-    __slots__ = ("_broker", "_taken", "fence", "room", "sequence")
+    __slots__ = ("_broker", "fence", "keys", "room", "sequence")
 
     def __init__(self, broker: MemoryBroker, room: RoomKey, sequence: Sequence) -> None:
         self.room = room
         self.sequence = sequence
         self.fence = 0  # the highest ring version that has written
+        self.keys = RoomKeys(broker.keys)
         self._broker = broker
-        # Offsets by (sender, key), oldest first; those whose publications are not kept any more go with them.
-        self._taken: OrderedDict[tuple[bytes | None, str], int] = OrderedDict()
 
     def publish(self, type: str, sender: bytes | None, content: bytes, terms: Terms | None = None) -> Receipt:
         """Order, keep and deliver one publication, as `Stream.publish`."""
@@ -168,24 +174,23 @@ class MemoryStream:
         self._broker.rest(self)
 
     def _weigh(self, sender: bytes | None, terms: Terms) -> int | None:
-        """Return the offset of the publication that this one repeats, None if it may go ahead.
-
-        A key is its sender's own: nobody can take another's words away by guessing it.
-        """
-        sequence = self.sequence
-        taken = self._taken
+        """Return the offset of the publication that this one repeats, None if it may go ahead."""
+        offset = self.sequence.offset
         if terms.key is not None:
-            while taken and next(iter(taken.values())) < sequence.first:
-                taken.popitem(last=False)
-            first = taken.get((sender, terms.key))
+            first = self.keys.find(sender, terms.key)
             if first is not None:
                 return first
-        if terms.fence is not None and terms.fence < self.fence:
-            raise Conflict(f"the room has a newer owner: ring version {self.fence}, not {terms.fence}")
-        if terms.expect is not None and terms.expect != sequence.offset:
-            raise Conflict(f"the room is at offset {sequence.offset}, not {terms.expect}")
+        weigh(terms, offset, self.fence)
         if terms.fence is not None:
             self.fence = terms.fence
         if terms.key is not None:
-            taken[sender, terms.key] = sequence.offset + 1
+            self.keys.add(sender, terms.key, offset + 1)
         return None
+
+
+def weigh(terms: Terms, offset: int, fence: int) -> None:
+    """Raise Conflict where a room at `offset`, last written under `fence`, does not meet the terms."""
+    if terms.fence is not None and terms.fence < fence:
+        raise Conflict(f"the room has a newer owner: ring version {fence}, not {terms.fence}")
+    if terms.expect is not None and terms.expect != offset:
+        raise Conflict(f"the room is at offset {offset}, not {terms.expect}")

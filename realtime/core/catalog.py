@@ -78,6 +78,10 @@ class Catalog:
         for message in feature.messages:
             if message.name in self.messages or message.name in RESERVED:
                 raise ValueError(f"feature {feature.name!r}: message {message.name!r} is declared already")
+            if message.ephemeral and message.handler is not None:
+                raise ValueError(
+                    f"feature {feature.name!r}: message {message.name!r} is ephemeral, or handled"
+                )
             self.messages[message.name] = message
         for key, name in feature.room_keys.items():
             if self._room_keys.setdefault(key, name) != name:

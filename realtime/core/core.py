@@ -64,11 +64,12 @@ class Core:
         self._router = Router(Meters(limits, clock), limits, spawn)
         tenants = self._tenants = Tenants()
         self._membership = Membership(catalog, tenants, broker, fanout, clock, limits, self._router)
-        publisher = Publisher(catalog, broker, limits, self._membership)
+        publisher = Publisher(catalog, broker, fanout, limits, self._membership)
         self._entry = Entry(self._router, self._membership, tenants, clock, limits, authenticator, greet)
         queries = Queries(self._membership, fanout, limits)
         # One object each, by which the relay knows them: every `publisher.publish` would be another.
         publish = self._publish = publisher.publish
+        self._signal = publisher.signal
         ping = queries.ping
         handlers: Handlers = {
             "connect": self._entry.greet_again,
@@ -121,6 +122,10 @@ class Core:
         self._entry.expire()
         self._broker.tick()
 
+    async def paid(self) -> None:
+        """Wait until the publications that are being kept now are acknowledged, or refused."""
+        await self._router.paid()
+
     def stats(self) -> dict[str, int]:
         """Gauges and counters for /metrics, by name."""
         return {
@@ -129,14 +134,17 @@ class Core:
             "rooms": self._membership.rooms,
             "errors": self._router.errors,
             "failures": self._router.failures,
+            "acks_owed": self._router.owed,
             **self._broker.stats(),
         }
 
     def _handler(self, message: MessageType) -> Handle:
-        """Return what handles a feature's message: its own handler, or the publisher, content checked."""
+        """Return what handles a feature's message: its own handler, or the publisher; content checked."""
         handle: Handle = self._publish
         if message.handler is not None:
             handle = partial(message.handler, self)
+        elif message.ephemeral:
+            handle = self._signal
         return handle if message.content is None else _checked(handle, message.content)
 
 

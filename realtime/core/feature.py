@@ -28,13 +28,15 @@ class MessageType(msgspec.Struct, frozen=True, kw_only=True):
 
     `kinds` are the room kinds that it may be published to. `content` is what the body must be, an
     msgspec.Struct or any type msgspec decodes; None takes any JSON. Without a `handler` the message is
-    published to its room as it stands.
+    published to its room as it stands; one that is `ephemeral` only to the members who are there now, outside
+    of the room's order, and never kept.
     """
 
     name: str
     kinds: frozenset[str] = frozenset()
     content: Any = None
     handler: Handler | None = None
+    ephemeral: bool = False
 
 
 class Feature(msgspec.Struct, frozen=True, kw_only=True):

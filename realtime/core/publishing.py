@@ -5,25 +5,29 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from realtime.core.catalog import Catalog
-from realtime.core.contracts import Broker, Receipt, RoomKey, Terms
+from realtime.core.contracts import Broker, Receipt, RoomKey, Stamp, Terms
 from realtime.core.kinds import RoomKind
 from realtime.core.limits import Limits
 from realtime.core.membership import Membership
+from realtime.core.pending import Owed, Pending
 from realtime.core.session import Session
-from realtime.errors import Forbidden, NotJoined, TooLarge, Unauthorized
+from realtime.errors import BadMessage, Forbidden, NotJoined, TooLarge, Unauthorized
 from realtime.ids import RoomId, room_name
-from realtime.native.encode import encode_ack, json_string
+from realtime.native.encode import encode_ack, encode_reply, json_string
 from realtime.native.message import Envelope
 
 
 class Publisher:
     """Publishes what sessions send, and acknowledges it."""
 
-    __slots__ = ("_broker", "_catalog", "_content_bytes", "_membership")
+    __slots__ = ("_broker", "_catalog", "_content_bytes", "_membership", "_stamp")
 
-    def __init__(self, catalog: Catalog, broker: Broker, limits: Limits, membership: Membership) -> None:
+    def __init__(
+        self, catalog: Catalog, broker: Broker, stamp: Stamp, limits: Limits, membership: Membership
+    ) -> None:
         self._catalog = catalog
         self._broker = broker
+        self._stamp = stamp
         self._content_bytes = limits.content_bytes
         self._membership = membership
 
@@ -39,9 +43,7 @@ class Publisher:
             TooLarge: the content is over `content_bytes`.
             Conflict, Unavailable: the broker refuses.
         """
-        content = message.content or b"null"
-        if len(content) > self._content_bytes:
-            raise TooLarge(f"content has {len(content)} bytes; at most {self._content_bytes} are taken")
+        content = self._content(message)
         name = self._membership.room_name(message)
         terms = None if message.key is None else Terms(key=message.key)
         room = session.live.get(name)
@@ -55,6 +57,37 @@ class Publisher:
             self._check(session, message, room.kind, name, joined=True)
         receipt = room.stream.publish(message.type, session.user_json, content, terms)
         return acknowledge(session, message.id, room.json, receipt)
+
+    def signal(self, session: Session, message: Envelope) -> None:
+        """Tell the members of the room who are there now, and nobody later: the handler of ephemeral types.
+
+        It gets no place in the room's order, is not kept, and is no part of history or recovery; the ack says
+        no more than that it was sent.
+
+        Raises:
+            BadMessage: it names no room, or has a `key`: there is nothing that a repeat could find.
+            NotJoined, Forbidden: this session may not publish this there.
+            TooLarge: the content is over `content_bytes`.
+        """
+        content = self._content(message)
+        if message.key is not None:
+            raise BadMessage(f"{message.type!r} is not kept, so it takes no `key`")
+        room = self._membership.joined_room(session, message)
+        if message.type not in room.types:
+            self._check(session, message, room.kind, room.key.room, joined=True)
+        room.broadcast(
+            b'{"type":%b,"room":%b,"from":%b,"content":%b,"timestamp":"%b"}'
+            % (json_string(message.type), room.json, session.user_json, content, self._stamp.timestamp)
+        )
+        if message.id is not None:
+            session.send(encode_reply("ack", message.id, room.json, b"{}"))
+
+    def _content(self, message: Envelope) -> bytes:
+        """Return the content of a publication."""
+        content = message.content or b"null"
+        if len(content) > self._content_bytes:
+            raise TooLarge(f"content has {len(content)} bytes; at most {self._content_bytes} are taken")
+        return content
 
     def _check(self, session: Session, message: Envelope, kind: RoomKind, name: str, *, joined: bool) -> None:
         """Raise unless the session may publish the message to this room."""
@@ -77,6 +110,8 @@ def acknowledge(
     session: Session, id: bytes | None, room_json: bytes, receipt: Receipt | Awaitable[Receipt]
 ) -> Awaitable[None] | None:
     """Send the ack of a receipt, now or when it is there. Without an id nobody waits for one."""
+    if isinstance(receipt, Pending):
+        return Owed(session, id, room_json, receipt)
     if not isinstance(receipt, tuple):
         return _acknowledge_later(session, id, room_json, receipt)
     if id is not None:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
+from realtime.core.contracts import Receipt
 from realtime.core.limits import Limits, Meters
+from realtime.core.pending import Owed
 from realtime.core.session import Handlers, Session
 from realtime.errors import (
     BadMessage,
@@ -44,6 +47,7 @@ class Router:
         self.pay = meters.pay
         self.errors = 0  # answered since the start
         self.failures = 0  # of them our own
+        self._owed: set[Owed] = set()  # acks of publications that are being kept
 
     def set_aside(self, session: Session, message: Envelope | Malformed) -> None:
         """Do with a message that has no handler what the session's state says.
@@ -68,8 +72,17 @@ class Router:
             raise UnknownType(f"unknown message type {message.type[:QUOTED_CHARS_MAX]!r}")
 
     def finish(self, session: Session, message: Envelope, outcome: Awaitable[None]) -> None:
-        """Have awaited what a handler returned."""
-        self._spawn(self._finish(session, message, outcome))
+        """Have awaited what a handler returned. An ack that is owed costs a callback, and no task."""
+        if isinstance(outcome, Owed):
+            self._owed.add(outcome)
+            outcome.receipt.then(partial(self._pay, session, message, outcome))
+        else:
+            self._spawn(self._finish(session, message, outcome))
+
+    async def paid(self) -> None:
+        """Wait until the acks that are owed now have been sent, or refused."""
+        for owed in tuple(self._owed):
+            await owed.receipt.settled()
 
     def fail(self, session: Session, message: Envelope | Malformed, error: Exception) -> bool:
         """Answer a message with the error it caused; False when the connection is closed over it.
@@ -90,6 +103,11 @@ class Router:
         else:
             session.close(CloseCode.TOO_MANY_ERRORS, TOO_MANY_ERRORS)
         return False
+
+    @property
+    def owed(self) -> int:
+        """How many acks wait for what they acknowledge to be kept."""
+        return len(self._owed)
 
     def hold(self, session: Session, state: State) -> None:
         """Let the session's messages wait in `state` until `resume`: they find done what they follow."""
@@ -113,6 +131,13 @@ class Router:
             except Exception as error:  # whatever it is, it is this message's alone
                 if not self.fail(session, message, error):
                     return
+
+    def _pay(self, session: Session, message: Envelope, owed: Owed, outcome: Receipt | Exception) -> None:
+        self._owed.discard(owed)
+        if isinstance(outcome, Exception):
+            self.fail(session, message, outcome)
+        else:
+            owed.pay(outcome)
 
     async def _finish(self, session: Session, message: Envelope, outcome: Awaitable[None]) -> None:
         try:

@@ -55,6 +55,7 @@ CORE_GAUGES: Final = {
     "sessions": ("sessions", "Connections that have spoken."),
     "tenants": ("tenants", "Tenants with connections here."),
     "rooms": ("rooms", "Rooms with members here."),
+    "acks_owed": ("acks_owed", "Publications received whose commit is waited for."),
 }
 LAG_BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 

@@ -1,19 +1,48 @@
-"""The brokers that the contract is held against. A new one is one more entry here."""
+"""The brokers and stores that the contracts are held against. A new one is one more entry here."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
+from realtime.backends.broker_durable import DurableBroker
 from realtime.backends.broker_memory import MemoryBroker
-from realtime.core.contracts import Broker
+from realtime.core.contracts import Broker, Store
+from tests.contract.stores import STORES, Place
 from tests.oracles.hub import FakeClock, FakeHub
+from tests.oracles.store import FakeStore
+
+MakeBroker = Callable[..., Broker]
+
+MEMORY = ["memory"]
+# What these forget they find again in their store.
+LASTING = ["durable", *(f"durable on {name}" for name in STORES)]
 
 
-def memory(clock: FakeClock, **options) -> Broker:
-    return MemoryBroker(clock, FakeHub(clock), **options)
+async def broker_maker(name: str, clock: FakeClock, folder: Path, closing: AsyncExitStack) -> MakeBroker:
+    """Return what makes brokers of one kind, on one store where they stand on one.
 
+    Options: history_messages, history_bytes, memory_bytes, recovery_window_s, idle_rooms.
+    """
 
-BROKERS: dict[str, Callable[..., Broker]] = {"memory": memory}
+    def memory(**options) -> MemoryBroker:
+        return MemoryBroker(clock, FakeHub(clock), **options)
+
+    if name == "memory":
+        return memory
+    if name == "durable":
+        store: Store = FakeStore(commits_itself=True)
+    else:
+        store = await STORES[name.removeprefix("durable on ")](folder).open(clock=clock)
+    closing.push_async_callback(store.close)
+
+    def durable(**options) -> DurableBroker:
+        idle = {name: options[name] for name in ("recovery_window_s", "idle_rooms") if name in options}
+        return DurableBroker(memory(**options), store, clock, FakeHub(clock), **idle)
+
+    return durable
 
 
 @pytest.fixture
@@ -21,12 +50,42 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture(params=BROKERS)
-def make_broker(request, clock) -> Callable[..., Broker]:
-    """Make brokers of one kind, with options: history_messages, history_bytes, recovery_window_s …"""
-    return lambda **options: BROKERS[request.param](clock, **options)
+@pytest_asyncio.fixture
+async def closing() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+@pytest_asyncio.fixture(params=MEMORY + LASTING)
+async def make_broker(request, clock, tmp_path, closing) -> MakeBroker:
+    return await broker_maker(request.param, clock, tmp_path, closing)
 
 
 @pytest.fixture
 def broker(make_broker) -> Broker:
     return make_broker()
+
+
+@pytest_asyncio.fixture(params=MEMORY)
+async def make_forgetful_broker(request, clock, tmp_path, closing) -> MakeBroker:
+    """Make brokers that have nothing but their memory."""
+    return await broker_maker(request.param, clock, tmp_path, closing)
+
+
+@pytest_asyncio.fixture(params=LASTING)
+async def make_lasting_broker(request, clock, tmp_path, closing) -> MakeBroker:
+    """Make brokers that forget nothing."""
+    return await broker_maker(request.param, clock, tmp_path, closing)
+
+
+@pytest.fixture(params=STORES)
+def place(request, tmp_path) -> Place:
+    """Where stores of one kind are kept: `await place.open(…)` opens what is kept there."""
+    return STORES[request.param](tmp_path)
+
+
+@pytest_asyncio.fixture
+async def store(place) -> AsyncIterator[Store]:
+    opened = await place.open()
+    yield opened
+    await opened.close()

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from realtime.backends.keys import KeyRing
 from realtime.core.contracts import Position, RoomKey, Terms
 from realtime.core.kinds import RoomKind
 from realtime.errors import Conflict
 from realtime.ids import RoomId, TenantId
 
-CHAT = RoomKind(name="chat")
+CHAT = RoomKind(name="chat", durable=True)  # where there is no store, it is kept in memory
 LOBBY = RoomKey(TenantId("default"), RoomId("chat:lobby"))
 ALICE = b'"alice"'
 
@@ -95,12 +96,11 @@ async def test_rooms_and_tenants_have_orders_of_their_own(broker):
         RoomKey(TenantId("other"), RoomId("chat:lobby")),
     ]
     room, *others = Subscriber(broker), *(Subscriber(broker, key) for key in elsewhere)
-    _, epoch, _ = await room.publish()
+    await room.publish()
     for other in others:
-        receipt = await other.publish()
-        assert receipt[0] == 1
-        assert receipt[1] != epoch
+        assert (await other.publish())[0] == 1
     assert room.offsets == [1]
+    assert [other.offsets for other in others] == [[1], [1]]
 
 
 async def test_recover_without_since_tells_the_position_alone(broker):
@@ -130,24 +130,24 @@ async def test_recover_is_refused_beyond_the_end_and_for_another_epoch(broker):
         assert (recovery.offset, recovery.epoch) == (1, epoch)
 
 
-async def test_recover_is_refused_where_the_history_does_not_reach(make_broker):
-    room = Subscriber(make_broker(history_messages=2))
+async def test_recover_is_refused_where_the_history_does_not_reach(make_forgetful_broker):
+    room = Subscriber(make_forgetful_broker(history_messages=2))
     for _ in range(4):
         _, epoch, _ = await room.publish()
     assert (await room.recover(1, epoch)).recovered is False
     assert list((await room.recover(2, epoch)).messages) == room.pushes[2:]
 
 
-async def test_a_kind_says_how_much_it_keeps(broker):
+async def test_a_kind_says_how_much_it_keeps(make_forgetful_broker):
     kind = RoomKind(name="chat", history_messages=3)
-    room = Subscriber(broker, kind=kind)
+    room = Subscriber(make_forgetful_broker(), kind=kind)
     for _ in range(5):
         await room.publish()
     assert list((await room.history()).messages) == room.pushes[2:]
 
 
-async def test_a_kind_that_keeps_nothing_still_orders_and_delivers(broker):
-    room = Subscriber(broker, kind=RoomKind(name="chat", history_messages=0))
+async def test_a_kind_that_keeps_nothing_still_orders_and_delivers(make_forgetful_broker):
+    room = Subscriber(make_forgetful_broker(), kind=RoomKind(name="chat", history_messages=0))
     for _ in range(3):
         _, epoch, _ = await room.publish()
     assert room.offsets == [1, 2, 3]
@@ -156,8 +156,8 @@ async def test_a_kind_that_keeps_nothing_still_orders_and_delivers(broker):
     assert (await room.recover(3, epoch)).recovered is True
 
 
-async def test_history_is_bounded_in_bytes(make_broker):
-    room = Subscriber(make_broker(history_bytes=1000))
+async def test_history_is_bounded_in_bytes(make_forgetful_broker):
+    room = Subscriber(make_forgetful_broker(history_bytes=1000))
     for _ in range(30):
         await room.publish(b'"' + b"x" * 100 + b'"')
     kept = list((await room.history()).messages)
@@ -199,14 +199,23 @@ async def test_a_key_is_one_senders(broker):
     assert (bobs[2], servers[2]) == (False, False)
 
 
-async def test_a_key_lives_as_long_as_its_publication_can_be_recovered(make_broker):
-    room = Subscriber(make_broker(history_messages=3))
+async def test_a_key_is_remembered_for_the_recovery_window_however_much_follows(make_broker, clock):
+    room = Subscriber(make_broker(history_messages=3, recovery_window_s=60))
     await room.publish(key="k")
-    for _ in range(2):
+    for _ in range(10):
         await room.publish()
-    assert (await room.publish(key="k"))[2] is True
-    await room.publish()
-    assert (await room.publish(key="k"))[2] is False
+    clock.advance(59)
+    assert (await room.publish(key="k"))[::2] == (1, True)
+    clock.advance(2)
+    assert (await room.publish(key="k"))[::2] == (12, False)
+
+
+async def test_a_room_remembers_a_bounded_number_of_keys_the_latest(make_broker, monkeypatch):
+    monkeypatch.setattr(KeyRing.__init__, "__kwdefaults__", {"per_room": 3, "together": 100})
+    room = Subscriber(make_broker())
+    for number in range(4):
+        await room.publish(key=f"k{number}")
+    assert [(await room.publish(key=f"k{number}"))[2] for number in (1, 2, 3, 0)] == [True, True, True, False]
 
 
 async def test_compare_and_set_takes_the_last_offset_only(broker):
@@ -262,8 +271,8 @@ async def test_after_close_nothing_is_delivered_and_the_order_goes_on(broker):
     assert (await again.publish())[0] == 3
 
 
-async def test_an_unused_room_is_kept_for_the_recovery_window(make_broker, clock):
-    broker = make_broker(recovery_window_s=60)
+async def test_an_unused_room_is_kept_for_the_recovery_window(make_forgetful_broker, clock):
+    broker = make_forgetful_broker(recovery_window_s=60)
     room = Subscriber(broker)
     _, epoch, _ = await room.publish()
     clock.advance(1000)
@@ -301,16 +310,16 @@ async def publish_in_rooms(broker, rooms: int) -> None:
         broker.tick()
 
 
-async def test_unused_rooms_are_bounded_in_number_and_the_longest_unused_go_first(make_broker):
-    broker = make_broker(idle_rooms=10)
+async def test_unused_rooms_are_bounded_in_number_and_the_longest_unused_go_first(make_forgetful_broker):
+    broker = make_forgetful_broker(idle_rooms=10)
     await publish_in_rooms(broker, 50)
     assert broker.stats()["broker_rooms"] == 10
     assert (await Subscriber(broker, numbered(49)).recover()).offset == 1
     assert (await Subscriber(broker, numbered(39)).recover()).offset == 0
 
 
-async def test_the_history_of_all_rooms_is_bounded_and_unused_rooms_give_way(make_broker):
-    broker = make_broker(memory_bytes=10_000)
+async def test_the_history_of_all_rooms_is_bounded_and_unused_rooms_give_way(make_forgetful_broker):
+    broker = make_forgetful_broker(memory_bytes=10_000)
     room = Subscriber(broker)
     for _ in range(10):
         _, epoch, _ = await room.publish(b'"' + b"x" * 300 + b'"')
@@ -322,9 +331,9 @@ async def test_the_history_of_all_rooms_is_bounded_and_unused_rooms_give_way(mak
 
 
 async def test_where_all_rooms_are_in_use_and_memory_is_spent_recovery_is_refused_not_memory_exceeded(
-    make_broker,
+    make_forgetful_broker,
 ):
-    broker = make_broker(memory_bytes=5_000)
+    broker = make_forgetful_broker(memory_bytes=5_000)
     rooms = [Subscriber(broker, numbered(number)) for number in range(5)]
     for _ in range(20):
         for room in rooms:
@@ -335,8 +344,8 @@ async def test_where_all_rooms_are_in_use_and_memory_is_spent_recovery_is_refuse
     assert (await room.recover(20, epoch)).recovered is True
 
 
-async def test_a_room_just_published_to_is_not_the_longest_unused(make_broker):
-    broker = make_broker(idle_rooms=2)
+async def test_a_room_just_published_to_is_not_the_longest_unused(make_forgetful_broker):
+    broker = make_forgetful_broker(idle_rooms=2)
     for number in (0, 1, 0, 2):
         await get(broker.publish(numbered(number), CHAT, "chat_message", ALICE, b"1"))
     assert (await Subscriber(broker, numbered(0)).recover()).offset == 2
@@ -353,3 +362,44 @@ async def test_rooms_in_use_are_never_forgotten_however_many_unused_ones_and_how
     assert (await room.publish())[0] == 2
     assert (await get(broker.publish(LOBBY, CHAT, "chat_message", ALICE, b"1")))[0] == 3
     assert room.offsets == [1, 2, 3]
+
+
+@pytest.mark.parametrize("options", [{"history_messages": 2}, {"history_bytes": 500}, {"memory_bytes": 500}])
+async def test_a_lasting_broker_has_in_its_store_what_memory_has_no_place_for(make_lasting_broker, options):
+    broker = make_lasting_broker(**options)
+    room = Subscriber(broker)
+    for _ in range(6):
+        _, epoch, _ = await room.publish(b'"' + b"x" * 100 + b'"')
+    for offset in range(7):
+        recovery = await room.recover(offset, epoch)
+        assert recovery.recovered is True
+        assert (recovery.offset, list(recovery.messages)) == (6, room.pushes[offset:])
+    for asked, expected, more in (
+        ({"limit": 4}, room.pushes[2:], True),
+        ({"limit": 2}, room.pushes[4:], True),
+        ({"before": 4}, room.pushes[:3], False),
+        ({"before": 100}, room.pushes, False),
+        ({"after": 1, "limit": 2}, room.pushes[1:3], True),
+        ({"after": 4}, room.pushes[4:], False),
+    ):
+        page = await room.history(**asked)
+        assert (list(page.messages), page.more) == (expected, more), asked
+    assert broker.stats()["broker_history_bytes"] <= 500
+
+
+async def test_a_lasting_broker_loses_nothing_with_a_room_it_forgets(make_lasting_broker, clock):
+    broker = make_lasting_broker(recovery_window_s=60, idle_rooms=2)
+    room = Subscriber(broker)
+    _, epoch, _ = await room.publish(key="k")
+    room.stream.close()
+    clock.advance(30)
+    await publish_in_rooms(broker, 10)
+    assert broker.stats()["broker_rooms"] <= 3
+    again = Subscriber(broker)
+    assert (await again.publish(key="k"))[::2] == (1, True)
+    assert list((await again.recover(0, epoch)).messages) == room.pushes
+    again.stream.close()
+    clock.advance(61)
+    broker.tick()
+    assert broker.stats()["broker_rooms"] == 0
+    assert (await Subscriber(broker).publish(key="k")) == (2, epoch, False)

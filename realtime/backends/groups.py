@@ -1,0 +1,115 @@
+"""Rows on their way into a store: bounded, taken in groups, told of in order.
+
+All but `take` is called on the event loop's thread; `take` may be called on one other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from realtime.core.contracts import Kept, Row
+from realtime.errors import Unavailable
+
+log: Final = logging.getLogger("realtime.store")
+
+Entry = tuple[Row, Kept]
+
+ROW_BYTES: Final = 400
+"""What a waiting row costs beside its push: tuples, numbers, a callback. For the queue's bound."""
+
+
+class Bounds:
+    """How much waits in all of a store's queues, the groups under way included."""
+
+    __slots__ = ("bytes", "bytes_max", "rows", "rows_max")
+
+    def __init__(self, rows_max: int, bytes_max: int) -> None:
+        self.rows = 0
+        self.bytes = 0
+        self.rows_max = rows_max
+        self.bytes_max = bytes_max
+
+    def admit(self, row: Row) -> None:
+        """Count one row more.
+
+        Raises:
+            Unavailable: it would be too many, or too many bytes.
+        """
+        size = len(row.push) + ROW_BYTES
+        if self.rows >= self.rows_max or self.bytes + size > self.bytes_max:
+            raise Unavailable("too much waits to be stored; try again", retry_after_s=RETRY_FULL_S)
+        self.rows += 1
+        self.bytes += size
+
+    def release(self, entries: Sequence[Entry]) -> None:
+        """Count these rows no longer."""
+        self.rows -= len(entries)
+        self.bytes -= sum(len(row.push) for row, _ in entries) + ROW_BYTES * len(entries)
+
+
+RETRY_FULL_S: Final = 1.0
+
+
+class Queue:
+    """Rows in the order of append, and what becomes of each."""
+
+    __slots__ = ("_bounds", "_waiting")
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._waiting: deque[Entry] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def append(self, row: Row, kept: Kept) -> None:
+        """Queue one row. Raises Unavailable where the bounds are reached."""
+        self._bounds.admit(row)
+        self._waiting.append((row, kept))
+
+    def take(self, rows_max: int, bytes_max: int) -> list[Entry]:
+        """Take the next group: at least one row where there is one, as many as fit."""
+        # A deque's append and popleft are atomic: the loop's thread may add to it meanwhile.
+        waiting = self._waiting
+        group: list[Entry] = []
+        size = 0
+        for _ in range(min(len(waiting), rows_max)):
+            entry = waiting.popleft()
+            group.append(entry)
+            size += len(entry[0].push)
+            if size >= bytes_max:
+                break
+        return group
+
+    def kept(self, group: list[Entry]) -> None:
+        """Tell the owners of a group that it is committed."""
+        self._tell(group, None)
+
+    def failed(self, group: list[Entry], error: Unavailable) -> int:
+        """Tell the owners of a group that it is not, and those of all that waits for the same rooms: it would
+        leave a hole in their offsets. Nobody may be taking meanwhile. Returns how many rows it was.
+        """
+        rooms = {row.room for row, _ in group}
+        lost = group + [entry for entry in self._waiting if entry[0].room in rooms]
+        left = [entry for entry in self._waiting if entry[0].room not in rooms]
+        self._waiting.clear()
+        self._waiting.extend(left)
+        self._tell(lost, error)
+        return len(lost)
+
+    def fail_all(self, error: Unavailable) -> None:
+        """Tell the owners of all that waits that it is not committed."""
+        lost = list(self._waiting)
+        self._waiting.clear()
+        self._tell(lost, error)
+
+    def _tell(self, entries: list[Entry], error: Unavailable | None) -> None:
+        self._bounds.release(entries)  # first: an owner may append at once
+        for row, kept in entries:
+            try:
+                kept(row, error)
+            except Exception:  # one owner's mistake must not keep the news from the others
+                log.exception("%s: what waited for offset %d failed", row.room.room, row.position.offset)

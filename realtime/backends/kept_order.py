@@ -1,0 +1,167 @@
+"""What is committed of one durable room: the newest in memory, all of it in the store.
+
+Recovery and history come from memory where that reaches, and else from the store; what one recovery has read
+stays in memory for those that come back with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from realtime.core.contracts import Deliver, Page, Position, Recovery, RoomKey, Store
+from realtime.core.history import missed, page
+from realtime.core.pending import Pending
+from realtime.errors import Unavailable
+from realtime.native.sequence import Sequence
+
+READ_ROWS: Final = 500  # of the store at once
+PUSH_BYTES_MIN: Final = 100  # no push is smaller: its keys, epoch and timestamp are that much
+
+
+class KeptOrder:
+    """A room's committed publications, from the one after `offset` on in memory as they come.
+
+    `make_ring` makes the part in memory, empty, after an offset. A recovery of more than `recovery_bytes` is
+    refused.
+    """
+
+    __slots__ = ("_make_ring", "_reading", "_recovery_bytes", "_ring", "_room", "_store", "_too_far")
+
+    def __init__(
+        self,
+        room: RoomKey,
+        store: Store,
+        offset: int,
+        make_ring: Callable[[int], Sequence],
+        recovery_bytes: int,
+    ) -> None:
+        self._room = room
+        self._store = store
+        self._make_ring = make_ring
+        self._recovery_bytes = recovery_bytes
+        self._ring = make_ring(offset)
+        self._reading: Pending[bool] | None = None  # the end of the recovery that reads the store
+        self._too_far = -1  # a recovery since this offset, or one before it, has been found too large
+
+    @property
+    def offset(self) -> int:
+        """Of the last committed publication."""
+        return self._ring.offset
+
+    @property
+    def epoch(self) -> bytes:
+        """The order that they are in."""
+        return self._ring.epoch
+
+    @property
+    def busy(self) -> bool:
+        """Whether a recovery is reading."""
+        return self._reading is not None
+
+    def deliver_to(self, deliver: Deliver | None) -> None:
+        """Deliver from now on, or nothing more."""
+        self._ring.deliver = deliver
+
+    def append(self, push: bytes) -> None:
+        """Take the next committed publication, and deliver it."""
+        self._ring.append(push)
+
+    def skip_to(self, offset: int) -> None:
+        """Go on after `offset`, whatever lies between."""
+        deliver, self._ring = self._ring.deliver, self._make_ring(offset)
+        self._ring.deliver = deliver
+
+    def recover(self, since: Position | None) -> Recovery | Awaitable[Recovery]:
+        """Return the committed position and what was missed, as `Stream.recover`."""
+        recovery = self._recover_now(since)
+        if recovery is not None or since is None:
+            return recovery or self._refused()
+        return self._recover_from_store(since)
+
+    def history(self, before: int | None, after: int | None, limit: int) -> Page | Awaitable[Page]:
+        """Return a page, as `Stream.history`: of memory where that has all of it, else of the store."""
+        ring = self._ring
+        if after is not None:
+            covered = after + 1 >= ring.first
+        else:
+            before = ring.offset + 1 if before is None else min(before, ring.offset + 1)
+            # One more than the page has to be there, to know whether it goes on.
+            covered = ring.first == 1 or before - limit > ring.first
+        if covered:
+            return page(ring, before, after, limit)
+        return self._store.page(self._room, before, after, limit)
+
+    def _recover_now(self, since: Position | None) -> Recovery | None:
+        """Return the recovery if it needs no look at the store."""
+        ring = self._ring
+        if since is None or since.epoch != ring.epoch or since.offset > ring.offset:
+            return self._refused()
+        messages = missed(ring, since)
+        if messages is not None:
+            return Recovery(ring.offset, ring.epoch, True, messages)
+        rows_max = self._recovery_bytes // PUSH_BYTES_MIN
+        if since.offset <= self._too_far or ring.offset - since.offset > rows_max:
+            return self._refused()
+        return None
+
+    def _refused(self) -> Recovery:
+        return Recovery(self._ring.offset, self._ring.epoch, False, ())
+
+    async def _recover_from_store(self, since: Position) -> Recovery:
+        """Read what memory does not have. One reads at a time, and those behind it need not read that again.
+
+        A thousand members that come back after a restart ask for much the same at the same moment.
+        """
+        while self._reading is not None:
+            await self._reading
+            recovery = self._recover_now(since)
+            if recovery is not None:
+                return recovery
+        reading = self._reading = Pending[bool]()
+        try:
+            recovery = await self._read(since)
+        except Unavailable as error:
+            self._reading = None
+            reading.settle(error)
+            raise
+        except BaseException:
+            self._reading = None
+            reading.settle(Unavailable("a recovery was broken off"))
+            raise
+        self._reading = None
+        reading.settle(True)
+        return recovery
+
+    async def _read(self, since: Position) -> Recovery:
+        """Return what the store has from `since` to where the room is now; refused where that is not all."""
+        at, last, size = since.offset, self.offset, 0
+        messages: list[bytes] = []
+        while at < last:
+            rows = await self._store.read(self._room, at, min(READ_ROWS, last - at))
+            for position, push in rows:
+                at += 1
+                if position != Position(at, since.epoch):
+                    return self._refused()
+                messages.append(push)
+                size += len(push)
+            if size > self._recovery_bytes:
+                self._too_far = max(self._too_far, since.offset)
+            if size > self._recovery_bytes or not rows:
+                return self._refused()
+        self._lengthen(since.offset, messages)
+        return Recovery(last, since.epoch, True, messages)
+
+    def _lengthen(self, offset: int, messages: list[bytes]) -> None:
+        """Keep in memory what was read after `offset`, before what came since; as far as it fits."""
+        ring, read_to = self._ring, offset + len(messages)
+        if ring.first > read_to + 1:
+            return  # so much has come since that the two do not meet
+        longer = self._make_ring(offset)
+        for push in messages:
+            longer.append(push)
+        for push in ring.between(read_to + 1, ring.offset):
+            longer.append(push)
+        if len(longer) > len(ring):
+            longer.deliver = ring.deliver
+            self._ring = longer

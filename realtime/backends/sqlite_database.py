@@ -1,0 +1,253 @@
+"""An SQLite file of ours: held by one process, brought up to date, and which epoch its rooms are in.
+
+Everything here blocks and belongs to one thread. Driver's errors become StartupError where the server starts,
+and are left to the caller after that.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Literal
+
+from realtime.backends import migrations
+from realtime.backends.broker_memory import new_epoch
+from realtime.backends.migrations import Applied, Migration
+from realtime.errors import StartupError
+
+DIALECT: Final = "sqlite"
+BUSY_TIMEOUT_S: Final = 5.0  # another program, such as a backup, may hold the file's write lock for a moment
+CACHE_KB: Final = 16 * 1024
+WAL_BYTES: Final = 64 * 1024 * 1024  # a log that a long read let grow is cut back to this
+
+Synchronous = Literal["normal", "full"]
+
+
+def machine_boot_id() -> str:
+    """Name the run of this machine's kernel, whose page cache holds what was not synced; empty: unknown."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+class Lock:
+    """Keeps a second server from the same file, as long as this process lives."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises StartupError: another process has it, or its file cannot be made."""
+        self._path = path.with_name(path.name + ".lock")
+        try:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StartupError(
+                f"cannot write beside {path}: {error.strerror}; make its folder and let this user write "
+                f"there, or name another file by --sqlite-path (empty: keep nothing)"
+            ) from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._fd, 20, 0).decode(errors="replace").strip()
+            os.close(self._fd)
+            raise StartupError(
+                f"{path} is in use by another server{f', process {holder}' if holder else ''}; "
+                f"stop that one, or name another file by --sqlite-path"
+            ) from error
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+
+    def release(self) -> None:
+        """Let others have the file. The lock's own file stays: removing it would race with them."""
+        os.close(self._fd)
+
+
+class Database:
+    """The file, open in autocommit mode: `db` for writing and `reading` for another thread.
+
+    `epoch` is what its rooms are in from now on.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        synchronous: Synchronous,
+        now: Callable[[], float],
+        boot_id: Callable[[], str] = machine_boot_id,
+    ) -> None:
+        """Open `path`, made if absent.
+
+        Raises:
+            StartupError: it is in use, cannot be written, is not ours or is newer than we are.
+        """
+        # Two names of one file must meet at one lock.
+        self.path = path.resolve()
+        self._now = now
+        self._lock = Lock(self.path)
+        try:
+            with startup_errors(self.path):
+                self.db = _connect(self.path)
+        except BaseException:
+            self._lock.release()
+            raise
+        try:
+            with startup_errors(self.path):
+                self._prepare()
+                self.migrate(migrations.CORE, migrations.CORE_FOLDER)
+                self.epoch = self._take_over(synchronous, boot_id())
+                if synchronous == "normal":
+                    self.db.execute("PRAGMA synchronous = NORMAL")
+                self.reading = _connect(self.path)
+                self.reading.execute("PRAGMA query_only = ON")
+        except BaseException:
+            self.db.close()
+            self._lock.release()
+            raise
+
+    def migrate(self, feature: str, folder: Path) -> list[str]:
+        """As `Store.migrate`."""
+        applied = []
+        with startup_errors(self.path):
+            for migration in migrations.due(
+                feature, migrations.files(feature, folder, DIALECT), _applied(self.db)
+            ):
+                self._apply(feature, migration)
+                applied.append(migration.name)
+        return applied
+
+    def close(self) -> None:
+        """Mark the file as whole, and close it. Raises sqlite3.Error: the mark or the rest may be missing."""
+        self.reading.close()
+        try:
+            # Synced, and with it all that was committed before.
+            self.db.execute("PRAGMA synchronous = FULL")
+            self._put("clean", "yes")
+            self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            self.db.close()
+            self._lock.release()
+
+    def _prepare(self) -> None:
+        (mode,) = self.db.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise StartupError(
+                f"{self.path} cannot have a write-ahead log (journal mode {mode}): put it on a local disk"
+            )
+        self.db.execute("PRAGMA synchronous = FULL")
+        self.db.execute(f"PRAGMA cache_size = -{CACHE_KB}")
+        self.db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+        self.db.execute(
+            "CREATE TABLE IF NOT EXISTS migrations (feature TEXT NOT NULL, number INTEGER NOT NULL, "
+            "name TEXT NOT NULL, sha256 TEXT NOT NULL, applied_at INTEGER NOT NULL, "
+            "PRIMARY KEY (feature, number)) WITHOUT ROWID"
+        )
+
+    def _take_over(self, synchronous: Synchronous, boot_id: str) -> bytes:
+        """Return the epoch: a new one only where the last writer may have told of rows that are lost.
+
+        What is committed is in the kernel's hands, and kill -9 takes nothing back. Only where nobody synced
+        it and the kernel went down too may the tail be missing; offsets go on, so the rooms' order has to be
+        another. That this writer has begun is synced before it writes: else a power cut could take back the
+        mark together with the rows.
+        """
+        known = dict(self.db.execute("SELECT name, value FROM store").fetchall())
+        rebooted = not boot_id or known.get("boot_id") != boot_id
+        lost = known.get("synchronous") != "full" and known.get("clean") != "yes" and rebooted
+        epoch = known.get("epoch")
+        if epoch is None or lost:
+            epoch = new_epoch().decode()
+        marks = {"epoch": epoch, "boot_id": boot_id, "synchronous": synchronous, "clean": "no"}
+        with _transaction(self.db):
+            for name, value in marks.items():
+                self._put(name, value)
+        return epoch.encode()
+
+    def _put(self, name: str, value: str) -> None:
+        self.db.execute("INSERT OR REPLACE INTO store (name, value) VALUES (?, ?)", (name, value))
+
+    def _apply(self, feature: str, migration: Migration) -> None:
+        mark = (feature, migration.number, migration.name, migration.sha256, int(self._now()))
+        try:
+            with _transaction(self.db):
+                for statement in _statements(migration):
+                    self.db.execute(statement)
+                self.db.execute(
+                    "INSERT INTO migrations (feature, number, name, sha256, applied_at) "
+                    "VALUES (?, ?, ?, ?, ?)",
+                    mark,
+                )
+        except sqlite3.Error as error:
+            raise StartupError(f"migrations of {feature}: {migration.name} failed: {error}") from error
+
+
+def applied(path: Path) -> list[Applied]:
+    """Return what the file has had, by feature and number, without opening it for writing.
+
+    Raises:
+        StartupError: it is not a database of ours.
+    """
+    if not path.exists():
+        return []
+    with startup_errors(path):
+        db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)
+        try:
+            return _applied(db)
+        finally:
+            db.close()
+
+
+@contextmanager
+def startup_errors(path: Path) -> Iterator[None]:
+    """Turn what the driver says into StartupErrors that name the file."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise StartupError(
+            f"cannot use {path}: {error}; it and its folder must be writable, or name another file by "
+            f"--sqlite-path"
+        ) from error
+    except sqlite3.Error as error:
+        raise StartupError(
+            f"{path} is not a database of ours: {error}; name another file by --sqlite-path"
+        ) from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+
+
+def _applied(db: sqlite3.Connection) -> list[Applied]:
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'migrations'").fetchone():
+        return []
+    rows = db.execute(
+        "SELECT feature, number, name, sha256, applied_at FROM migrations ORDER BY feature, number"
+    )
+    return [Applied(*row) for row in rows]
+
+
+@contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _statements(migration: Migration) -> Iterator[str]:
+    """The statements of a file, one by one: `executescript` would commit what stands before it."""
+    statement = ""
+    for piece in migration.sql.split(";"):
+        statement += piece + ";"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+    rest = statement.removesuffix(";")
+    if any(line.partition("--")[0].strip() for line in rest.splitlines()):
+        raise StartupError(f"{migration.name}: its last statement has no end: {rest.strip()[:80]!r}")

@@ -1,0 +1,198 @@
+"""The store of one machine: an SQLite file, written by one thread in groups.
+
+A group is whatever has queued while the last one was committed; nothing waits for more to come. Reads have a
+connection and a thread of their own: neither blocks the event loop, nor the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, ParamSpec, TypeVar
+
+from realtime.backends.groups import Bounds, Entry, Queue
+from realtime.backends.sqlite_database import Database, Synchronous, machine_boot_id
+from realtime.backends.sqlite_rows import GROUP_ROWS, RowReader, RowWriter
+from realtime.core.contracts import Clock, Kept, Page, Position, Remembered, RoomKey, Row
+from realtime.errors import Unavailable
+
+log: Final = logging.getLogger("realtime.store")
+
+MB: Final = 1024 * 1024
+GROUP_BYTES: Final = 8 * MB
+RETRY_S: Final = 1.0
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def open_sqlite(
+    path: Path,
+    *,
+    synchronous: Synchronous,
+    clock: Clock,
+    queue_rows: int = 100_000,
+    queue_bytes: int = 64 * MB,
+    boot_id: Callable[[], str] = machine_boot_id,
+) -> SqliteStore:
+    """Open the store in the file `path`, made if absent, on the running event loop.
+
+    What is kept outlives kill -9 of the process with either `synchronous`; with "full" also a power cut, for
+    an fsync a group. At most `queue_rows` rows and `queue_bytes` bytes wait to be written.
+
+    Raises:
+        StartupError: another server has it, it cannot be written, is not ours or is newer than we are.
+    """
+    writing = ThreadPoolExecutor(1, thread_name_prefix="realtime-store-writer")
+    try:
+        loop = asyncio.get_running_loop()
+        database = await loop.run_in_executor(writing, Database, path, synchronous, clock.time, boot_id)
+    except BaseException:
+        writing.shutdown(wait=False)
+        raise
+    return SqliteStore(database, writing, clock, Bounds(queue_rows, queue_bytes))
+
+
+class SqliteStore:
+    """A `Store` on an open file. `open_sqlite` makes it."""
+
+    def __init__(self, database: Database, writing: ThreadPoolExecutor, clock: Clock, bounds: Bounds) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._clock = clock
+        self._database = database
+        self._writer = RowWriter(database.db)
+        self._writing = writing
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="realtime-store-reader")
+        self._reader = RowReader(database.reading)
+        self._bounds = bounds
+        self._queue = Queue(bounds)
+        self._busy = False  # the writer has been asked to write and has not said that it is done
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closing = False
+        self._failing_since: float | None = None
+        self._rows = 0
+        self._groups = 0
+        self._failed_rows = 0
+
+    @property
+    def epoch(self) -> bytes:
+        """As `Store.epoch`."""
+        return self._database.epoch
+
+    @property
+    def ok(self) -> bool:
+        """Whether the last group was committed."""
+        return self._failing_since is None
+
+    def append(self, row: Row, kept: Kept) -> None:
+        """Queue one publication, as `Store.append`."""
+        if self._closing:
+            raise Unavailable("the store is closing")
+        self._queue.append(row, kept)
+        if not self._busy:
+            self._busy = True
+            self._idle.clear()
+            # Not at once: what the loop appends in this turn belongs to the same group.
+            self._loop.call_soon(self._write)
+
+    async def remembered(self, room: RoomKey, since_ms: int) -> Remembered:
+        """As `Store.remembered`, of what is committed."""
+        return await self._ask(self._reader.remembered, room, since_ms)
+
+    async def read(self, room: RoomKey, after: int, limit: int) -> list[tuple[Position, bytes]]:
+        """As `Store.read`."""
+        return await self._ask(self._reader.read, room, after, limit)
+
+    async def page(self, room: RoomKey, before: int | None, after: int | None, limit: int) -> Page:
+        """As `Store.page`."""
+        return await self._ask(self._reader.page, room, before, after, limit)
+
+    async def migrate(self, feature: str, folder: Path) -> list[str]:
+        """As `Store.migrate`."""
+        if self._closing:
+            raise Unavailable("the store is closing")
+        return await self._loop.run_in_executor(self._writing, self._database.migrate, feature, folder)
+
+    async def close(self) -> None:
+        """Commit what is queued, mark the file as whole, close it."""
+        if self._closing:
+            return
+        self._closing = True
+        await self._idle.wait()
+        await self._loop.run_in_executor(None, self._reading.shutdown)  # what is being read is read
+        try:
+            await self._loop.run_in_executor(self._writing, self._database.close)
+        except sqlite3.Error as error:
+            log.error("%s: closed, but not marked as whole: %s", self._database.path, error)
+        self._writing.shutdown()
+
+    def stats(self) -> dict[str, int]:
+        """As `Store.stats`."""
+        return {
+            "store_ok": int(self.ok),
+            "store_queued_rows": self._bounds.rows,
+            "store_queued_bytes": self._bounds.bytes,
+            "store_rows_total": self._rows,
+            "store_groups_total": self._groups,
+            "store_failed_rows_total": self._failed_rows,
+        }
+
+    # -- on the loop's thread -------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        self._writing.submit(self._write_groups)
+
+    def _committed(self, group: list[Entry]) -> None:
+        self._rows += len(group)
+        self._groups += 1
+        if self._failing_since is not None:
+            log.warning(
+                "%s is written again, after %.1f s",
+                self._database.path,
+                self._clock.monotonic() - self._failing_since,
+            )
+            self._failing_since = None
+        self._queue.kept(group)
+
+    def _failed(self, group: list[Entry], error: Exception) -> None:
+        if self._failing_since is None:  # one line an episode, however many groups it takes
+            self._failing_since = self._clock.monotonic()
+            log.error("%s cannot be written: %s", self._database.path, error)
+        refused = Unavailable("the store cannot be written; try again", retry_after_s=RETRY_S)
+        refused.__cause__ = error
+        self._failed_rows += self._queue.failed(group, refused)
+
+    def _wrote(self) -> None:
+        """The writer has stopped: nothing was left, or it failed and what hangs on that has been told."""
+        if len(self._queue):
+            self._write()
+            return
+        self._busy = False
+        self._idle.set()
+
+    async def _ask(self, ask: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._closing:
+            raise Unavailable("the store is closing")
+        try:
+            return await self._loop.run_in_executor(self._reading, lambda: ask(*args, **kwargs))
+        except sqlite3.Error as error:
+            log.error("%s cannot be read: %s", self._database.path, error)
+            raise Unavailable("the store cannot be read; try again", retry_after_s=RETRY_S) from error
+
+    # -- on the writer's thread -----------------------------------------------------------------------------
+
+    def _write_groups(self) -> None:
+        tell = self._loop.call_soon_threadsafe
+        while group := self._queue.take(GROUP_ROWS, GROUP_BYTES):
+            try:
+                self._writer.commit(group)
+            except Exception as error:  # whatever it is: the owners of these rows wait for an answer
+                tell(self._failed, group, error)
+                break  # what waits for the same rooms must fail first
+            tell(self._committed, group)
+        tell(self._wrote)

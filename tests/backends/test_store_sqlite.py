@@ -1,0 +1,291 @@
+"""What is SQLite's alone: when the epoch changes, a full disk, a held lock, files that are not ours."""
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from realtime.backends import sqlite_database
+from realtime.backends.sqlite_rows import RowWriter
+from realtime.backends.store_sqlite import SqliteStore, open_sqlite
+from realtime.core.clock import SystemClock
+from realtime.core.contracts import RoomKey
+from realtime.errors import StartupError
+from realtime.ids import DEFAULT_TENANT, RoomId
+from tests.contract.stores import LOBBY, OTHER, Owner, a_row, offsets
+from tests.tree import ROOT
+
+
+async def opened(path: Path, *, synchronous="normal", boot_id="first boot", **options) -> SqliteStore:
+    return await open_sqlite(
+        path, synchronous=synchronous, clock=SystemClock(), boot_id=lambda: boot_id, **options
+    )
+
+
+# ---------------------------------------------------------------- the epoch
+
+
+def leave_unclean(path: Path, *, synchronous="normal", boot_id="first boot") -> bytes:
+    """Open the store, write one row and end as kill -9 does; return the epoch."""
+    script = (
+        "import asyncio, os, sys\n"
+        "from pathlib import Path\n"
+        "from tests.backends.test_store_sqlite import opened\n"
+        "from tests.contract.stores import Owner, a_row\n"
+        "async def main():\n"
+        f"    store = await opened(Path(sys.argv[1]), synchronous={synchronous!r}, boot_id={boot_id!r})\n"
+        "    last = (await store.remembered(a_row(store, 1).room, 0)).offset\n"
+        "    await Owner(store).keep([a_row(store, last + 1)])\n"
+        "    print(store.epoch.decode(), flush=True)\n"
+        "    os._exit(9)\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 9, done.stderr
+    return done.stdout.strip().encode()
+
+
+@pytest.mark.parametrize(
+    ("synchronous", "boot_id", "stays"),
+    [
+        ("normal", "first boot", True),
+        ("normal", "second boot", False),
+        ("normal", "", False),  # nobody can say whether there was one
+        ("full", "first boot", True),
+        ("full", "second boot", True),
+    ],
+)
+async def test_the_epoch_changes_only_where_the_tail_may_be_lost(tmp_path, synchronous, boot_id, stays):
+    path = tmp_path / "s.sqlite"
+    epoch = leave_unclean(path, synchronous=synchronous)
+    # How rows were written counts, not how they will be.
+    store = await opened(path, synchronous="full" if synchronous == "normal" else "normal", boot_id=boot_id)
+    assert (store.epoch == epoch) is stays
+    assert (await store.remembered(LOBBY, 0)).offset == 1
+    await Owner(store).keep([a_row(store, 2)])  # offsets go on, whatever the epoch
+    assert [position.epoch for position, _ in await store.read(LOBBY, 0, 9)] == [epoch, store.epoch]
+    await store.close()
+
+
+async def test_a_store_that_was_closed_keeps_its_epoch_over_a_reboot(tmp_path):
+    store = await opened(tmp_path / "s.sqlite")
+    epoch = store.epoch
+    await Owner(store).keep([a_row(store, 1)])
+    await store.close()
+    again = await opened(tmp_path / "s.sqlite", boot_id="second boot")
+    assert again.epoch == epoch
+    await again.close()
+
+
+async def test_a_second_crash_is_judged_by_its_own_boot(tmp_path):
+    path = tmp_path / "s.sqlite"
+    first = leave_unclean(path, boot_id="first boot")
+    second = leave_unclean(path, boot_id="second boot")
+    third = leave_unclean(path, boot_id="second boot")
+    assert first != second == third
+
+
+async def test_that_the_writer_has_begun_is_synced_before_it_writes(tmp_path, monkeypatch):
+    """Else a power cut takes the mark back with the rows, and the next start sees a file that was closed."""
+    modes = []
+    take_over = sqlite_database.Database._take_over
+
+    def watched(self, *given):
+        modes.append(self.db.execute("PRAGMA synchronous").fetchone())
+        return take_over(self, *given)
+
+    monkeypatch.setattr(sqlite_database.Database, "_take_over", watched)
+    store = await opened(tmp_path / "s.sqlite")
+    assert modes == [(2,)]  # FULL
+    assert store._database.db.execute("PRAGMA synchronous").fetchone() == (1,)  # NORMAL from there on
+    await store.close()
+
+
+def test_the_machine_names_its_boot():
+    assert len(sqlite_database.machine_boot_id()) == 36
+
+
+# ---------------------------------------------------------------- failures of the disk
+
+
+async def test_a_full_disk_fails_rows_and_the_store_goes_on_once_there_is_room(tmp_path):
+    store = await opened(tmp_path / "s.sqlite")
+    owner = Owner(store)
+    await owner.keep([a_row(store, 1), a_row(store, 1, OTHER)])
+    (pages,) = store._database.db.execute("PRAGMA page_count").fetchone()
+    store._database.db.execute(f"PRAGMA max_page_count = {pages}")
+    owner.append(a_row(store, 2, push=b"x" * 100_000))
+    await owner.all_told()
+    assert owner.failed() == [2]
+    assert not store.ok
+    owner.append(a_row(store, 2, OTHER))  # small enough for the page that is there
+    await owner.all_told()
+    assert owner.kept(OTHER) == [1, 2]
+    assert store.ok
+    store._database.db.execute("PRAGMA max_page_count = 1000000")
+    owner.append(a_row(store, 2, push=b"x" * 100_000))
+    await owner.all_told()
+    assert owner.kept() == [1, 2]
+    await store.close()
+
+
+async def test_a_new_room_whose_first_group_failed_is_written_later(tmp_path):
+    """Its id was made in the transaction that was rolled back."""
+    store = await opened(tmp_path / "s.sqlite")
+    owner = Owner(store)
+    (pages,) = store._database.db.execute("PRAGMA page_count").fetchone()
+    store._database.db.execute(f"PRAGMA max_page_count = {pages}")
+    owner.append(a_row(store, 1, push=b"x" * 100_000))
+    await owner.all_told()
+    assert owner.failed() == [1]
+    await owner.keep([a_row(store, 1, OTHER)])
+    store._database.db.execute("PRAGMA max_page_count = 1000000")
+    await owner.keep([a_row(store, 1)])
+    assert await offsets(store) == await offsets(store, OTHER) == [1]
+    await store.close()
+
+
+async def test_rows_fail_while_another_program_holds_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite_database, "BUSY_TIMEOUT_S", 0.01)
+    store = await opened(tmp_path / "s.sqlite")
+    owner = Owner(store)
+    other = sqlite3.connect(tmp_path / "s.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    owner.append(a_row(store, 1))
+    await owner.all_told()
+    assert owner.failed() == [1]
+    other.execute("ROLLBACK")
+    await owner.keep([a_row(store, 1)])
+    other.close()
+    await store.close()
+
+
+# ---------------------------------------------------------------- files that will not do
+
+
+async def test_another_process_is_named_by_its_number(tmp_path):
+    store = await opened(tmp_path / "s.sqlite")
+    with pytest.raises(StartupError, match=f"in use by another server, process {os.getpid()}; stop that one"):
+        await opened(tmp_path / "s.sqlite")
+    await store.close()
+
+
+async def test_a_link_to_the_file_meets_the_same_lock(tmp_path):
+    store = await opened(tmp_path / "s.sqlite")
+    (tmp_path / "link.sqlite").symlink_to(tmp_path / "s.sqlite")
+    with pytest.raises(StartupError, match="in use by another server"):
+        await opened(tmp_path / "link.sqlite")
+    await store.close()
+
+
+async def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path):
+    path = tmp_path / "s.sqlite"
+    path.write_text("these are my notes, " * 100)
+    with pytest.raises(StartupError, match=r"s\.sqlite is not a database of ours.*--sqlite-path"):
+        await opened(path)
+    assert path.read_text() == "these are my notes, " * 100
+
+
+async def test_a_folder_that_is_not_there_is_refused_with_advice(tmp_path):
+    with pytest.raises(StartupError, match=r"cannot write beside .*make its folder.*--sqlite-path"):
+        await opened(tmp_path / "no" / "s.sqlite")
+
+
+async def test_a_folder_in_its_place_is_refused_with_advice(tmp_path):
+    (tmp_path / "s.sqlite").mkdir()
+    with pytest.raises(StartupError, match=r"cannot use .*s\.sqlite.*--sqlite-path"):
+        await opened(tmp_path / "s.sqlite")
+
+
+async def test_a_refused_file_is_free_for_others(tmp_path):
+    (tmp_path / "s.sqlite").write_text("not a database" * 100)
+    with pytest.raises(StartupError):
+        await opened(tmp_path / "s.sqlite")
+    (tmp_path / "s.sqlite").unlink()
+    await (await opened(tmp_path / "s.sqlite")).close()
+
+
+async def test_what_a_file_has_had_is_listed_without_opening_it_for_writing(tmp_path):
+    path = tmp_path / "s.sqlite"
+    assert sqlite_database.applied(path) == []
+    assert not path.exists()
+    store = await opened(path)
+    assert [(row.feature, row.name) for row in sqlite_database.applied(path)] == [
+        ("core", "001_publications.sql")
+    ]
+    await store.close()
+
+
+# ---------------------------------------------------------------- groups
+
+
+def test_rooms_beyond_the_cache_are_found_again(tmp_path):
+    database = sqlite_database.Database(tmp_path / "s.sqlite", "normal", time.time)
+    writer = RowWriter(database.db, rooms_cached=2)
+    rooms = [RoomKey(DEFAULT_TENANT, RoomId(f"chat:{number}")) for number in range(5)]
+    for offset in (1, 2, 3):
+        for room in rooms:
+            writer.commit([(a_row(database, offset, room), print)])
+    assert len(writer._ids) == 2
+    assert database.db.execute("SELECT count(*), max(id) FROM rooms").fetchone() == (5, 5)
+    assert database.db.execute("SELECT count(*) FROM publications").fetchone() == (15,)
+    database.close()
+
+
+async def test_groups_and_answers_take_few_turns_of_the_interpreter(tmp_path):
+    """One step a row would cost a switch interval each beside a loop that never idles: 20 s, and not 0.1."""
+    store = await opened(tmp_path / "s.sqlite")
+    owner = Owner(store)
+    stop = threading.Event()
+    busy = threading.Thread(target=spin, args=[stop])
+    busy.start()
+    try:
+        began = time.monotonic()
+        await owner.keep(a_row(store, offset, key="k") for offset in range(1, 4001))
+        await store.page(LOBBY, None, None, 4000)
+        await store.remembered(LOBBY, 0)
+        taken = time.monotonic() - began
+    finally:
+        stop.set()
+        busy.join()
+    assert taken < 8  # of 60 that one step a row takes
+    await store.close()
+
+
+def spin(stop: threading.Event) -> None:
+    while not stop.is_set():
+        sum(range(1000))
+
+
+async def test_all_rows_of_one_turn_of_the_loop_are_one_group(tmp_path):
+    store = await opened(tmp_path / "s.sqlite")
+    await Owner(store).keep(a_row(store, offset) for offset in range(1, 501))
+    assert store.stats()["store_groups_total"] == 1
+    assert store.stats()["store_rows_total"] == 500
+    await store.close()
+
+
+async def test_rows_that_came_during_a_commit_are_the_next_group(tmp_path):
+    store = await opened(tmp_path / "s.sqlite")
+    owner = Owner(store)
+    other = sqlite3.connect(tmp_path / "s.sqlite", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")  # the first commit waits for us
+    owner.append(a_row(store, 1))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    for offset in range(2, 301):
+        owner.append(a_row(store, offset))
+    other.execute("ROLLBACK")
+    await owner.all_told()
+    assert owner.kept() == list(range(1, 301))
+    assert store.stats()["store_groups_total"] == 2
+    other.close()
+    await store.close()

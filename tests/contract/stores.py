@@ -1,0 +1,130 @@
+"""The stores that the contract is held against, and what its tests have in common."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from realtime.backends.store_sqlite import SqliteStore, open_sqlite
+from realtime.core.clock import SystemClock
+from realtime.core.contracts import Position, RoomKey, Row, Store
+from realtime.errors import Unavailable
+from realtime.ids import DEFAULT_TENANT, RoomId, TenantId
+
+LOBBY = RoomKey(DEFAULT_TENANT, RoomId("chat:lobby"))
+OTHER = RoomKey(DEFAULT_TENANT, RoomId("chat:other"))
+FOREIGN = RoomKey(TenantId("acme"), RoomId("chat:lobby"))
+
+
+class Place(Protocol):
+    """One database, which stores may be opened on one after another."""
+
+    dialect: str
+
+    async def open(self, **options: Any) -> Store:
+        """Open a store on it. `synchronous` is "normal" unless given."""
+        ...
+
+    async def execute(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run a statement beside the store, on a connection of its own; return its rows."""
+        ...
+
+    async def refuse(self, room: RoomKey) -> None:
+        """Let every statement that inserts into `room` fail, until `accept`."""
+        ...
+
+    async def accept(self) -> None:
+        """Let statements succeed again."""
+        ...
+
+    @property
+    def arguments(self) -> list[str]:
+        """How tests.contract.writer is told of it."""
+        ...
+
+
+class SqlitePlace:
+    """A file."""
+
+    dialect = "sqlite"
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "realtime.sqlite"
+        self.arguments = ["sqlite", str(self.path)]
+
+    async def open(self, **options: Any) -> SqliteStore:
+        return await open_sqlite(self.path, **{"synchronous": "normal", "clock": SystemClock()} | options)
+
+    async def execute(self, statement: str) -> list[tuple[Any, ...]]:
+        db = sqlite3.connect(self.path, isolation_level=None)
+        try:
+            return db.execute(statement).fetchall()
+        finally:
+            db.close()
+
+    async def refuse(self, room: RoomKey) -> None:
+        await self.execute(
+            f"CREATE TRIGGER refuse BEFORE INSERT ON publications WHEN NEW.room = (SELECT id FROM rooms "
+            f"WHERE tenant = '{room.tenant}' AND name = '{room.room}') "
+            f"BEGIN SELECT RAISE(ABORT, 'refused by the test'); END"
+        )
+
+    async def accept(self) -> None:
+        await self.execute("DROP TRIGGER refuse")
+
+
+STORES: dict[str, Callable[[Path], Place]] = {"sqlite": SqlitePlace}
+
+
+def a_row(store: Store, offset: int, room: RoomKey = LOBBY, **given: Any) -> Row:
+    """A publication with this offset; its push names it."""
+    fields = {"push": b'{"offset":%d}' % offset, "sender": b'"alice"', "key": None, "at_ms": 1_000 + offset}
+    return Row(room, Position(offset, store.epoch), **fields | given)
+
+
+class Owner:
+    """Appends rows and collects what it is told, in order."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.told: list[tuple[Row, Unavailable | None]] = []
+        self._waiting = 0
+        self._all_told = asyncio.Event()
+        self._all_told.set()
+
+    def append(self, row: Row) -> None:
+        self.store.append(row, self._kept)
+        self._waiting += 1
+        self._all_told.clear()
+
+    def _kept(self, row: Row, error: Unavailable | None) -> None:
+        self.told.append((row, error))
+        self._waiting -= 1
+        if not self._waiting:
+            self._all_told.set()
+
+    async def all_told(self) -> None:
+        """Wait until every row that was appended has been answered for."""
+        await self._all_told.wait()
+
+    async def keep(self, rows: Iterable[Row]) -> None:
+        """Append them, wait, and see that each was kept."""
+        before = len(self.told)
+        for row in rows:
+            self.append(row)
+        await self.all_told()
+        assert [error for _, error in self.told[before:] if error] == []
+
+    def kept(self, room: RoomKey = LOBBY) -> list[int]:
+        """Offsets that were kept, as they were told."""
+        return [row.position.offset for row, error in self.told if row.room == room and error is None]
+
+    def failed(self, room: RoomKey = LOBBY) -> list[int]:
+        """Offsets that were not kept, as they were told."""
+        return [row.position.offset for row, error in self.told if row.room == room and error]
+
+
+async def offsets(store: Store, room: RoomKey = LOBBY) -> list[int]:
+    """All offsets of a room in the store."""
+    return [position.offset for position, _ in await store.read(room, 0, 100_000)]

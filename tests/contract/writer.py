@@ -1,0 +1,45 @@
+"""Appends to a store until it is killed: `python -m tests.contract.writer sqlite PATH` (or `postgres URL`).
+
+Prints the store's epoch, then every offset once it is kept; 64 rows are on their way at any time.
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from realtime.backends.store_sqlite import open_sqlite
+from realtime.core.clock import SystemClock
+from realtime.core.contracts import Row, Store
+from realtime.errors import Unavailable
+from tests.contract.stores import a_row
+
+
+async def opened(kind: str, where: str) -> Store:
+    """The store that the command line names."""
+    assert kind == "sqlite"
+    return await open_sqlite(Path(where), synchronous="normal", clock=SystemClock())
+
+
+async def main() -> None:
+    """Write for ever."""
+    store = await opened(*sys.argv[1:])
+    print(store.epoch.decode(), flush=True)
+    offset = 0
+
+    def append() -> None:
+        nonlocal offset
+        offset += 1
+        store.append(a_row(store, offset), kept)
+
+    def kept(row: Row, error: Unavailable | None) -> None:
+        assert error is None
+        print(row.position.offset, flush=True)
+        append()
+
+    for _ in range(64):
+        append()
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
