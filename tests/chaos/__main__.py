@@ -18,6 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--kills", type=int, default=200, help="how often the server is killed (200)")
     parser.add_argument("--members", type=int, default=12, help="clients (12)")
+    parser.add_argument("--sdk", type=int, default=3, help="so many of them are our Python SDK (3)")
     parser.add_argument(
         "--seed", type=int, default=random.randrange(1 << 32), help="default: another each time"
     )
@@ -26,7 +27,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         server = Server(settings(Path(folder)))
         try:
-            print(asyncio.run(chaos(server, parsed.seed, kills=parsed.kills, members=parsed.members)))
+            run = chaos(server, parsed.seed, kills=parsed.kills, members=parsed.members, sdk=parsed.sdk)
+            print(asyncio.run(run))
         finally:
             server.finish()
     return 0

@@ -11,19 +11,20 @@ import random
 import signal
 from collections import Counter
 from pathlib import Path
+from typing import Protocol
 
 from tests.chaos.judge import Judge
 from tests.chaos.member import Member
 from tests.chaos.reader import read_all
-from tests.chaos.world import BrokenPromiseError, World
+from tests.chaos.sdk import SdkMember
+from tests.chaos.world import BrokenPromiseError, StalledError, World
 from tests.conftest import Server
 
 ROOMS = ["chat:a", "chat:b", "events:a", "events:b", "chat:c"]
-DURABLE: set[str] = set()
+DURABLE = {"chat"}
 ROOMS_PER_MEMBER = 3
 RING = 300  # publications that a room keeps in memory: few enough for some to come back too late
 STOPS_PER_KILL = 0.1  # now and then the server is stopped politely
-CRASH_AT_ONCE = 3  # of the first events
 
 
 def settings(folder: Path) -> dict[str, object]:
@@ -46,8 +47,21 @@ def settings(folder: Path) -> dict[str, object]:
     }
 
 
-async def chaos(server: Server, seed: int, *, kills: int, members: int = 12) -> Counter[str]:
+class Person(Protocol):
+    """A client, of whichever make."""
+
+    name: str
+    is_settled: bool
+    has_all: bool
+
+    async def live(self) -> None: ...
+    def end(self) -> None: ...
+
+
+async def chaos(server: Server, seed: int, *, kills: int, members: int = 12, sdk: int = 3) -> Counter[str]:
     """Kill the server so many times under load, then let everybody catch up; return what happened.
+
+    `sdk` of the members are our Python SDK, the others bare sockets.
 
     Raises:
         BrokenPromiseError: something was lost, doubled, out of order, or not what was said.
@@ -55,10 +69,10 @@ async def chaos(server: Server, seed: int, *, kills: int, members: int = 12) -> 
     judge = Judge(DURABLE, keys_last=RING)
     world = World(server, judge, f"{seed}:world", members)
     rng = random.Random(f"{seed}:members")
-    people = [
-        Member(world, f"m{number}", rng.sample(ROOMS, ROOMS_PER_MEMBER), f"{seed}:{number}")
-        for number in range(members)
-    ]
+    people: list[Person] = []
+    for number in range(members):
+        make = SdkMember if number < sdk else Member
+        people.append(make(world, f"m{number}", rng.sample(ROOMS, ROOMS_PER_MEMBER), f"{seed}:{number}"))
     tasks = [asyncio.create_task(one.live(), name=one.name) for one in people]
     for task in tasks:
         task.add_done_callback(lambda done: _report(world, done))
@@ -66,7 +80,8 @@ async def chaos(server: Server, seed: int, *, kills: int, members: int = 12) -> 
         await _kill(world, kills, rng)
         await _end(world, people)
     except BrokenPromiseError as error:
-        error.add_note(f"again: python -m tests.chaos --seed {seed} --kills {kills} --members {members}")
+        again = f"--seed {seed} --kills {kills} --members {members} --sdk {sdk}"
+        error.add_note(f"again: python -m tests.chaos {again}")
         error.add_note(f"after {_told(world.counts)}")
         error.add_note("\n".join(map(str, people)))
         raise
@@ -105,7 +120,7 @@ async def _stop(world: World) -> None:
     world.happened("stop")
 
 
-async def _end(world: World, people: list[Member]) -> None:
+async def _end(world: World, people: list[Person]) -> None:
     """No more trouble: wait until everybody has everything, read all there is, and judge."""
     world.is_ending = True
     for one in people:
@@ -113,9 +128,9 @@ async def _end(world: World, people: list[Member]) -> None:
     world.happened("end is near")
     try:
         await world.until(lambda: all(one.is_settled and one.has_all for one in people))
-    except BrokenPromiseError:
-        world.judge.close()
-        world.check()
+    except StalledError as stalled:
+        world.judge.close()  # it may know what is missing
+        stalled.add_note("\n".join(world.judge.faults[:20]))
         raise
     await read_all(world)
     world.judge.close()

@@ -38,7 +38,7 @@ class Attempt:
     key: str | None
     content: dict[str, Any]
     sends: int = 0
-    answers: list[tuple[Place, int]] = field(default_factory=list)  # with the server's life
+    answers: list[tuple[Place, int | None]] = field(default_factory=list)  # with the server's life
     places: set[Place] = field(default_factory=set)  # where anybody has seen it
 
     def __str__(self) -> str:
@@ -105,9 +105,9 @@ class Judge:
         self.attempts[attempt.client, attempt.number] = attempt
 
     def acked(
-        self, attempt: Attempt, place: Place, life: int, connection: str, *, duplicate: bool = False
+        self, attempt: Attempt, place: Place, life: int | None, connection: str, *, duplicate: bool = False
     ) -> None:
-        """The server says, on a connection, that it keeps the attempt at `place`."""
+        """The server says, on a connection, that it keeps the attempt at `place`. `life`: as far as known."""
         books = self.room(attempt.room)
         said = f"ack of {attempt} at {place}"
         self.expect(not duplicate or attempt.sends > 1, f"{said} is a duplicate, and it was sent once")
@@ -118,7 +118,8 @@ class Judge:
         attempt.answers.append((place, life))
         if attempt.sends == 1:
             number, before = self._answered.get((connection, books.name), (0, place))
-            in_order = number < attempt.number and (before is place or before.offset < place.offset)
+            anew = before is place or before.epoch != place.epoch
+            in_order = number < attempt.number and (anew or before.offset < place.offset)
             self.expect(in_order, f"{said}, after the one of no. {number} at {before}")
             self._answered[connection, books.name] = (attempt.number, place)
         books.at_epoch(place.epoch, life, said)
@@ -159,12 +160,13 @@ class Books:
         self._lives: dict[str, int] = {}  # by epoch, of what is not durable
         self._epochs: dict[int, str] = {}
 
-    def at_epoch(self, epoch: str, life: int, said: str) -> None:
-        """Check that the room may have this epoch in this life of the server."""
+    def at_epoch(self, epoch: str, life: int | None, said: str) -> None:
+        """Check that the room may have this epoch in this life of the server, where that is known."""
         if self.durable:
             first = next(iter(self.last), epoch)
             self.judge.expect(epoch == first, f"{said}: the durable {self.name} had epoch {first}")
             self.last.setdefault(epoch, 0)
+        if self.durable or life is None:
             return
         expect = self.judge.expect
         before = self._lives.setdefault(epoch, life)
@@ -235,6 +237,8 @@ class Books:
             self.judge.fault(f"{self.name}: {place} was received and is lost")
 
     def _reaches(self, place: Place) -> None:
+        if self.durable and place.epoch not in self.last:
+            self.at_epoch(place.epoch, None, f"{place}")
         self.last[place.epoch] = max(place.offset, self.last.get(place.epoch, 0))
 
     def _check_content(self, place: Place, value: dict[str, Any], said: str) -> None:
@@ -283,6 +287,10 @@ class Stay:
     def forget(self) -> None:
         """It is to join as one who has never been there."""
         self.here, self.holes = None, []
+
+    def begin(self, here: Place) -> None:
+        """It is in the room, and what is behind `here` is to come."""
+        self.here, self.joined_now = here, True
 
     def offline(self) -> None:
         """Its connection has ended, or it has left."""

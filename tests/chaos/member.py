@@ -33,7 +33,6 @@ PENDING_MAX = 48  # publishes without an answer, above which a client waits
 BURST_MAX = 12
 PAGE = 100
 ACTIONS = {"publish": 60, "repeat": 4, "page": 4, "leave": 3, "stall": 3, "close": 1, "fin": 2, "rst": 2}
-TYPES = {"events": "publish"}  # what is published to rooms of a kind, where it is no chat message
 # A client's bytes are no server's fault, and nobody here breaks a rule or meets a limit but the slow reader.
 CLOSE_CODES = DOCUMENTED_CLOSE_CODES & {1000, 1001, 1012, 1013, 4001}
 
@@ -101,8 +100,8 @@ class Member:
             except (EndedError, OSError):
                 continue
             while self.online and not self._world.is_over:
-                await asyncio.sleep(0)
                 await (self._settle() if self._world.is_ending else self._act())
+                await asyncio.sleep(0)  # what it did may have let nobody else run
         if self.wire is not None:
             self.wire.cut("close")
 
@@ -174,9 +173,7 @@ class Member:
             self._numbers += 1
             # Most with a key and an id; some without a key, and some that nobody waits for.
             key = f"k{self._numbers}" if rng.random() < 0.85 or seat.said_goodbye else None
-            pad = "é😀\n" * rng.randint(0, 4) + "x" * rng.choice((0, 30, 300, 1500))
-            content = {"by": self.name, "n": self._numbers, "pad": pad}
-            burst.append(Attempt(self.name, self._numbers, seat.stay.books.name, key, content))
+            burst.append(draw_attempt(rng, self.name, self._numbers, seat.stay.books.name, key))
         asks = [attempt.key is not None or rng.random() < 0.7 for attempt in burst]
         self._send_attempts(seat, burst, asks, one_frame=rng.random() < 0.3)
 
@@ -187,9 +184,8 @@ class Member:
         messages = []
         for attempt, ask in zip(attempts, asks, strict=True):
             self._judge.sending(attempt)
-            kind = attempt.room.partition(":")[0]
-            message: dict[str, object] = {"type": TYPES.get(kind, "chat_message"), "room": attempt.room}
-            message |= {"content": attempt.content}
+            message: dict[str, object] = {"type": type_for(attempt.room), "room": attempt.room}
+            message["content"] = attempt.content
             if attempt.key is not None:
                 message["key"] = attempt.key
                 if attempt not in seat.unanswered:
@@ -391,6 +387,17 @@ class Member:
         for seat in self._seats.values():
             seat.stay.is_final = True
         self._news.set()
+
+
+def draw_attempt(rng: random.Random, client: str, number: int, room: str, key: str | None) -> Attempt:
+    """Return a publication of some length."""
+    pad = "é😀\n" * rng.randint(0, 4) + "x" * rng.choice((0, 30, 300, 1500))
+    return Attempt(client, number, room, key, {"by": client, "n": number, "pad": pad})
+
+
+def type_for(room: str) -> str:
+    """Return what is published to a room."""
+    return "publish" if room.startswith("events:") else "chat_message"
 
 
 def _outcome(since: Place | None, at: Place, told: Joined) -> str:

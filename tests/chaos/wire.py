@@ -18,7 +18,7 @@ from msgspec import Raw
 
 from tests.attacks.wire import ACCEPT, BINARY, CLOSE, PING, PONG, TEXT, close_frame, frame, upgrade_request
 
-JSON, MSGPACK = "json", "msgpack"
+JSON, MSGPACK, SDK = "json", "msgpack", "sdk"  # SDK: JSON, made of what our SDK has told
 _LINGER_RESET = struct.pack("ii", 1, 0)
 
 
@@ -76,7 +76,7 @@ class Refused(msgspec.Struct):
 
 def encoded(codec: str, value: object) -> bytes:
     """Return `value` in the codec."""
-    return msgspec.json.encode(value) if codec == JSON else msgspec.msgpack.encode(value)
+    return msgspec.msgpack.encode(value) if codec == MSGPACK else msgspec.json.encode(value)
 
 
 def decoded(codec: str, raw: bytes | Raw, type_: Any = Any) -> Any:
@@ -85,7 +85,7 @@ def decoded(codec: str, raw: bytes | Raw, type_: Any = Any) -> Any:
     Raises:
         msgspec.DecodeError: it is not of that type.
     """
-    decode = msgspec.json.decode if codec == JSON else msgspec.msgpack.decode
+    decode = msgspec.msgpack.decode if codec == MSGPACK else msgspec.json.decode
     return decode(raw, type=type_)
 
 

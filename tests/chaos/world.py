@@ -20,6 +20,10 @@ class BrokenPromiseError(AssertionError):
     """The server, or the test, did something wrong. The text says what."""
 
 
+class StalledError(BrokenPromiseError):
+    """Nothing happens any more, and something is still to come."""
+
+
 class World:
     """One run. `happened` counts an event and may kill the server at this very moment."""
 
@@ -90,7 +94,7 @@ class World:
                 async with asyncio.timeout(STALL_S):
                     await self._changed.wait()
             except TimeoutError:
-                raise BrokenPromiseError(f"nothing has happened for {STALL_S} s") from None
+                raise StalledError(f"nothing has happened for {STALL_S} s") from None
             self.check()
 
     def check(self) -> None:
