@@ -94,7 +94,7 @@ def peers_python(package: str) -> Path:
 
 
 def _realtime(port: int) -> list[str]:
-    options = {"--port": str(port), "--echo": "/echo", "--log-level": "warning"}
+    options = {"--port": str(port), "--echo": "/echo", "--log-level": "warning", "--sqlite-path": ""}
     return _python_module("realtime", "serve", *(part for pair in options.items() for part in pair))
 
 

@@ -108,8 +108,21 @@ def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, Any, str]]:
     return [
         (name, environ[variable], variable)
         for variable, name in _KNOB_BY_VARIABLE.items()
-        if environ.get(variable)
+        if environ.get(variable) or (variable in environ and _may_be_emptied(KNOBS[name]))
     ]
+
+
+def _may_be_emptied(knob: Knob) -> bool:
+    """Whether an empty variable turns something off. Everywhere else it is as good as none: an empty
+    REALTIME_JWT_SECRET must not open what the config file has locked.
+    """
+    if not isinstance(knob.default, str) or not knob.default:
+        return False
+    try:
+        convert(knob, "", knob.variable)
+    except SettingsError:
+        return False
+    return True
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

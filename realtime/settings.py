@@ -343,10 +343,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str,
         Meta(
             pattern=r"^(postgres(ql)?://.+)?$",
-            description="PostgreSQL for what must be found in a year; empty runs embedded.",
+            description="PostgreSQL database that keeps durable rooms, instead of sqlite_path; "
+            "one server at a time has it.",
             extra={"unit": "url", "secret": True, "env": "POSTGRES_URL"},
         ),
     ] = ""
+    sqlite_path: Annotated[
+        str,
+        Meta(
+            description="File that keeps durable rooms, made if absent; one server at a time has it. "
+            "Empty: durable rooms are kept in memory only, and lost with the process.",
+            extra=Text,
+        ),
+    ] = "realtime.sqlite"
+    store_synchronous: Annotated[
+        Literal["normal", "full"],
+        Meta(
+            description="What an acked publication survives. normal: kill -9 of any process, and with "
+            "PostgreSQL a power cut too; one may cost SQLite its last moments, which shows as a new epoch. "
+            "full: SQLite syncs every group to the disk, PostgreSQL waits for its synchronous standbys.",
+            extra=Text,
+        ),
+    ] = "normal"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         Meta(description="Least severe line that is logged.", extra=Text),

@@ -33,10 +33,13 @@ _ADDRESS = re.compile(r"http://(?P<host>\[[^]]+\]|[^\s:/]+):(?P<port>\d+)")
 
 
 class Server:
-    """A `realtime serve` process. Settings are given by name; `port` 0 lets the system choose."""
+    """A `realtime serve` process. Settings are given by name; `port` 0 lets the system choose.
+
+    Without a `sqlite_path` of its own it keeps nothing: servers of one run would lock each other out.
+    """
 
     def __init__(self, settings: dict[str, object]) -> None:
-        self.settings = {"port": 0, **settings}
+        self.settings = {"port": 0, "sqlite_path": "", **settings}
         self.log: list[str] = []
         self.may_log_tracebacks = False
         self._said = threading.Condition()

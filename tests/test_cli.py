@@ -15,11 +15,11 @@ KEY = "0123456789abcdef0123456789abcdef"
 
 
 def realtime(*arguments, **variables):
-    """Run the command with an environment that holds nothing of ours but `variables`."""
+    """Run the command with an environment that holds nothing of ours but `variables`, and without a store."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("REALTIME_") and k not in _OURS}
     return subprocess.run(
         [sys.executable, "-m", "realtime", *arguments],
-        env={**kept, **variables},
+        env={**kept, "REALTIME_SQLITE_PATH": "", **variables},
         capture_output=True,
         text=True,
         timeout=60,
@@ -188,7 +188,7 @@ def test_token_make_says_what_it_lacks(arguments, variables, says):
 def test_check_says_that_the_server_would_start():
     done = realtime("check", "--port", "0")
     assert done.returncode == 0, done.stdout
-    assert "configuration: 1 of" in done.stdout
+    assert "configuration: 2 of" in done.stdout
     assert "OPEN MODE" in done.stdout
     assert "compiled build: present" in done.stdout
     assert "features: events" in done.stdout

@@ -88,6 +88,13 @@ def test_an_empty_variable_counts_as_unset():
     assert load(environ={"REALTIME_PORT": ""}).settings.port == 8000
 
 
+def test_an_empty_variable_turns_off_what_is_on_by_default(toml):
+    path = toml('jwt_secret = "0123456789abcdef0123456789abcdef"')
+    settings = load(config=path, environ={"REALTIME_SQLITE_PATH": "", "REALTIME_JWT_SECRET": ""}).settings
+    assert settings.sqlite_path == ""
+    assert not settings.open_mode  # no more than that
+
+
 def test_an_unknown_variable_is_an_error_that_names_the_nearest():
     with pytest.raises(
         SettingsError, match=r"REALTIME_MAX_CONECTIONS.*did you mean REALTIME_MAX_CONNECTIONS\?"

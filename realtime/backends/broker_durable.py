@@ -121,7 +121,7 @@ class DurableBroker:
             "broker_in_flight": self.in_flight,
             "broker_waiting": self.waiting,
             "broker_unknown_rooms": len(self.unknown),
-            "broker_failures": self.failures,
+            "broker_failures_total": self.failures,
         }
 
     def _stream(self, room: RoomKey, kind: RoomKind) -> DurableStream:

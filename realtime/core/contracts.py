@@ -187,6 +187,11 @@ class Store(Protocol):
         """
         ...
 
+    @property
+    def ok(self) -> bool:
+        """Whether what was last asked of the disk or the database was done."""
+        ...
+
     def append(self, row: Row, kept: Kept) -> None:
         """Queue one publication. `kept` is called on the event loop when its group is on disk or is given up:
         in the order of append for the rows of a room, and never before `append` has returned.

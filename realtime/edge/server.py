@@ -11,6 +11,8 @@ from typing import Final
 import uvloop
 
 from realtime import __version__
+from realtime.core.clock import SystemClock
+from realtime.core.contracts import Clock, Store
 from realtime.edge import listener
 from realtime.edge.process import (
     configure_logging,
@@ -19,6 +21,7 @@ from realtime.edge.process import (
     raise_file_limit,
     settle_gc,
 )
+from realtime.edge.storage import open_store
 from realtime.edge.worker import Worker
 from realtime.loading import Loaded
 from realtime.settings import Settings
@@ -32,7 +35,7 @@ def serve(loaded: Loaded) -> int:
     """Serve until SIGTERM or SIGINT, drain, and return the exit code. A second signal exits at once.
 
     Raises:
-        StartupError: it cannot listen where the settings say.
+        StartupError: it cannot listen where the settings say, or has no store there.
     """
     settings = loaded.settings
     configure_logging(settings)
@@ -46,9 +49,21 @@ def serve(loaded: Loaded) -> int:
 
 
 async def _serve(settings: Settings, listening: socket.socket, connections_max: int) -> None:
+    clock = SystemClock()
+    store = await open_store(settings, clock)
+    try:
+        await _serve_on(store, settings, clock, listening, connections_max)
+    finally:
+        if store is not None:
+            await store.close()
+
+
+async def _serve_on(
+    store: Store | None, settings: Settings, clock: Clock, listening: socket.socket, connections_max: int
+) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    worker = Worker(settings, loop, connections_max)
+    worker = Worker(settings, loop, connections_max, clock, store)
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, _stop_once, loop, stop)
     worker.start(listening)
@@ -74,7 +89,6 @@ def _stop_once(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
 
 
 def _unused(settings: Settings) -> str:
-    given = [name for name in ("redis_url", "postgres_url") if getattr(settings, name)]
-    if not given:
+    if not settings.redis_url:
         return ""
-    return f"{' and '.join(given)} will be ignored: this version runs embedded, in one process"
+    return "redis_url will be ignored: this version runs embedded, in one process"

@@ -90,7 +90,8 @@ def worker_metrics(
     yield from _named(core, CORE_COUNTERS, CORE_GAUGES)
     known = CORE_COUNTERS.keys() | CORE_GAUGES.keys()
     for name in sorted(core.keys() - known):  # a backend's own: it knows what they are, we do not
-        yield gauge(f"realtime_{name}", f"{name.replace('_', ' ').capitalize()}.", core[name])
+        words = name.removesuffix("_total").replace("_", " ").capitalize()
+        yield (counter if name.endswith("_total") else gauge)(f"realtime_{name}", f"{words}.", core[name])
     yield gauge("realtime_http_connections", "Open HTTP connections.", http)
     yield lag.metric()
     yield from process_metrics()

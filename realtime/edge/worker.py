@@ -16,10 +16,11 @@ from typing import Any, Final
 
 from realtime import __version__
 from realtime.backends.auth_jwt import JwtAuthenticator
+from realtime.backends.broker_durable import DurableBroker
 from realtime.backends.broker_memory import MemoryBroker
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.catalog import Catalog
-from realtime.core.clock import SystemClock
+from realtime.core.contracts import Broker, Clock, Store
 from realtime.core.core import Core
 from realtime.core.limits import Limits
 from realtime.core.session import Session
@@ -49,12 +50,24 @@ RATE_SLACK_S: Final = 0.1
 
 
 class Worker:
-    """Builds everything from the settings; `start` begins to serve, `drain` and `close` end it."""
+    """Builds everything from the settings; `start` begins to serve, `drain` and `close` end it.
 
-    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop, connections_max: int) -> None:
+    Durable rooms stand on `store`, which whoever opened it closes after the worker; on None they are kept in
+    memory as all others are.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        loop: asyncio.AbstractEventLoop,
+        connections_max: int,
+        clock: Clock,
+        store: Store | None,
+    ) -> None:
         self._settings = settings
         self._loop = loop
-        self._clock = SystemClock()
+        self._clock = clock
+        self._store = store
         self._node = settings.node or default_node()
         self._tasks: set[asyncio.Task[None]] = set()
         self._silent = SilentTokens()
@@ -81,7 +94,8 @@ class Worker:
         self._gate.draining = True
         self.hub.stop_listening()
         self._listening.close()
-        return await drain(self.hub, self._settings, pending=lambda: self._tasks)
+        acks = self._loop.create_task(self.core.paid())
+        return await drain(self.hub, self._settings, pending=lambda: {acks, *self._tasks})
 
     def close(self) -> None:
         """Stop at once: what is still open is cut."""
@@ -200,8 +214,21 @@ class Worker:
         )
 
     def _make_core(self, authenticator: Authenticator | None) -> Core:
+        return Core(
+            Catalog(discover()),
+            self._make_broker(),
+            self.hub,
+            self._clock,
+            greet=self._greet,
+            spawn=self._spawn,
+            authenticator=authenticator,
+            limits=_limits(self._settings),
+            on_stranger=self._on_early_message,
+        )
+
+    def _make_broker(self) -> Broker:
         settings = self._settings
-        broker = MemoryBroker(
+        memory = MemoryBroker(
             self._clock,
             self.hub,
             history_messages=settings.history_messages,
@@ -210,16 +237,16 @@ class Worker:
             idle_rooms=settings.idle_rooms,
             memory_bytes=settings.memory_bytes,
         )
-        return Core(
-            Catalog(discover()),
-            broker,
-            self.hub,
+        if self._store is None:
+            return memory
+        return DurableBroker(
+            memory,
+            self._store,
             self._clock,
-            greet=self._greet,
-            spawn=self._spawn,
-            authenticator=authenticator,
-            limits=_limits(settings),
-            on_stranger=self._on_early_message,
+            self.hub,
+            recovery_window_s=settings.recovery_window_s,
+            idle_rooms=settings.idle_rooms,
+            recovery_bytes=settings.answer_bytes,
         )
 
     def _greet(self, number: int, identity: Identity) -> bytes:
@@ -244,6 +271,8 @@ class Worker:
             "listener": "draining" if self._gate.draining else "ok",
             "broker": "ok",  # in this process: it answers as long as we do
         }
+        if self._store is not None:
+            checks["store"] = "ok" if self._store.ok else "failing"
         return Report(all(state == "ok" for state in checks.values()), {"checks": checks})
 
     def _render_metrics(self) -> bytes:

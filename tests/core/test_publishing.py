@@ -64,8 +64,9 @@ def test_any_json_content_arrives_as_it_was_sent(world, content):
 def test_a_message_without_content_arrives_with_null(world):
     alice = world.member("alice")
     alice.join(LOBBY)
-    alice.ask("chat_typing", room=LOBBY)
-    assert alice.pushes()[0]["content"] is None
+    for type in ("chat_message", "chat_typing"):
+        alice.ask(type, room=LOBBY)
+        assert [push["content"] for push in alice.pushes(type)] == [None]
 
 
 @pytest.mark.parametrize(

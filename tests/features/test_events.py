@@ -23,8 +23,9 @@ def test_every_event_reaches_the_members_of_every_room(event, room):
     alice = World().member("alice")
     alice.join(room)
     alice.publish(room, {"any": ["thing"]}, type=event)
-    (push,) = alice.pushes()
+    (push,) = alice.pushes(event)
     assert (push["type"], push["room"], push["content"]) == (event, room, {"any": ["thing"]})
+    assert ("offset" in push) == (event != "chat_typing")
 
 
 def test_the_plain_message_of_the_users_api_works_as_it_stands():
@@ -65,10 +66,12 @@ def test_the_readme_names_every_message_and_its_rooms():
     assert told == {message.name: set(message.kinds) for message in FEATURE.messages}
 
 
-def test_the_readme_names_every_kind_and_whether_it_has_presence():
-    told = {kind.strip("`"): presence == "yes" for kind, _, presence in rows("Rooms")}
-    assert told == {kind.name: kind.presence for kind in FEATURE.kinds}
-    restricted = {kind.strip("`") for kind, who, _ in rows("Rooms") if who != "everybody"}
+def test_the_readme_names_every_kind_and_what_it_has():
+    told = {
+        kind.strip("`"): (presence == "yes", durable == "yes") for kind, _, presence, durable in rows("Rooms")
+    }
+    assert told == {kind.name: (kind.presence, kind.durable) for kind in FEATURE.kinds}
+    restricted = {kind.strip("`") for kind, who, *_ in rows("Rooms") if who != "everybody"}
     assert restricted == {kind.name for kind in FEATURE.kinds if kind.may_join is not None}
 
 

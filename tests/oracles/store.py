@@ -29,6 +29,10 @@ class FakeStore:
         self.asked: list[str] = []
         self.closed = False
 
+    @property
+    def ok(self) -> bool:
+        return self.takes is None and not isinstance(self.answers, Unavailable)
+
     def append(self, row: Row, kept: Kept) -> None:
         if self.takes is not None:
             raise self.takes

@@ -9,14 +9,19 @@ EVENTS_BY_DOMAIN = {
     "system": ("connect", "disconnect", "error", "maintenance"),
 }
 
+# That somebody types is of use to who is there, and untrue to whoever reads it later. Kept, each would cost
+# a durable room a row on the disk, and its history would be full of them. The others are not like it: whoever
+# was away has to learn the last `music_seek`, and what `chat_presence` or `chat_read_receipt` said.
+EPHEMERAL = frozenset({"chat_typing"})
+
 EVENT_ROOMS = frozenset({"events", "chat", "session", "playlist", "user"})
 
 MESSAGES = (
     MessageType(name="publish", kinds=frozenset({"events"})),
     *(
-        MessageType(name=f"{domain}_{event}", kinds=EVENT_ROOMS)
+        MessageType(name=name, kinds=EVENT_ROOMS, ephemeral=name in EPHEMERAL)
         for domain, events in EVENTS_BY_DOMAIN.items()
-        for event in events
+        for name in (f"{domain}_{event}" for event in events)
     ),
 )
 

@@ -9,10 +9,13 @@ def is_own_room(identity: Identity, id: str) -> bool:
     return id == identity.user
 
 
+# Durable is what somebody looks for tomorrow: words, the making of a playlist, what was sent to a user who
+# was away. A session's play and seek and an application's own events are over when they are over, and worth
+# their speed: in a durable room nobody hears of anything before it is on the disk.
 KINDS = (
     RoomKind(name="events"),
-    RoomKind(name="chat"),
+    RoomKind(name="chat", durable=True),
     RoomKind(name="session"),
-    RoomKind(name="playlist"),
-    RoomKind(name="user", may_join=is_own_room, presence=False),
+    RoomKind(name="playlist", durable=True),
+    RoomKind(name="user", durable=True, may_join=is_own_room, presence=False),
 )

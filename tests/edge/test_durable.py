@@ -1,0 +1,167 @@
+"""Durable rooms of a real server: what was acknowledged is there after kill -9, in the same order."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import sqlite3
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from tests.edge.peer import ask, get, metric, receive
+
+ROOM = "chat:lobby"
+
+
+@pytest.fixture
+def start(serve, tmp_path):
+    """Start servers that keep durable rooms in one file."""
+    return lambda **settings: serve(sqlite_path=str(tmp_path / "rooms.sqlite"), **settings)
+
+
+async def enter(server, user="alice", room=ROOM, **since):
+    """Connect and join; return the connection and the content of `joined`."""
+    ws = await connect(f"{server.ws_url}/{user}")
+    await receive(ws)
+    joined = await ask(ws, type="join", id="j", room=room, content={"since": since} if since else {})
+    return ws, joined["content"]
+
+
+async def say(ws, text, *, room=ROOM, **fields):
+    """Publish and return the content of the ack."""
+    answer = await ask(ws, type="chat_message", id=f"say {text}", room=room, content=text, **fields)
+    assert answer["type"] == "ack", answer
+    return answer["content"]
+
+
+async def contents(ws, room=ROOM):
+    """All that the history of a room holds."""
+    found, before = [], None
+    while True:
+        asked = {"limit": 100} | ({} if before is None else {"before": before})
+        page = (await ask(ws, type="history", id="h", room=room, content=asked))["content"]
+        found = [push["content"] for push in page["messages"]] + found
+        if not page["more"]:
+            return found
+        before = page["messages"][0]["offset"]
+
+
+async def test_after_kill_9_the_order_goes_on_and_what_was_acked_is_there(start):
+    server = start()
+    ws, joined = await enter(server)
+    async with ws:
+        acks = [await say(ws, n, key=f"k{n}") for n in range(5)]
+    assert [ack["offset"] for ack in acks] == [1, 2, 3, 4, 5]
+    server.kill()
+    server.start()
+    ws, again = await enter(server, offset=2, epoch=joined["epoch"])
+    async with ws:
+        assert (again["epoch"], again["offset"], again["recovered"]) == (joined["epoch"], 5, True)
+        assert [push["content"] for push in again["messages"]] == [2, 3, 4]
+        assert await contents(ws) == [0, 1, 2, 3, 4]
+        repeat = await say(ws, 3, key="k3")
+        assert repeat == {"offset": 4, "epoch": joined["epoch"], "duplicate": True}
+        assert (await say(ws, 5))["offset"] == 6
+
+
+async def test_kills_in_the_middle_of_publishing_lose_nothing_acked_and_double_nothing(start):
+    server = start()
+    acked: list[int] = []
+    text, epochs = 0, set()
+    for _ in range(3):
+        ws, joined = await enter(server)
+        epochs.add(joined["epoch"])
+        async with asyncio.timeout(30):
+            for _ in range(300):
+                text += 1
+                message = {"type": "chat_message", "id": text, "room": ROOM, "content": text}
+                await ws.send(json.dumps(message))
+            while len(acked) < 100 or acked[-1] < text - 250:
+                answer = await receive(ws)
+                if answer["type"] == "ack":
+                    acked.append(answer["id"])
+        server.kill()
+        await ws.close()
+        server.start()
+    ws, _ = await enter(server)
+    async with ws:
+        kept = await contents(ws)
+    assert kept == sorted(set(kept))
+    assert set(acked) <= set(kept)
+    assert len(epochs) == 1
+
+
+async def test_only_durable_kinds_touch_the_disk(start, tmp_path):
+    server = start()
+    ws, joined = await enter(server, room="events:news")
+    async with ws:
+        await ask(ws, type="publish", id=1, room="events:news")
+        await ask(ws, type="join", id=2, room=ROOM)
+        assert (await ask(ws, type="chat_typing", id=3, room=ROOM))["content"] == {}
+        await say(ws, "kept")
+    server.kill()
+    with sqlite3.connect(tmp_path / "rooms.sqlite") as db:
+        assert db.execute("SELECT count(*) FROM publications").fetchone() == (1,)
+    server.start()
+    ws, again = await enter(server, room="events:news")
+    async with ws:
+        assert again["epoch"] != joined["epoch"]
+
+
+async def test_what_was_sent_before_sigterm_is_kept_and_acked(start):
+    server = start()
+    ws, _ = await enter(server)
+    for n in range(1, 201):
+        await ws.send(json.dumps({"type": "chat_message", "id": n, "room": ROOM, "content": n}))
+    acked = []
+    while not acked:
+        answer = await receive(ws)
+        acked += [answer["id"]] if answer["type"] == "ack" else []
+    server.process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            answer = await receive(ws)
+            acked += [answer["id"]] if answer["type"] == "ack" else []
+    assert ws.close_code == 1012
+    server.stop()
+    server.start()
+    ws, _ = await enter(server)
+    async with ws:
+        kept = await contents(ws)
+    assert acked == list(range(1, len(acked) + 1))
+    assert kept[: len(acked)] == acked
+
+
+async def test_ready_and_metrics_tell_of_the_store(start):
+    server = start()
+    assert json.loads(get(f"{server.url}/ready")[2])["checks"] == {
+        "listener": "ok",
+        "broker": "ok",
+        "store": "ok",
+    }
+    ws, _ = await enter(server)
+    async with ws:
+        await say(ws, "x")
+    assert metric(server, "store_rows_total") == 1
+    assert metric(server, "broker_durable_rooms") == 1
+    assert metric(server, "acks_owed") == 0
+
+
+async def test_without_a_store_durable_rooms_live_in_memory_and_the_log_says_so(serve):
+    server = serve()
+    assert "durable rooms are kept in memory only" in server.whole_log()
+    ws, joined = await enter(server)
+    async with ws:
+        assert (await say(ws, "x"))["offset"] == 1
+    server.restart()
+    ws, again = await enter(server)
+    async with ws:
+        assert (again["offset"], again["epoch"] != joined["epoch"]) == (0, True)
+
+
+def test_a_second_server_on_the_same_file_is_refused(start):
+    start()
+    with pytest.raises(pytest.fail.Exception, match="is in use by another server"):
+        start()
