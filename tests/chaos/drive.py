@@ -21,7 +21,7 @@ from tests.chaos.world import BrokenPromiseError, StalledError, World
 from tests.conftest import Server
 
 ROOMS = ["chat:a", "chat:b", "events:a", "events:b", "chat:c"]
-DURABLE = {"chat"}
+DURABLE = {"chat"}  # kinds that outlive the server
 ROOMS_PER_MEMBER = 3
 RING = 300  # publications that a room keeps in memory: few enough for some to come back too late
 STOPS_PER_KILL = 0.1  # now and then the server is stopped politely
@@ -30,11 +30,7 @@ STOPS_PER_KILL = 0.1  # now and then the server is stopped politely
 def settings(folder: Path) -> dict[str, object]:
     """Return the settings of a server under test: small bounds, so that they are met."""
     return {
-        **(
-            {"sqlite_path": str(folder / "chaos.db")}
-            if "sqlite_path" in __import__("realtime.settings").settings.KNOBS
-            else {}
-        ),
+        "sqlite_path": str(folder / "chaos.sqlite"),
         "history_messages": RING,
         "max_message_bytes": 16_384,
         "room_lag_limit_bytes": 65_536,

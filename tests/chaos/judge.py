@@ -279,6 +279,7 @@ class Stay:
         self.joined_now = False
         self.received = 0
         self.lost = 0  # told of: by gaps, and by holes that history did not fill
+        self._signals: set[tuple[str | None, int]] = set()
         self.is_final = False  # it stays to the end, and has to have everything then
 
     def __str__(self) -> str:
@@ -330,6 +331,14 @@ class Stay:
         if expect(place.offset == here.offset + 1, f"{self} received {place}: {_how(place, here)}"):
             self.here = place
             self.received += 1
+
+    def signalled(self, said: Said, content: Any) -> None:
+        """A message of an ephemeral type: outside of the order, for who is there now, and once."""
+        expect = self.books.judge.expect
+        expect(self.joined_now, f"{self} received {content}, and is not in the room")
+        expect(said.offset is None and said.epoch is None, f"{self}: {content} has a place: {said.offset}")
+        expect((said.sender, content) not in self._signals, f"{self} received {content} twice")
+        self._signals.add((said.sender, content))
 
     def gap(self, first: int, last: int) -> None:
         """The server says that these offsets will not come, both included."""

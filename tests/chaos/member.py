@@ -32,7 +32,18 @@ from tests.chaos.world import World
 PENDING_MAX = 48  # publishes without an answer, above which a client waits
 BURST_MAX = 12
 PAGE = 100
-ACTIONS = {"publish": 60, "repeat": 4, "page": 4, "leave": 3, "stall": 3, "close": 1, "fin": 2, "rst": 2}
+EPHEMERAL = "chat_typing"
+ACTIONS = {
+    "publish": 60,
+    "repeat": 4,
+    "page": 4,
+    "leave": 3,
+    "type": 3,
+    "stall": 3,
+    "close": 1,
+    "fin": 2,
+    "rst": 2,
+}
 # A client's bytes are no server's fault, and nobody here breaks a rule or meets a limit but the slow reader.
 CLOSE_CODES = DOCUMENTED_CLOSE_CODES & {1000, 1001, 1012, 1013, 4001}
 
@@ -140,6 +151,8 @@ class Member:
                 self._page(
                     seat, rng.choice([0, max(0, _offset(seat) - 20), _offset(seat)]), rng.randint(1, 40)
                 )
+            case "type":
+                self._type(seat)
             case "leave":
                 await self._leave(seat)
             case "stall":
@@ -176,6 +189,13 @@ class Member:
             burst.append(draw_attempt(rng, self.name, self._numbers, seat.stay.books.name, key))
         asks = [attempt.key is not None or rng.random() < 0.7 for attempt in burst]
         self._send_attempts(seat, burst, asks, one_frame=rng.random() < 0.3)
+
+    def _type(self, seat: Seat) -> None:
+        """Send what is for those who are there now, and is not kept."""
+        self._numbers += 1
+        message = {"type": EPHEMERAL, "room": seat.stay.books.name, "content": self._numbers}
+        assert self.wire is not None
+        self.wire.send([message])
 
     def _send_attempts(
         self, seat: Seat, attempts: list[Attempt], asks: list[bool], *, one_frame: bool = False
@@ -298,6 +318,9 @@ class Member:
             told = self._content(said, Gap)
             seat.stay.gap(told.first, told.last)
             self._world.happened("gap")
+        elif said.type == EPHEMERAL:
+            seat.stay.signalled(said, self._content(said, int))
+            self._world.happened("signal")
         else:
             seat.stay.pushed(self._codec, raw)
             self._world.happened("push")

@@ -15,11 +15,12 @@ from typing import Literal
 import msgspec
 from websockets.asyncio.client import ClientConnection
 
-from realtime.client import Client, Disconnected, Gap, Message, Options, Room, connect
+from realtime.client import Client, Disconnected, Gap, Message, Options, Resumed, Room, connect
 from realtime.client.connection import Socket, Target, open_socket
+from realtime.client.inbox import Item
 from tests.chaos.judge import Attempt, Place, Stay
-from tests.chaos.member import BURST_MAX, PENDING_MAX, draw_attempt, type_for
-from tests.chaos.wire import SDK
+from tests.chaos.member import BURST_MAX, EPHEMERAL, PENDING_MAX, draw_attempt, type_for
+from tests.chaos.wire import SDK, Said
 from tests.chaos.world import World
 
 ACTIONS = {"publish": 60, "leave": 2, "cut": 3}
@@ -103,9 +104,10 @@ class SdkMember:
             if action == "publish":
                 self._publish(seat, self._random.randint(1, BURST_MAX))
             elif action == "leave":
-                await self._until(lambda: not self._publishing)  # those to the room would fail
-                await self._leave(seat)
-                await self._join(client, seat)
+                await self._until(lambda: not self._publishing)
+                if not self._publishing:  # those to the room would fail
+                    await self._leave(seat)
+                    await self._join(client, seat)
             elif self._socket is not None:
                 self._socket.transport.abort()
             await asyncio.sleep(0)
@@ -138,7 +140,7 @@ class SdkMember:
         at = await room.publish(type_for(attempt.room), attempt.content, key=attempt.key)
         # Over which connection, and whether it had to be repeated, is the SDK's business.
         self._judge.acked(attempt, Place(at.epoch, at.offset), None, self.name)
-        self._world.happened("ack")
+        self._world.happened("duplicate" if at.duplicate else "ack")
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._publishing.discard(task)
@@ -163,7 +165,7 @@ class SdkMember:
         seat.stay.forget()
 
     async def _read(self, seat: Seat, room: Room) -> None:
-        async for item in room:
+        async for item in room.events():
             self._take(seat.stay, item)
             if self._random.random() < REST and self._world.may_rest():
                 await self._world.rest(self._random.choice((50, 500)))
@@ -172,15 +174,22 @@ class SdkMember:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._world.fail(error)
 
-    def _take(self, stay: Stay, item: Message | Gap) -> None:
+    def _take(self, stay: Stay, item: Item) -> None:
         """Enter one item. The SDK does not say where a room begins, so its first message does."""
-        if isinstance(item, Message):
+        if isinstance(item, Message) and item.type == EPHEMERAL:
+            told = Said(item.type, sender=item.sender, offset=item.offset, epoch=item.epoch)
+            stay.signalled(told, item.content)
+        elif isinstance(item, Message):
             assert item.epoch is not None
             assert item.offset is not None
             if stay.here is None:
                 stay.begin(Place(item.epoch, item.offset - 1))
             stay.pushed(SDK, _as_sent(item))
             self._world.happened("push")
+        elif isinstance(item, Resumed):
+            self._world.happened("recovered" if item.recovered else "refused")
+        elif not isinstance(item, Gap):
+            pass  # who comes and goes
         elif item.first is None or item.last is None:
             lasting = stay.books.durable
             self._judge.expect(not lasting, f"{stay}: the SDK says {item.reason} of a durable room")

@@ -11,7 +11,7 @@ import pytest
 
 from tests.chaos.drive import chaos, settings
 from tests.chaos.judge import Attempt, Judge, Place, Stay
-from tests.chaos.wire import JSON, MSGPACK
+from tests.chaos.wire import JSON, MSGPACK, Said
 from tests.conftest import Server
 
 KILLS = 12
@@ -29,7 +29,7 @@ def test_nothing_is_lost_or_doubled_while_the_server_is_killed(tmp_path: Path):
     print(counts)
     # A run in which nothing was published, repeated or recovered would prove nothing.
     assert counts["kill"] == KILLS
-    assert {"ack", "push", "duplicate", "recovered", "page"} <= set(counts)
+    assert {"ack", "push", "duplicate", "recovered", "another epoch", "page", "signal"} <= set(counts)
 
 
 # ---------------------------------------------------------------- the judge can fail
@@ -293,6 +293,20 @@ def a_push_after_leaving(court: Court) -> None:
     court.push(attempt, at(4))
 
 
+def a_signal_comes_twice(court: Court) -> None:
+    for _ in range(2):
+        court.al.signalled(Said("chat_typing", sender="bo"), 7)
+
+
+def a_signal_has_a_place(court: Court) -> None:
+    court.al.signalled(Said("chat_typing", sender="bo", offset=4), 7)
+
+
+def a_signal_after_leaving(court: Court) -> None:
+    court.al.offline()
+    court.al.signalled(Said("chat_typing", sender="bo"), 7)
+
+
 def a_recovery_is_not_whole(court: Court) -> None:
     fourth, fifth = court.send(), court.send()
     court.bo.offline()
@@ -378,6 +392,9 @@ def an_offset_is_used_again_after_a_crash(court: Court) -> None:
         (a_gap_covers_what_was_received, "told of a gap 3 to 4"),
         (a_gap_goes_backwards, "told of a gap 4 to 3"),
         (a_push_after_leaving, "received e/4, and is not in the room"),
+        (a_signal_comes_twice, "received 7 twice"),
+        (a_signal_has_a_place, "7 has a place: 4"),
+        (a_signal_after_leaving, "received 7, and is not in the room"),
         (a_recovery_is_not_whole, "recovered 5 since e/3, not 4-5"),
         (a_recovery_repeats_the_last_one, "recovered 3 since e/3, not nothing"),
         (a_refused_recovery_has_messages, "not recovered, with 1 messages"),

@@ -13,6 +13,7 @@ from tests.conftest import Server
 STALL_S = 20.0  # without any event for so long, something hangs
 # The server is killed at the n-th of these events after its start, n drawn from 1 to the number here.
 FUSES = {"ack": 400, "sent": 400, "push": 2000, "join": 40, "recovered": 20, "duplicate": 5, "up": 1}
+SENT_MAX = 3000  # in a life, whatever the fuse: some events may not come again
 FUSE_WEIGHTS = (6, 6, 3, 3, 3, 1, 1)
 
 
@@ -39,6 +40,7 @@ class World:
         self._up = asyncio.Event()
         self._changed = asyncio.Event()
         self._fuse: tuple[str, int] | None = None
+        self._fuse_end = 0
         self._errors: list[BaseException] = []
 
     @property
@@ -62,6 +64,7 @@ class World:
         """Draw the event at which the server will be killed."""
         (event,) = self._random.choices(list(FUSES), FUSE_WEIGHTS)
         self._fuse = event, self.counts[event] + self._random.randint(1, FUSES[event])
+        self._fuse_end = self.counts["sent"] + SENT_MAX
 
     @property
     def is_burnt(self) -> bool:
@@ -72,7 +75,9 @@ class World:
         """Count an event; kill the server if it was the one."""
         self.counts[event] += many
         self._changed.set()
-        if self._fuse is not None and self.counts[self._fuse[0]] >= self._fuse[1]:
+        if self._fuse is None:
+            return
+        if self.counts[self._fuse[0]] >= self._fuse[1] or self.counts["sent"] >= self._fuse_end:
             self._fuse = None
             self.down()
             self.server.process.kill()
