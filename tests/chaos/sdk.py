@@ -151,6 +151,7 @@ class SdkMember:
     async def _join(self, client: Client, seat: Seat) -> None:
         self._world.happened("join")
         seat.room = await client.join(seat.stay.books.name)
+        seat.stay.joined_now = True
         seat.reader = asyncio.create_task(self._read(seat, seat.room))
         seat.reader.add_done_callback(self._read_to_the_end)
 
