@@ -19,6 +19,7 @@ cdef class Hub(Reception):
     cdef int max_connections
     cdef int flush_chunk
     cdef uint64_t room_lag_limit_bytes
+    cdef uint64_t room_lag_limit_messages
     cdef bint listening
 
     cdef void run_batches(self)
@@ -28,6 +29,7 @@ cdef class Hub(Reception):
     cdef void handle_events(self, epoll_event* events, int count)
     cdef void visit_readable(self)
     cdef void flush_unicast(self)
+    cdef void drain(self, CConnection* connection)
     cdef bint accept_some(self)
     cdef void first_visit(self, int fd)
     cdef bint grow_table(self)

@@ -17,20 +17,14 @@ from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from realtime.native.deflate cimport Inflater
-from realtime.native.fanout cimport fanout_flush, fanout_pending, fanout_release
+from realtime.native.fanout cimport fanout_flush, fanout_pending, fanout_release, fanout_rests_until
 from realtime.native.frames cimport FIN_BIT, OPCODE_PING
 from realtime.native.handles cimport Connection as Handle
 from realtime.native.handles cimport RoomLog as Room
-from realtime.native.handles cimport connection_handle
+from realtime.native.handles cimport connection_handle, tell_lapses
 from realtime.native.httphead cimport default_limits
 from realtime.native.intake cimport CARRY, connection_close, intake_free, intake_later, intake_visit
-from realtime.native.output cimport (
-    connection_kill,
-    output_drain,
-    output_frame,
-    output_leave_all,
-    output_settle,
-)
+from realtime.native.output cimport UNTOLD, output_drain, output_leave_all, output_settle
 from realtime.native.posix cimport (
     EMFILE,
     ENFILE,
@@ -78,10 +72,12 @@ from realtime.native.types cimport (
     PEER_CLOSED,
     PENDING,
     PINGED,
+    PRIORITIES,
     THROTTLED,
     HubState,
 )
 from realtime.native.types cimport Connection as CConnection
+from realtime.native.unicast cimport connection_kill, output_frame
 from realtime.native.wheel cimport TICK_MS, wheel_drop, wheel_set, wheel_take_slot
 
 from realtime.native.handles import Accept, Connection, Handshake, Refuse, RoomLog
@@ -97,6 +93,8 @@ cdef enum:
     INTERNAL = 4000
     NOT_AUTHENTICATED_IN_TIME = 4502
 
+SLOW_READERS = ("disconnect", "drop_oldest", "latest")     # by their numbers in types.pxd
+
 log = logging.getLogger("realtime.hub")
 
 
@@ -108,7 +106,7 @@ cdef void _deliver(
     void* owner, CConnection* connection, uint8_t opcode, const uint8_t* payload, size_t n, int64_t wait_ns
 ) noexcept:
     if connection.flags & ECHO:
-        (<Hub>owner).send_message(connection, opcode, payload, n)
+        (<Hub>owner).send_message(connection, opcode, payload, n, False)
     else:
         (<Hub>owner).deliver(connection, payload, n, wait_ns)
 
@@ -130,6 +128,7 @@ cdef class Hub(Reception):
         uint64_t unicast_limit_bytes=1 << 20, uint32_t read_chunk_bytes=65_536, int flush_chunk=256,
         int accept_batch=64, double rest_ratio=0.0, double rest_max_s=0.02, int compression_level=1,
         Py_ssize_t compression_threshold=256, uint64_t room_lag_limit_bytes=1 << 20,
+        uint64_t room_lag_limit_messages=0,
     ):
         cdef HubState* state = &self.state
         if state.epoll_fd >= 0:
@@ -139,6 +138,7 @@ cdef class Hub(Reception):
         self.max_connections, self.accept_batch, self.flush_chunk = max_connections, accept_batch, flush_chunk
         self.compression_level, self.compression_threshold = compression_level, compression_threshold
         self.room_lag_limit_bytes = room_lag_limit_bytes
+        self.room_lag_limit_messages = room_lag_limit_messages
         self.inflater = Inflater()
         default_limits(&self.limits)
         self.limits.head_bytes_max = max_head_bytes
@@ -223,7 +223,7 @@ cdef class Hub(Reception):
 
     def on_ready(self):
         """Run batches until nothing is left or the budget is spent; True when there is more to do."""
-        cdef HubState* state = &self.state
+        cdef int64_t rests_until
         if self.running:
             return False
         self.running = True
@@ -234,9 +234,10 @@ cdef class Hub(Reception):
         if self.pending():
             self.wake()
             return True
-        if state.dirty_head != NULL and state.rest_until_ns > self.rest_wake_ns:
-            self.rest_wake_ns = state.rest_until_ns
-            self.on_wake(max(0, state.rest_until_ns - state.now_ns) * 1e-9)
+        rests_until = fanout_rests_until(&self.state)
+        if rests_until > self.rest_wake_ns:
+            self.rest_wake_ns = rests_until
+            self.on_wake(max(0, rests_until - self.state.now_ns) * 1e-9)
         return False
 
     cdef void run_batches(self):
@@ -257,7 +258,7 @@ cdef class Hub(Reception):
                 self.handle_events(events, count)
             self.visit_readable()
             self.flush_unicast()
-            if state.dirty_head != NULL or state.passing != NULL:
+            if state.active:
                 # With the GIL: another thread's garbage collection must not free a log in mid-pass.
                 fanout_flush(state, self.flush_chunk)
             self.reap()
@@ -319,7 +320,7 @@ cdef class Hub(Reception):
                     # Its pongs lie unread; that it takes what it is sent is sign of life enough.
                     connection.last_seen = state.tick
                     connection.flags &= ~PINGED
-                output_settle(state, connection, output_drain(state, connection))
+                self.drain(connection)
             if what & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
                 connection.flags |= HANGUP
                 if what & (EPOLLHUP | EPOLLERR) and connection.flags & (PAUSED | THROTTLED):
@@ -351,13 +352,23 @@ cdef class Hub(Reception):
     cdef void flush_unicast(self):
         cdef HubState* state = &self.state
         cdef CConnection* connection
-        cdef uint32_t i
-        for i in range(state.unicast.count):
+        cdef uint32_t i = 0
+        while i < state.unicast.count:      # who is told of a gap may be sent something, and grow the list
             connection = state.unicast.items[i]
+            i += 1
             connection.flags &= ~IN_UNICAST
             if connection.state != DEAD and not connection.flags & BLOCKED:
-                output_settle(state, connection, output_drain(state, connection))
+                self.drain(connection)
         state.unicast.count = 0
+
+    cdef void drain(self, CConnection* connection):
+        """Send what waits for `connection`; where its rooms have skipped something, it is told in between."""
+        cdef HubState* state = &self.state
+        cdef int outcome = output_drain(state, connection)
+        while outcome == UNTOLD:
+            tell_lapses(self, connection)
+            outcome = output_drain(state, connection)
+        output_settle(state, connection, outcome)
 
     cdef bint accept_some(self):
         """Accept up to a batch; the rest waits in the kernel and is seen again at once."""
@@ -541,14 +552,24 @@ cdef class Hub(Reception):
             if self.state.table[i].state != DEAD and self.state.table[i].state_object != NULL
         ]
 
-    def room(self, int variant=0, *, uint64_t lag_limit_bytes=0):
-        """Make a log for one room in one variant; `lag_limit_bytes` bounds what a slow member may lack.
-
-        0 stands for the hub's `room_lag_limit_bytes`.
-        """
+    def room(
+        self, int variant=0, *, uint64_t lag_limit_bytes=0, uint64_t lag_limit_messages=0,
+        str slow_reader="disconnect", int priority=1, on_gap=None,
+    ):
+        """Make a log for one room in one variant; hub.pyi says what the arguments mean."""
         if variant >> 1 and not 9 <= variant >> 1 <= 15:
             raise ValueError(f"variant is {variant}: window bits (0 or 9 to 15) << 1 | binary")
-        return Room.__new__(Room, self, variant, lag_limit_bytes or self.room_lag_limit_bytes)
+        if slow_reader not in SLOW_READERS:
+            raise ValueError(f"slow_reader is {slow_reader!r}: {', '.join(SLOW_READERS)}")
+        if not 0 <= priority < PRIORITIES:
+            raise ValueError(f"priority is {priority}: 0 to {PRIORITIES - 1}")
+        if slow_reader != "disconnect" and on_gap is None:
+            raise ValueError(f"a log of {slow_reader!r} needs on_gap: what is dropped has to be told")
+        return Room.__new__(
+            Room, self, variant, lag_limit_bytes or self.room_lag_limit_bytes,
+            lag_limit_messages or self.room_lag_limit_messages, SLOW_READERS.index(slow_reader), priority,
+            on_gap,
+        )
 
     def stats(self):
         """Counters since the start, and gauges of now, by name."""

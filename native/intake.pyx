@@ -34,7 +34,7 @@ from realtime.native.frames cimport (
     unmask,
     utf8_feed,
 )
-from realtime.native.output cimport connection_kill, list_push, output_frame, output_leave_all, output_uncork
+from realtime.native.output cimport output_leave_all, output_uncork
 from realtime.native.posix cimport EAGAIN, EINTR, MSG_DONTWAIT, errno, recv
 from realtime.native.ratelimit cimport gcra
 from realtime.native.types cimport (
@@ -56,6 +56,7 @@ from realtime.native.types cimport (
     HubState,
     Input,
 )
+from realtime.native.unicast cimport connection_kill, list_push, output_frame
 from realtime.native.wheel cimport wheel_set
 
 cdef enum:
@@ -117,7 +118,7 @@ cdef void _handle(HubState* hub, Connection* connection, uint8_t* data, size_t n
         head_bytes = hub.on_head(hub.owner, connection, data, n)
         if head_bytes < 0:
             hub.current = NULL
-            hub.cork_length = 0
+            hub.cork_length = hub.cork_front = 0
             return
         used = head_bytes
     if connection.state == OPEN or (connection.state == CLOSING and not connection.flags & FAILED):

@@ -47,6 +47,7 @@ cdef int open_scanner(Scanner* s, bytes frame, Py_ssize_t max_messages, Py_ssize
 cdef void close_scanner(Scanner* s) noexcept
 cdef object envelope_of(Scanner* s, Span* fields)
 cdef bytes id_of(Scanner* s, Span* span)
+cdef bint id_is_good(Scanner* s, Span* span) except -1
 cdef Malformed malformed(str reason, bytes id)
 cdef Malformed refused(Scanner* s, bytes id)
 cdef Malformed empty_frame()

@@ -16,10 +16,11 @@ from realtime.native.handshake cimport judge_reason, judge_upgrade, write_accept
 from realtime.native.httphead cimport Head, parse_head
 from realtime.native.hubbase cimport HubBase
 from realtime.native.intake cimport connection_close
-from realtime.native.output cimport connection_kill, output_append, output_frame, output_settle
+from realtime.native.output cimport output_settle
 from realtime.native.posix cimport EPOLL_CTL_DEL, MSG_DONTWAIT, MSG_NOSIGNAL, epoll_ctl, send
 from realtime.native.types cimport BINARY, CLOSING, DEAD, ECHO, FAILED, OPEN, PENDING, HubState
 from realtime.native.types cimport Connection as CConnection
+from realtime.native.unicast cimport connection_kill, output_append, output_frame, output_seal
 from realtime.native.wheel cimport wheel_drop, wheel_set
 
 log = logging.getLogger("realtime.hub")
@@ -93,6 +94,7 @@ cdef class Reception(HubBase):
                 state, connection, FIN_BIT | (OPCODE_BINARY if accept.binary else OPCODE_TEXT),
                 <const uint8_t*>PyBytes_AS_STRING(accept.welcome), PyBytes_GET_SIZE(accept.welcome),
             )
+        output_seal(state)
         if not accept.pending and state.heartbeat_ticks:
             wheel_set(state, connection, state.heartbeat_ticks)
         elif not accept.pending:

@@ -32,7 +32,7 @@ class SessionBase:
 class Log(Protocol):
     """Takes what goes to all members that read it."""
 
-    def append(self, payload: bytes) -> None: ...
+    def append(self, payload: bytes, offset: int = 0) -> None: ...
 
 class RoomBase:
     """What the relay reads of a room.

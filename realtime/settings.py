@@ -218,6 +218,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             extra=Bytes,
         ),
     ] = 0
+    unsent_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=16 * MB,
+            description="Unsent bytes the kernel takes for a connection (TCP_NOTSENT_LOWAT): nothing can "
+            "overtake or drop them any more; 0 leaves it to the kernel.",
+            extra=Bytes,
+        ),
+    ] = 128 * KB
     read_chunk_bytes: Annotated[
         int, Meta(ge=4 * KB, le=4 * MB, description="Most bytes read from a socket at once.", extra=Bytes)
     ] = 64 * KB
@@ -251,6 +261,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             extra=Bytes,
         ),
     ] = 4 * MB
+    room_lag_limit_messages: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100_000_000,
+            description="The same in messages, counted by the chunk of up to 64 KiB; 0: bytes alone count.",
+            extra=Count,
+        ),
+    ] = 32_768
     flush_chunk: Annotated[
         int,
         Meta(

@@ -75,6 +75,7 @@ class Core:
             "connect": self._entry.greet_again,
             "join": self._membership.join,
             "leave": self._membership.leave,
+            "passive": self._membership.passive,
             "presence": queries.presence,
             "history": queries.history,
             "ping": ping,
@@ -117,8 +118,9 @@ class Core:
         self._entry.disconnect(session)
 
     def tick(self) -> None:
-        """Do what is due by the clock: presence, expiry, forgetting."""
+        """Do what is due by the clock: presence, counts, expiry, forgetting."""
         self._membership.tell_changes()
+        self._membership.tell_unread()
         self._entry.expire()
         self._broker.tick()
 
@@ -132,6 +134,7 @@ class Core:
             "sessions": self._entry.sessions,
             "tenants": len(self._tenants),
             "rooms": self._membership.rooms,
+            "passive_members": self._membership.passive_members,
             "errors": self._router.errors,
             "failures": self._router.failures,
             "acks_owed": self._router.owed,

@@ -36,6 +36,12 @@ HUB_COUNTERS: Final = {
     "passes": ("flush_passes_total", "Flush passes over a room's members."),
     "pauses": ("read_pauses_total", "Times a connection was not read because it was behind."),
     "slow_consumers": ("slow_consumers_total", "Connections cut because they read too slowly (4001)."),
+    "dropped": (
+        "dropped_messages_total",
+        "Publications that slow members did not get, by their room's policy.",
+    ),
+    "gaps": ("gaps_total", "Times that a slow member was told what it had missed."),
+    "parked": ("parked_total", "Times that a slow member was parked until it read again."),
     "heartbeat_timeouts": ("heartbeat_timeouts_total", "Connections cut because they fell silent (4002)."),
     "handshake_timeouts": ("handshake_timeouts_total", "Handshakes or authentications not done in time."),
     "rate_limited": ("rate_limited_total", "Frames over their connection's rate."),

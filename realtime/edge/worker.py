@@ -204,6 +204,7 @@ class Worker:
             message_burst=settings.messages_burst,
             unicast_limit_bytes=settings.queue_bytes(settings.unicast_limit_bytes),
             room_lag_limit_bytes=settings.queue_bytes(settings.room_lag_limit_bytes),
+            room_lag_limit_messages=settings.room_lag_limit_messages,
             read_chunk_bytes=settings.read_chunk_bytes,
             flush_chunk=settings.flush_chunk,
             accept_batch=settings.accept_batch,

@@ -100,7 +100,7 @@ class Pong(Content, frozen=True):
 
 
 class Ack(Content, frozen=True):
-    """Kept, at this place. `leave` and `refresh` are acknowledged without one."""
+    """Kept, at this place; of `passive`: where the room is. `leave` and `refresh` come without one."""
 
     offset: Offset | None = None
     epoch: Epoch | None = None
@@ -122,6 +122,14 @@ class Gap(Content, frozen=True):
     first: Annotated[Offset, Meta(description="The first one missing.")] = msgspec.field(name="from")
     last: Annotated[Offset, Meta(description="The last one missing.")] = msgspec.field(name="to")
     reason: str
+
+
+class Unread(Content, frozen=True):
+    """What a passive member gets instead of a room's publications, at most once a second."""
+
+    count: Annotated[int, Meta(ge=1, description="Publications since it turned passive.")]
+    offset: Annotated[Offset, Meta(description="The last of them.")]
+    epoch: Epoch
 
 
 class MessageType(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,6 +177,13 @@ _TYPES: Final = _index(
         description="Enters a room, and asks for what was missed there.",
     ),
     MessageType(name="leave", sender="client", room="named", answer="ack", description="Leaves a room."),
+    MessageType(
+        name="passive",
+        sender="client",
+        room="named",
+        answer="ack",
+        description="Asks for the count of what is published instead of it, until the next `join`.",
+    ),
     MessageType(
         name="publish",
         sender="client",
@@ -236,6 +251,13 @@ _TYPES: Final = _index(
         content=Gap,
         room="named",
         description="Publications that the server dropped by policy.",
+    ),
+    MessageType(
+        name="unread",
+        sender="server",
+        content=Unread,
+        room="named",
+        description="How much was published since the client turned passive in a room.",
     ),
 )
 
