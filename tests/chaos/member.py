@@ -31,6 +31,7 @@ from tests.chaos.world import World
 
 PENDING_MAX = 48  # publishes without an answer, above which a client waits
 BURST_MAX = 12
+FRAME_CHARS_MAX = 10_000  # of the contents that share a frame
 PAGE = 100
 EPHEMERAL = "chat_typing"
 ACTIONS = {
@@ -38,6 +39,7 @@ ACTIONS = {
     "repeat": 4,
     "page": 4,
     "leave": 3,
+    "passive": 3,
     "type": 3,
     "stall": 3,
     "close": 1,
@@ -128,7 +130,7 @@ class Member:
         self.wire = Wire(codec, self.name, self)
         # A small buffer makes a reader that stops a slow one at once.
         host, port = self._world.address
-        await self.wire.connect(host, port, rng.choice((0, 0, 4096)))
+        await self.wire.connect(host, port, rng.choice((0, 4096)))
         await self._until(lambda: self._greeted)
         if self.online and not self._world.is_ending:
             for seat in rng.sample(list(self._seats.values()), len(self._seats)):
@@ -153,8 +155,8 @@ class Member:
                 )
             case "type":
                 self._type(seat)
-            case "leave":
-                await self._leave(seat)
+            case "leave" | "passive":
+                await self._withdraw(seat, action)
             case "stall":
                 await self._stall(seat)
             case _:
@@ -187,8 +189,9 @@ class Member:
             # Most with a key and an id; some without a key, and some that nobody waits for.
             key = f"k{self._numbers}" if rng.random() < 0.85 or seat.said_goodbye else None
             burst.append(draw_attempt(rng, self.name, self._numbers, seat.stay.books.name, key))
+        is_small = sum(len(attempt.content["pad"]) for attempt in burst) < FRAME_CHARS_MAX
         asks = [attempt.key is not None or rng.random() < 0.7 for attempt in burst]
-        self._send_attempts(seat, burst, asks, one_frame=rng.random() < 0.3)
+        self._send_attempts(seat, burst, asks, one_frame=is_small and rng.random() < 0.3)
 
     def _type(self, seat: Seat) -> None:
         """Send what is for those who are there now, and is not kept."""
@@ -204,7 +207,7 @@ class Member:
         messages = []
         for attempt, ask in zip(attempts, asks, strict=True):
             self._judge.sending(attempt)
-            message: dict[str, object] = {"type": type_for(attempt.room), "room": attempt.room}
+            message: dict[str, object] = {"type": type_for(attempt), "room": attempt.room}
             message["content"] = attempt.content
             if attempt.key is not None:
                 message["key"] = attempt.key
@@ -245,11 +248,11 @@ class Member:
         self.wire.send([message])
         self._world.happened("join")
 
-    async def _leave(self, seat: Seat) -> None:
-        """Leave, and come back at once or after others have published."""
+    async def _withdraw(self, seat: Seat, how: str) -> None:
+        """Leave or turn passive, and come back at once or after others have published."""
         seat.asked = True
-        message = {"type": "leave", "room": seat.stay.books.name}
-        message["id"] = self._expect(lambda said: self._on_left(seat, said))
+        message: dict[str, object] = {"type": how, "room": seat.stay.books.name}
+        message["id"] = self._expect(lambda said: self._on_withdrawn(seat, how, said))
         assert self.wire is not None
         self.wire.send([message])
         await self._until(lambda: not seat.asked)
@@ -265,7 +268,7 @@ class Member:
             return
         wire.stop_reading()
         self._publish(seat, 2)
-        await self._world.rest(self._random.choice((50, 500, 3000)))
+        await self._world.rest(self._random.choice((50, 500, 8000)))
         wire.read_on()
 
     def _page(self, seat: Seat, after: int, limit: int) -> None:
@@ -318,12 +321,21 @@ class Member:
             told = self._content(said, Gap)
             seat.stay.gap(told.first, told.last)
             self._world.happened("gap")
+        elif said.type == "unread":
+            self._on_unread(seat.stay, self._content(said, Acked))
         elif said.type == EPHEMERAL:
             seat.stay.signalled(said, self._content(said, int))
             self._world.happened("signal")
         else:
             seat.stay.pushed(self._codec, raw)
             self._world.happened("push")
+
+    def _on_unread(self, stay: Stay, told: Acked) -> None:
+        here = stay.here
+        is_ahead = here is not None and here.epoch == told.epoch and here.offset < (told.offset or 0)
+        self._judge.expect(is_ahead, f"{stay} hears of unread messages up to {told}")
+        self._judge.expect(not stay.joined_now, f"{stay} is active, and hears of {told}")
+        self._world.happened("unread")
 
     def _on_joined(self, seat: Seat, floor: dict[str, int], said: Said) -> None:
         seat.asked = False
@@ -342,10 +354,17 @@ class Member:
         if seat.unanswered and (self._world.is_ending or self._random.random() < 0.8):
             self._repeat_unanswered(seat)
 
-    def _on_left(self, seat: Seat, said: Said) -> None:
+    def _on_withdrawn(self, seat: Seat, how: str, said: Said) -> None:
+        """Left, or passive: then all pushes up to the place in the ack have come, and none comes after it."""
         seat.asked = False
-        self._judge.expect(said.type == "ack", f"{self.name}: leave answered by {said}")
-        seat.stay.offline()
+        stay = seat.stay
+        self._judge.expect(said.type == "ack", f"{self.name}: {how} answered by {said}")
+        if how == "passive":
+            told = self._content(said, Acked)
+            at = (told.epoch, told.offset)
+            self._judge.expect(stay.here == at, f"{stay} is passive from {at} on")
+        stay.offline()
+        self._world.happened(how)
 
     def _on_page(self, seat: Seat, after: int, limit: int, floor: dict[str, int], said: Said) -> None:
         if said.type == "error":
@@ -414,13 +433,16 @@ class Member:
 
 def draw_attempt(rng: random.Random, client: str, number: int, room: str, key: str | None) -> Attempt:
     """Return a publication of some length."""
-    pad = "é😀\n" * rng.randint(0, 4) + "x" * rng.choice((0, 30, 300, 1500))
+    pad = "é😀\n" * rng.randint(0, 4) + "x" * rng.choice((0, 30, 300, 1500, 5000))
     return Attempt(client, number, room, key, {"by": client, "n": number, "pad": pad})
 
 
-def type_for(room: str) -> str:
-    """Return what is published to a room."""
-    return "publish" if room.startswith("events:") else "chat_message"
+def type_for(attempt: Attempt) -> str:
+    """Return as what an attempt is published: rooms of the kind `session` drop by type."""
+    kind = attempt.room.partition(":")[0]
+    if kind == "session":
+        return "music_seek" if attempt.number % 4 else "music_play"
+    return "publish" if kind == "events" else "chat_message"
 
 
 def _outcome(since: Place | None, at: Place, told: Joined) -> str:

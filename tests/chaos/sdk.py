@@ -137,7 +137,7 @@ class SdkMember:
             self._world.happened("sent")
 
     async def _published(self, room: Room, attempt: Attempt) -> None:
-        at = await room.publish(type_for(attempt.room), attempt.content, key=attempt.key)
+        at = await room.publish(type_for(attempt), attempt.content, key=attempt.key)
         # Over which connection, and whether it had to be repeated, is the SDK's business.
         self._judge.acked(attempt, Place(at.epoch, at.offset), None, self.name)
         self._world.happened("duplicate" if at.duplicate else "ack")
