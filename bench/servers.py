@@ -146,13 +146,20 @@ SERVERS = {
         ),
     ]
 }
+
+
 # A publish that is acked, in a room of the sender's own: the push to itself comes on top of each ack.
-PUBLISH_ACK = Traffic(
-    "/ws/u%d",
-    message='{"type":"publish","id":"%m","room":"events:own%d","content":{"pad":"%P"}}',
-    init='{"type":"join","id":1,"room":"events:own%d"}',
-    ready="joined",
-)
+def publish_ack(room: str, type_: str) -> Traffic:
+    """Publishes to `room`, a template that gives each sender its own, each answered by its ack."""
+    return Traffic(
+        "/ws/u%d",
+        message=f'{{"type":"{type_}","id":"%m","room":"{room}","content":{{"pad":"%P"}}}}',
+        init=f'{{"type":"join","id":1,"room":"{room}"}}',
+        ready="joined",
+    )
+
+
+PUBLISH_ACK = publish_ack("events:own%d", "publish")
 
 
 def pinned(core: int, command: list[str]) -> list[str]:
