@@ -51,7 +51,7 @@ from realtime.native.types cimport (
 )
 from realtime.native.types cimport Connection as CConnection
 from realtime.native.unicast cimport connection_kill, output_reserve
-from realtime.native.wheel cimport wheel_set
+from realtime.native.wheel cimport wheel_live
 
 cdef enum:
     LOG_BACKLOG = 1 << 18           # bytes appended since the running pass began that throttle a publisher
@@ -223,7 +223,7 @@ cdef class Connection:
             self.hub.wake()
         if connection.output != NULL and connection.output.length > self.hub.state.unicast_limit:
             self.hub.state.counters.slow_consumers += 1
-            connection_close(&self.hub.state, connection, SLOW_CONSUMER, b'{"r":"slow_consumer"}')
+            slow_consumer(&self.hub.state, connection, b"unicast_limit_bytes", self.hub.state.unicast_limit)
             return False
         return True
 
@@ -251,7 +251,7 @@ cdef class Connection:
         # Once it is closing, its deadline is that of the closing handshake.
         if self.connection.state == OPEN:
             self.connection.flags &= ~PENDING
-            wheel_set(&self.hub.state, self.connection, self.hub.state.heartbeat_ticks)
+            wheel_live(&self.hub.state, self.connection, self.hub.state.heartbeat_ticks)
 
     def join(self, RoomLog room not None):
         """Become a member at the log's end: what is appended from now on comes here, in order."""
@@ -402,7 +402,12 @@ cdef class RoomLog:
             log_watch(&self.log, member)    # its socket takes data: it has its turn in this batch
         elif self.log.slow_reader == DISCONNECT:
             state.counters.slow_consumers += 1
-            connection_close(state, member.connection, SLOW_CONSUMER, b'{"r":"slow_consumer"}')
+            if self.log.end - member.position > self.log.lag_limit:
+                slow_consumer(state, member.connection, b"room_lag_limit_bytes", self.log.lag_limit)
+            else:
+                slow_consumer(
+                    state, member.connection, b"room_lag_limit_messages", self.log.lag_limit_messages
+                )
         elif self.log.slow_reader == DROP_OLDEST:
             if lag_skip(state, &self.log, member) < 0:
                 return -1
@@ -435,6 +440,12 @@ cdef void tell_lapses(HubBase hub, CConnection* connection):
         except BaseException:   # whatever it is, the batch goes on
             log.exception("on_gap of connection %d", connection.id)
             connection_close(state, connection, INTERNAL, b'{"r":"internal"}')
+
+
+cdef void slow_consumer(HubState* state, CConnection* connection, bytes limit, uint64_t allowed):
+    """Close a connection that reads too slowly, and say over which limit."""
+    reason = b'{"r":"slow_consumer","limit":"%b","allowed":%d}' % (limit, allowed)
+    connection_close(state, connection, SLOW_CONSUMER, reason)
 
 
 cdef Connection connection_handle(HubBase hub, CConnection* connection):

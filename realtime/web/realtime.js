@@ -296,6 +296,8 @@ export class Client extends Emitter {
     const error = new RealtimeError(content.name ?? "internal", content.message ?? "", {
       temporary: content.temporary === true,
       retryAfterS: content.retry_after ?? null,
+      limit: content.limit ?? null,
+      allowed: content.allowed ?? null,
     });
     if (request) this.#settle(request, error);
     else this._emit("error", error);

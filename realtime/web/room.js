@@ -17,9 +17,12 @@ export class RealtimeError extends Error {
   /**
    * @param {string} code stable name, such as "rate_limited", "forbidden", "ack_timeout"
    * @param {string} message
-   * @param {{ temporary?: boolean, retryAfterS?: number|null, closeCode?: number|null }} [detail]
+   * @param {{ temporary?: boolean, retryAfterS?: number|null, closeCode?: number|null,
+   *           limit?: string|null, allowed?: number|null }} [detail]
    */
-  constructor(code, message, { temporary = false, retryAfterS = null, closeCode = null } = {}) {
+  constructor(
+    code, message, { temporary = false, retryAfterS = null, closeCode = null, limit = null, allowed = null } = {},
+  ) {
     super(message);
     this.name = "RealtimeError";
     this.code = code;
@@ -27,6 +30,9 @@ export class RealtimeError extends Error {
     this.temporary = temporary;
     this.retryAfterS = retryAfterS;
     this.closeCode = closeCode;
+    /** Which of the server's limits was met, and what it allows. */
+    this.limit = limit;
+    this.allowed = allowed;
   }
 }
 
