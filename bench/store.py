@@ -25,6 +25,7 @@ from pathlib import Path
 import uvloop
 
 from bench import report
+from bench.run import bounded
 from realtime.backends.store_postgres import open_postgres
 from realtime.backends.store_sqlite import open_sqlite
 from realtime.core.clock import SystemClock
@@ -176,8 +177,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, keep; return 0, or 1 where a count did not come out."""
     parser = argparse.ArgumentParser(prog="python -m bench.store", description=QUESTION)
     parser.add_argument("--short", action="store_true", help="a few seconds: counts are asserted, no time is")
-    parser.add_argument("--seconds", type=float, default=3.0, help="measured a run (3)")
-    parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (3)")
+    parser.add_argument("--seconds", type=bounded(float, 0.2, 60), default=3.0, help="measured a run (3)")
+    parser.add_argument("--rounds", type=bounded(int, 1, 50), default=3, help="interleaved rounds (3)")
     parser.add_argument("--only", default="", metavar="A,B", help=f"of {', '.join(STORES)}")
     parsed = parser.parse_args(argv)
     names = [name for name in parsed.only.split(",") if name] or list(STORES)

@@ -44,6 +44,7 @@ from realtime.native.types cimport (
     NOWHERE,
     OPEN,
     PENDING,
+    PRIORITIES,
     HubState,
     Link,
     Log,
@@ -60,6 +61,7 @@ cdef enum:
     INTERNAL = 4000
 
 log = logging.getLogger("realtime.hub")
+SLOW_READERS = ("disconnect", "drop_oldest", "latest")     # by their numbers in types.pxd
 CLOSE_BOUNDS = "close code {} with a reason of {} bytes: 1000 to 4999, at most 123"
 
 
@@ -298,8 +300,16 @@ cdef class RoomLog:
 
     def __cinit__(
         self, HubBase hub not None, int variant, uint64_t lag_limit_bytes, uint64_t lag_limit_messages,
-        int slow_reader, int priority, on_gap,
+        str slow_reader, int priority, on_gap,
     ):
+        if variant >> 1 and not 9 <= variant >> 1 <= 15:
+            raise ValueError(f"variant is {variant}: window bits (0 or 9 to 15) << 1 | binary")
+        if slow_reader not in SLOW_READERS:
+            raise ValueError(f"slow_reader is {slow_reader!r}: {', '.join(SLOW_READERS)}")
+        if not 0 <= priority < PRIORITIES:
+            raise ValueError(f"priority is {priority}: 0 to {PRIORITIES - 1}")
+        if slow_reader != "disconnect" and on_gap is None:
+            raise ValueError(f"a log of {slow_reader!r} needs on_gap: what is dropped has to be told")
         memset(&self.log, 0, sizeof(Log))
         self.hub = hub
         self.on_gap = on_gap
@@ -308,10 +318,10 @@ cdef class RoomLog:
         self.log.lag_limit = lag_limit_bytes
         self.log.lag_limit_messages = lag_limit_messages
         self.log.look_end = self.log.look_messages = NOWHERE
-        self.log.slow_reader = slow_reader
+        self.log.slow_reader = SLOW_READERS.index(slow_reader)
         self.log.priority = priority
         hub.state.priorities |= 1 << priority
-        if slow_reader != DISCONNECT:
+        if self.log.slow_reader != DISCONNECT:
             self.log.marks = marks_new()
             if self.log.marks == NULL:
                 raise MemoryError("no memory for the room's log")

@@ -36,15 +36,15 @@ _ADDRESS = re.compile(r"http://(?P<host>\[[^]]+\]|[^\s:/]+):(?P<port>\d+)")
 class Server:
     """A `realtime serve` process. Settings are given by name; `port` 0 lets the system choose.
 
-    Without a `sqlite_path` of its own it keeps nothing: servers of one run would lock each other out.
-
-    A subclass may run another `command` that says where it listens; `ends_with` is how it ends when told to.
+    `module` is what runs it: `realtime`, or a module that adds features to it for a test. Without a
+    `sqlite_path` of its own it keeps nothing: servers of one run would lock each other out. A subclass may
+    run another `command` that says where it listens; `ends_with` is how it ends when told to.
     """
 
-    command = ("-m", "realtime", "serve")
     ends_with = 0
 
-    def __init__(self, settings: dict[str, object]) -> None:
+    def __init__(self, settings: dict[str, object], module: str = "realtime") -> None:
+        self.module = module
         self.settings = {"port": 0, "sqlite_path": "", **settings}
         self.log: list[str] = []
         self.may_log_tracebacks = False
@@ -71,6 +71,11 @@ class Server:
         self.host, self.port = found["host"].strip("[]"), int(found["port"])
         self.settings["port"] = self.port
         return self
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What Python is called with."""
+        return "-m", self.module, "serve"
 
     @property
     def pid(self) -> int:
@@ -161,8 +166,8 @@ def serve() -> Iterator[Callable[..., Server]]:
     """Start servers with settings of one's own: `serve(max_message_bytes=1024, echo_path="/echo")`."""
     started: list[Server] = []
 
-    def start(**settings: object) -> Server:
-        started.append(Server(settings))
+    def start(module: str = "realtime", **settings: object) -> Server:
+        started.append(Server(settings, module))
         return started[-1]
 
     yield start

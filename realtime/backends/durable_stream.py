@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from realtime.backends.broker_memory import weigh
-from realtime.backends.kept_order import READ_ROWS, KeptOrder
+from realtime.backends.kept_order import KeptOrder
 from realtime.backends.keys import RoomKeys
 from realtime.core.contracts import Deliver, Page, Position, Receipt, Recovery, RoomKey, Row, Terms
 from realtime.core.kinds import RoomKind
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger("realtime.broker")
 
 CLOCK_STEP_MS: Final = 60_000
+READ_ROWS: Final = 500  # of the store at once, after a failure: they were in memory just now
 RETRY_S: Final = 1.0  # when to try again, where the store does not say
 
 
@@ -302,7 +303,7 @@ class DurableStream:
         broker = self._broker
         epoch = broker.store.epoch
         make_ring = partial(broker.memory.sequence, self.room, self._kind, epoch)
-        return KeptOrder(self.room, broker.store, offset, make_ring, broker.recovery_bytes)
+        return KeptOrder(self.room, broker.store, offset, make_ring, broker.answer_bytes)
 
     def _set_deliver(self, deliver: Deliver | None) -> None:
         self.deliver = deliver

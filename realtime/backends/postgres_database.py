@@ -21,7 +21,7 @@ from realtime.settings import mask
 
 DIALECT: Final = "postgres"
 DIAL_TIMEOUT_S: Final = 10.0
-ANSWER_TIMEOUT_S: Final = 30.0
+ANSWER_TIMEOUT_S: Final = 10.0
 LOCKS: Final = 0x7274  # "rt": the first key of our advisory locks; the second says which
 MIGRATION_LOCK: Final = -1
 

@@ -106,6 +106,8 @@ class Database:
                     self.db.execute("PRAGMA synchronous = NORMAL")
                 self.reading = _connect(self.path)
                 self.reading.execute("PRAGMA query_only = ON")
+                # SQLite's locks are on other files: it loses none when this is closed.
+                self._log_fd = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
         except BaseException:
             self.db.close()
             self._lock.release()
@@ -122,9 +124,14 @@ class Database:
                 applied.append(migration.name)
         return applied
 
+    def sync(self) -> None:
+        """Have the log on the disk, as far as it is written. It may run beside the writer. Raises OSError."""
+        os.fdatasync(self._log_fd)
+
     def close(self) -> None:
         """Mark the file as whole, and close it. Raises sqlite3.Error: the mark or the rest may be missing."""
         self.reading.close()
+        os.close(self._log_fd)
         try:
             # Synced, and with it all that was committed before.
             self.db.execute("PRAGMA synchronous = FULL")

@@ -23,9 +23,10 @@ from realtime.edge import listener
 from realtime.edge.asgi_connection import AsgiConnection, AsgiRequest, AsgiWebSocket, End, refuse
 from realtime.edge.mixed import MixedHub
 from realtime.edge.process import connections_allowed
-from realtime.edge.storage import open_store
+from realtime.edge.store import open_store
 from realtime.edge.worker import Worker
 from realtime.errors import CloseCode
+from realtime.features import discover
 from realtime.loading import load
 from realtime.native.hub import Accept, Refuse
 from realtime.native.ratelimit import KeyedLimiter
@@ -236,7 +237,7 @@ async def websocket_endpoint(websocket: AsgiWebSocket, user_id: str | None = Non
 async def _start(settings: Settings, listen: bool) -> Running:
     """Build and start the server of the running event loop; where that fails, nothing is left of it."""
     clock = SystemClock()
-    store = await open_store(settings, clock)
+    store = await open_store(settings, clock, discover())
     try:
         loop = asyncio.get_running_loop()
         worker = AsgiWorker(settings, loop, connections_allowed(_files(), settings), clock, store)

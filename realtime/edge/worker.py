@@ -101,18 +101,22 @@ class Worker:
     async def drain(self) -> int:
         """Stop taking connections, close those there are; return how many had not closed in time."""
         self._gate.draining = True
-        if self._listening is not None:
-            self.hub.stop_listening()
-            self._listening.close()
+        self._stop_listening()
         acks = self._loop.create_task(self.core.paid())
         return await drain(self.hub, self._settings, pending=lambda: {acks, *self._tasks})
 
     def close(self) -> None:
         """Stop at once: what is still open is cut."""
+        self._stop_listening()
         if self._ticker is not None:
             self._ticker.cancel()
         self._loop.remove_reader(self.hub.fileno())
         self._http.close()
+
+    def _stop_listening(self) -> None:
+        if self._listening is not None:
+            self.hub.stop_listening()
+            self._listening.close()
 
     # -- what the hub calls ---------------------------------------------------------------------------------
 
@@ -265,7 +269,7 @@ class Worker:
             self.hub,
             recovery_window_s=settings.recovery_window_s,
             idle_rooms=settings.idle_rooms,
-            recovery_bytes=settings.answer_bytes,
+            answer_bytes=settings.answer_bytes,
         )
 
     def _greet(self, number: int, identity: Identity) -> bytes:

@@ -26,7 +26,7 @@ class Stage:
         self.stream = self.open()
 
     def make_broker(self, **options) -> DurableBroker:
-        durable = {name: options.pop(name) for name in ("recovery_bytes",) if name in options}
+        durable = {name: options.pop(name) for name in ("answer_bytes",) if name in options}
         hub = FakeHub(self.clock)
         memory = MemoryBroker(self.clock, hub, **options)
         shared = {name: options[name] for name in ("recovery_window_s", "idle_rooms") if name in options}

@@ -10,7 +10,7 @@ from realtime.core.contracts import Position, Recovery, RoomKey, Row
 from realtime.core.kinds import RoomKind
 from realtime.errors import Conflict, Unavailable
 from realtime.ids import RoomId, TenantId
-from tests.backends.durable_stage import ALICE, BOB, CHAT, LOBBY, Stage
+from tests.backends.durable_stage import ALICE, BOB, CHAT, LOBBY, Stage, brief
 from tests.core.slow_broker import settle
 
 
@@ -75,6 +75,17 @@ async def test_a_room_left_while_something_is_in_flight_is_acknowledged_and_kept
     stage.broker.tick()
     assert stage.broker.stats()["broker_durable_rooms"] == 0
     assert (await stage.open().recover(None)).offset == 1
+
+
+async def test_a_room_that_may_not_stay_loaded_still_gives_each_offset_once():
+    stage = Stage(idle_rooms=0)
+    stage.stream.close()
+    for _ in range(3):
+        receipt = stage.broker.publish(LOBBY, CHAT, "chat_message", ALICE, b"1")
+        receipt.then(lambda outcome: stage.happened.append(("answered", brief(outcome))))
+        await settle()
+    stage.store.commit()
+    assert stage.answers == [1, 2, 3]
 
 
 async def test_kinds_that_are_not_durable_never_touch_the_store(stage):

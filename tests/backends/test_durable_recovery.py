@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from realtime.core.contracts import Page, Position, Row
+from realtime.core.contracts import Page, Position, Recovery, Row
 from realtime.errors import Unavailable
 from tests.backends.durable_stage import LOBBY, Stage, get, kept_before, offsets
 from tests.core.slow_broker import settle
@@ -65,7 +65,9 @@ async def test_many_who_come_back_at_once_read_the_store_once():
     recoveries = await asyncio.gather(*(stream.recover(Position(700 + n, b"epoch1")) for n in range(100)))
     for n, recovery in enumerate(recoveries):
         assert offsets(recovery) == list(range(701 + n, 901))
-    assert stage.store.asked == ["remembered", "read"]
+    assert stage.store.asked == ["remembered", "read", "read"], (
+        "a few, to see how large they are, and the rest"
+    )
     stage.say()
     stage.store.commit()
     assert stage.delivered == [901]
@@ -99,23 +101,52 @@ async def test_whoever_reads_and_is_gone_leaves_the_others_to_read():
 
 
 async def test_a_recovery_is_bounded_and_one_too_large_is_read_once_and_not_to_its_end():
-    stage = Stage(recovery_bytes=50_000)
+    stage = Stage(answer_bytes=50_000)
     kept_before(stage, 450, size=1_000)
     await stage.ready()
-    kept_before(stage, 5_000, size=1_000)
-    for since in (10, 10, 5, 0):
-        recovery = (
-            await stage.stream.recover(Position(since, b"epoch1"))
-            if since == 10 and not (stage.store.asked)
-            else stage.stream.recover(Position(since, b"epoch1"))
-        )
-        assert (recovery.recovered, list(recovery.messages), recovery.offset) == (False, [], 450)
-    assert stage.store.asked == ["read"]
+    refused = Recovery(450, b"epoch1", False, ())
+    assert await stage.stream.recover(Position(10, b"epoch1")) == refused
+    assert stage.store.asked == ["read", "read"]
+    assert stage.store.read_rows < 100
+    for since in (10, 5, 0):
+        assert stage.stream.recover(Position(since, b"epoch1")) == refused
     assert offsets(await stage.stream.recover(Position(420, b"epoch1"))) == list(range(421, 451))
 
 
+@pytest.mark.parametrize("after", [None, 100])
+async def test_a_page_ends_where_an_answer_would_and_says_that_there_is_more(after):
+    stage = Stage(answer_bytes=60_000)
+    kept_before(stage, 450, size=1_000)
+    await stage.ready()
+    page = await stage.stream.history(None, after, 400)
+    found = offsets(page)
+    assert page.more is True
+    assert sum(map(len, page.messages)) >= 60_000
+    assert stage.store.read_rows == len(found) < 80
+    first = 451 - len(found) if after is None else 101
+    assert found == list(range(first, first + len(found)))
+
+
+async def test_a_long_walk_through_pages_of_the_store_sees_all_once_in_both_directions():
+    stage = Stage(answer_bytes=5_000)
+    for offset, size in enumerate([10, 10, 3_000, 10, 6_000] * 40, start=1):
+        kept_before(stage, offset, size=size)
+    await stage.ready()
+    for after in (None, 0):
+        seen: list[int] = []
+        before, more = None, True
+        while more:
+            page = await get(stage.stream.history(before, after, 50))
+            found, more = offsets(page), page.more
+            if after is None:
+                seen, before = found + seen, found[0]
+            else:
+                seen, after = seen + found, found[-1]
+        assert seen == list(range(1, 201))
+
+
 async def test_more_rows_than_could_ever_fit_are_refused_unread():
-    stage = Stage(recovery_bytes=10_000)
+    stage = Stage(answer_bytes=10_000)
     kept_before(stage, 1_000)
     await stage.ready()
     assert stage.stream.recover(Position(1, b"epoch1")).recovered is False

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import signal
 
 import pytest
@@ -10,6 +11,7 @@ import pytest_asyncio
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from realtime.edge.telemetry import BACKEND_HELP
 from tests.edge.peer import ask, get, metric, receive
 
 ROOM = "chat:lobby"
@@ -150,6 +152,11 @@ async def test_ready_and_metrics_tell_of_the_store(start):
     assert metric(server, "store_rows_total") == 1
     assert metric(server, "broker_durable_rooms") == 1
     assert metric(server, "acks_owed") == 0
+    page = get(f"{server.url}/metrics")[2].decode()
+    of_backends = re.findall(r"^# TYPE realtime_((?:broker|store)_\w+) (\w+)$", page, re.MULTILINE)
+    assert of_backends
+    for name, kind in of_backends:
+        assert (name in BACKEND_HELP, kind == "counter") == (True, name.endswith("_total")), name
 
 
 async def test_without_a_store_durable_rooms_live_in_memory_and_the_log_says_so(serve):

@@ -28,6 +28,7 @@ class FakeStore:
         self.answers: Unavailable | asyncio.Event | None = None
         self.takes: Unavailable | None = None
         self.asked: list[str] = []
+        self.read_rows = 0  # by `read` and `page`
         self.closed = False
 
     @property
@@ -78,6 +79,7 @@ class FakeStore:
     async def read(self, room: RoomKey, after: int, limit: int) -> list[tuple[Position, bytes]]:
         await self._ask("read")
         rows = [row for offset, row in sorted(self.rows.get(room, {}).items()) if offset > after]
+        self.read_rows += len(rows[:limit])
         return [(row.position, row.push) for row in rows[:limit]]
 
     async def page(self, room: RoomKey, before: int | None, after: int | None, limit: int) -> Page:
@@ -89,6 +91,7 @@ class FakeStore:
         else:
             within = [offset for offset in offsets if before is None or offset < before]
             chosen, more = within[-limit:], len(within) > limit
+        self.read_rows += len(chosen)
         return Page([self.rows[room][offset].push for offset in chosen], more)
 
     async def migrate(self, feature: str, folder: Path) -> list[str]:
