@@ -2,7 +2,7 @@
 # makes .venv, compiles native/ and finds out what the system lacks. Each verb may be run at any time.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz lint types docs bench build dist clean
+.PHONY: help run test fuzz chaos lint types docs bench build dist clean
 
 VENV ?= .venv
 export VENV
@@ -22,6 +22,10 @@ test: ## run all tests (ARGS="tests/core -x" for some)
 fuzz: ## throw random bytes at a server (ARGS="--seconds 600")
 	@scripts/bootstrap test
 	@$(bin)/python -m tests.fuzz $(ARGS)
+
+chaos: ## kill a server under clients that come and go (ARGS="--kills 200 --seed 1")
+	@scripts/bootstrap test
+	@$(bin)/python -m tests.chaos $(ARGS)
 
 lint: ## ruff and cython-lint
 	@scripts/bootstrap test

@@ -60,6 +60,7 @@ class Result:
     rss_connected_kb: int = 0
     rss_kb: list[int] = field(default_factory=list)
     stopped_cut: int = 0
+    delivered: int = 0  # all that came, outside of the measured span too
 
 
 def wsload() -> Path | None:
@@ -165,6 +166,7 @@ def _from_load(report: dict[str, Any]) -> Result:
         rss_connected_kb=report["rss_connected_kb"],
         rss_kb=report["rss_kb"],
         stopped_cut=report["stopped_cut"],
+        delivered=report["delivered"],
     )
 
 

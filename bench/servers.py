@@ -93,9 +93,11 @@ def peers_python(package: str) -> Path:
     return python
 
 
-def _realtime(port: int) -> list[str]:
-    options = {"--port": str(port), "--echo": "/echo", "--log-level": "warning", "--sqlite-path": ""}
-    return _python_module("realtime", "serve", *(part for pair in options.items() for part in pair))
+def realtime_command(port: int, **settings: str) -> list[str]:
+    """Return how to start our own server; without further settings it keeps nothing on the disk."""
+    settings = {"port": str(port), "echo": "/echo", "log_level": "warning", "sqlite_path": ""} | settings
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    return _python_module("realtime", "serve", *options)
 
 
 _PUBLISH = '{"type":"publish","room":"events:r%r","content":{"m":"%m","pad":"%P"}}'
@@ -125,7 +127,7 @@ SERVERS = {
         Server(
             name="realtime",
             what="realtime serve: the JSON protocol with everything on",
-            command=_realtime,
+            command=realtime_command,
             room=Traffic("/ws/u%d", message=_PUBLISH, init=_JOIN, ready="joined"),
             requests=Traffic("/ws/u%d", message='{"type":"ping","id":"%m"}', ready="connected"),
             idle=Traffic("/ws/u%d", ready="connected"),
@@ -144,13 +146,20 @@ SERVERS = {
         ),
     ]
 }
+
+
 # A publish that is acked, in a room of the sender's own: the push to itself comes on top of each ack.
-PUBLISH_ACK = Traffic(
-    "/ws/u%d",
-    message='{"type":"publish","id":"%m","room":"events:own%d","content":{"pad":"%P"}}',
-    init='{"type":"join","id":1,"room":"events:own%d"}',
-    ready="joined",
-)
+def publish_ack(room: str, type_: str) -> Traffic:
+    """Publishes to `room`, a template that gives each sender its own, each answered by its ack."""
+    return Traffic(
+        "/ws/u%d",
+        message=f'{{"type":"{type_}","id":"%m","room":"{room}","content":{{"pad":"%P"}}}}',
+        init=f'{{"type":"join","id":1,"room":"{room}"}}',
+        ready="joined",
+    )
+
+
+PUBLISH_ACK = publish_ack("events:own%d", "publish")
 
 
 def pinned(core: int, command: list[str]) -> list[str]:

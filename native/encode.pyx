@@ -1,6 +1,7 @@
 """What the server sends, spliced from bytes: pushes, acks, answers, errors, JSON strings.
 
-Each encoder works out the size, makes the `bytes` object and writes into it; the caller owns the result.
+Each encoder works out the size, makes the `bytes` object and writes into it; the caller owns the result. Of
+the two that every publication needs, C callers can take the halves: measure, then write where they like.
 Arguments named `..._json`, `id` and `content` are JSON text already and go in as they are.
 """
 
@@ -76,72 +77,87 @@ cpdef bytes encode_push(object type, bytes room_json, bytes from_json, uint64_t 
         raise TypeError("room_json, epoch, content and timestamp are bytes, not None")
     cdef Py_ssize_t name_bytes
     cdef const uint8_t* name = name_of(type, &name_bytes)
+    cdef Push push
+    cdef size_t n
     if not is_plain(name, name_bytes):
         escaped = escaped_string(name, name_bytes)
         name = <const uint8_t*>PyBytes_AS_STRING(escaped) + 1
         name_bytes = PyBytes_GET_SIZE(escaped) - 2
-    return push_of(
-        name, name_bytes, room_json, from_json, offset, epoch,
-        <const uint8_t*>PyBytes_AS_STRING(content), PyBytes_GET_SIZE(content), timestamp,
-    )
-
-
-cdef bytes push_of(
-    const uint8_t* name, size_t name_bytes, bytes room_json, bytes from_json, uint64_t offset, bytes epoch,
-    const uint8_t* content, size_t content_bytes, bytes timestamp,
-):
-    """Encode a push whose type (without its quotes) and content are JSON text somewhere else."""
-    cdef uint8_t[20] digits
-    cdef size_t digit_count = digits_of(offset, digits)
-    cdef size_t n = (
-        9 + name_bytes + 9 + PyBytes_GET_SIZE(room_json)
-        + (8 + PyBytes_GET_SIZE(from_json) if from_json is not None else 0)
-        + 10 + digit_count + 10 + PyBytes_GET_SIZE(epoch)
-        + 12 + content_bytes + 14 + PyBytes_GET_SIZE(timestamp) + 2
-    )
+    push.name, push.name_bytes = name, name_bytes
+    push.content, push.content_bytes = <const uint8_t*>PyBytes_AS_STRING(content), PyBytes_GET_SIZE(content)
+    n = push_measure(&push, room_json, from_json, offset, epoch, timestamp)
     cdef bytes made = PyBytes_FromStringAndSize(NULL, n)
-    cdef uint8_t* to = <uint8_t*>PyBytes_AS_STRING(made)
+    push_write(<uint8_t*>PyBytes_AS_STRING(made), &push, room_json, from_json, epoch, timestamp)
+    return made
+
+
+cdef size_t push_measure(
+    Push* push, bytes room_json, bytes from_json, uint64_t offset, bytes epoch, bytes timestamp
+) noexcept:
+    push.digit_count = digits_of(offset, push.digits)
+    return (
+        9 + push.name_bytes + 9 + PyBytes_GET_SIZE(room_json)
+        + (8 + PyBytes_GET_SIZE(from_json) if from_json is not None else 0)
+        + 10 + push.digit_count + 10 + PyBytes_GET_SIZE(epoch)
+        + 12 + push.content_bytes + 14 + PyBytes_GET_SIZE(timestamp) + 2
+    )
+
+
+cdef void push_write(
+    uint8_t* to, const Push* push, bytes room_json, bytes from_json, bytes epoch, bytes timestamp
+) noexcept:
     to = put(to, b'{"type":"', 9)
-    to = put(to, name, name_bytes)
+    to = put(to, push.name, push.name_bytes)
     to = put(to, b'","room":', 9)
     to = put_bytes(to, room_json)
     if from_json is not None:
         to = put(to, b',"from":', 8)
         to = put_bytes(to, from_json)
     to = put(to, b',"offset":', 10)
-    to = put(to, digits + 20 - digit_count, digit_count)
+    to = put(to, push.digits + 20 - push.digit_count, push.digit_count)
     to = put(to, b',"epoch":"', 10)
     to = put_bytes(to, epoch)
     to = put(to, b'","content":', 12)
-    to = put(to, content, content_bytes)
+    to = put(to, push.content, push.content_bytes)
     to = put(to, b',"timestamp":"', 14)
     to = put_bytes(to, timestamp)
     put(to, b'"}', 2)
-    return made
 
 
 cpdef bytes encode_ack(bytes id, bytes room_json, uint64_t offset, bytes epoch, bint duplicate=False):
     if id is None or room_json is None or epoch is None:
         raise TypeError("id, room_json and epoch are bytes, not None")
-    cdef uint8_t[20] digits
-    cdef size_t digit_count = digits_of(offset, digits)
-    cdef bytes made = PyBytes_FromStringAndSize(NULL, (
-        19 + PyBytes_GET_SIZE(id) + 8 + PyBytes_GET_SIZE(room_json) + 21 + digit_count
-        + 10 + PyBytes_GET_SIZE(epoch) + 3 + (17 if duplicate else 0)))
-    cdef uint8_t* to = <uint8_t*>PyBytes_AS_STRING(made)
+    cdef Ack ack
+    cdef size_t n
+    ack.id, ack.id_bytes = <const uint8_t*>PyBytes_AS_STRING(id), PyBytes_GET_SIZE(id)
+    ack.duplicate = duplicate
+    n = ack_measure(&ack, room_json, offset, epoch)
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, n)
+    ack_write(<uint8_t*>PyBytes_AS_STRING(made), &ack, room_json, epoch)
+    return made
+
+
+cdef size_t ack_measure(Ack* ack, bytes room_json, uint64_t offset, bytes epoch) noexcept:
+    ack.digit_count = digits_of(offset, ack.digits)
+    return (
+        19 + ack.id_bytes + 8 + PyBytes_GET_SIZE(room_json) + 21 + ack.digit_count
+        + 10 + PyBytes_GET_SIZE(epoch) + (20 if ack.duplicate else 3)
+    )
+
+
+cdef void ack_write(uint8_t* to, const Ack* ack, bytes room_json, bytes epoch) noexcept:
     to = put(to, b'{"type":"ack","id":', 19)
-    to = put_bytes(to, id)
+    to = put(to, ack.id, ack.id_bytes)
     to = put(to, b',"room":', 8)
     to = put_bytes(to, room_json)
     to = put(to, b',"content":{"offset":', 21)
-    to = put(to, digits + 20 - digit_count, digit_count)
+    to = put(to, ack.digits + 20 - ack.digit_count, ack.digit_count)
     to = put(to, b',"epoch":"', 10)
     to = put_bytes(to, epoch)
-    if duplicate:
-        to = put(to, b'","duplicate":true}}', 20)
+    if ack.duplicate:
+        put(to, b'","duplicate":true}}', 20)
     else:
-        to = put(to, b'"}}', 3)
-    return made
+        put(to, b'"}}', 3)
 
 
 cpdef bytes encode_pong(bytes id, bytes timestamp):
@@ -171,12 +187,18 @@ def encode_reply(object type, bytes id, bytes room_json, bytes content not None)
 
 
 def encode_error(bytes id, int code, str name not None, str message not None, bint temporary,
-                 retry_after=None, bytes room_json=None):
+                 retry_after=None, bytes room_json=None, str limit=None, allowed=None):
     made = [b'{"code":%d,"name":' % code, json_string(name), b',"message":', json_string(message),
             b',"temporary":true' if temporary else b',"temporary":false']
     if retry_after is not None:
         if not 0 <= retry_after < float("inf"):
             raise ValueError(f"retry_after is {retry_after} s: allowed are finite seconds from 0 on")
         made += (b',"retry_after":', repr(float(retry_after)).encode())
+    if limit is not None:
+        made += (b',"limit":', json_string(limit))
+    if allowed is not None:
+        if not 0 <= allowed < float("inf"):
+            raise ValueError(f"allowed is {allowed}: a limit is finite and from 0 on")
+        made += (b',"allowed":', repr(int(allowed) if allowed == int(allowed) else allowed).encode())
     made.append(b"}")
     return encode_reply("error", id, room_json, b"".join(made))

@@ -3,36 +3,48 @@
 
 A pass works on a snapshot of the dirty logs. What is appended while it runs makes the log dirty
 again and waits for the next pass, so a pass always ends. Coalescing clocks itself: the longer a
-pass takes, the more each send of the next one carries.
+pass takes, the more each send of the next one carries. Each priority has a queue of its own: the
+passes of an urgent log go before those of others, and in between the chunks of one that runs.
 
 A log whose own pass took over 1 ms may rest for `rest_ratio` times as long after it (at most
 `rest_max_ns`), which trades a little latency of that room alone for fewer, larger sends.
 """
 from libc.stdint cimport int64_t, uint32_t
-from realtime.native.output cimport list_push, output_send_room
+from realtime.native.output cimport output_send_room
 from realtime.native.posix cimport monotonic_ns
 from realtime.native.roomlog cimport log_mark_dirty, log_reclaim
-from realtime.native.types cimport DEAD, IN_READABLE, THROTTLED, Connection, HubState, Log
+from realtime.native.types cimport (
+    DEAD,
+    IN_READABLE,
+    PRIORITIES,
+    THROTTLED,
+    Connection,
+    HubState,
+    Log,
+    LogQueue,
+)
+from realtime.native.unicast cimport list_push
 
 cdef enum:
     REST_FROM_NS = 1000000
+    SHARE = 8            # of the budget, one part is for each queue behind busier ones
 
 
-cdef void _begin_passes(HubState* hub) noexcept nogil:
-    """Take the dirty logs that do not rest as the next set of passes."""
-    cdef Log* log = hub.dirty_head
+cdef void _begin_passes(HubState* hub, LogQueue* queue) noexcept nogil:
+    """Take the dirty logs of `queue` that do not rest as its next set of passes."""
+    cdef Log* log = queue.dirty_head
     cdef Log* following
     cdef Log* last = NULL
-    hub.dirty_head = hub.dirty_tail = NULL
-    hub.rest_until_ns = 0
+    queue.dirty_head = queue.dirty_tail = NULL
+    queue.rest_until_ns = 0
     while log != NULL:
         following = log.next_dirty
         log.dirty = 0
         log.next_dirty = NULL
         if log.rest_until_ns > hub.now_ns:
             log_mark_dirty(hub, log)
-            if hub.rest_until_ns == 0 or log.rest_until_ns < hub.rest_until_ns:
-                hub.rest_until_ns = log.rest_until_ns
+            if queue.rest_until_ns == 0 or log.rest_until_ns < queue.rest_until_ns:
+                queue.rest_until_ns = log.rest_until_ns
         else:
             log.passing = 1
             log.burst = log.end - log.pass_end
@@ -41,16 +53,16 @@ cdef void _begin_passes(HubState* hub) noexcept nogil:
             log.pass_began_ns = hub.now_ns
             log.next_passing = NULL
             if last == NULL:
-                hub.passing = log
+                queue.passing = log
             else:
                 last.next_passing = log
             last = log
         log = following
 
 
-cdef void _end_pass(HubState* hub, Log* log) noexcept nogil:
+cdef void _end_pass(HubState* hub, LogQueue* queue, Log* log) noexcept nogil:
     cdef int64_t rest
-    hub.passing = log.next_passing
+    queue.passing = log.next_passing
     log.next_passing = NULL
     log.passing = 0
     hub.counters.passes += 1
@@ -77,25 +89,63 @@ cdef void fanout_release(HubState* hub) noexcept nogil:
 
 
 cdef uint32_t fanout_flush(HubState* hub, uint32_t budget) noexcept nogil:
-    """Make up to `budget` sends of the running passes, beginning new ones; return the sends made."""
+    """Make about `budget` sends of the passes, higher priorities first; return the sends made.
+
+    A queue behind busier ones gets a share of its own on top, or its logs would grow without end.
+    """
+    cdef uint32_t share = budget // SHARE if budget > SHARE else 1
+    cdef uint32_t sent = 0
+    cdef uint32_t left
+    cdef int priority = PRIORITIES
+    while priority > 0:
+        priority -= 1
+        if hub.active & (1 << priority):
+            left = budget - sent if sent < budget else 0
+            sent += _flush_queue(hub, &hub.queues[priority], left if left > share else share)
+            if hub.queues[priority].passing == NULL and hub.queues[priority].dirty_head == NULL:
+                hub.active &= ~(1 << priority)
+    return sent
+
+
+cdef uint32_t _flush_queue(HubState* hub, LogQueue* queue, uint32_t budget) noexcept nogil:
+    """Make up to `budget` sends of the running passes of `queue`, beginning new ones; return the sends."""
     cdef uint32_t sent = 0
     cdef Log* log
-    if hub.passing == NULL:
-        _begin_passes(hub)
-    while hub.passing != NULL and sent < budget:
-        log = hub.passing
+    if queue.passing == NULL:
+        _begin_passes(hub, queue)
+    while queue.passing != NULL and sent < budget:
+        log = queue.passing
         while log.pass_index < log.count and sent < budget:
             log.pass_index += 1
             sent += output_send_room(hub, log, log.pass_index - 1)
         if log.pass_index >= log.count:
-            _end_pass(hub, log)
+            _end_pass(hub, queue, log)
     return sent
 
 
 cdef bint fanout_pending(HubState* hub) noexcept nogil:
     """Whether a pass runs or a dirty log that does not rest waits for one."""
-    if hub.passing != NULL:
-        return True
-    if hub.dirty_head == NULL:
+    cdef LogQueue* queue
+    cdef int priority
+    if hub.active == 0:
         return False
-    return hub.rest_until_ns == 0 or hub.rest_until_ns <= hub.now_ns
+    for priority in range(PRIORITIES):
+        queue = &hub.queues[priority]
+        if queue.passing != NULL:
+            return True
+        if queue.dirty_head != NULL and (queue.rest_until_ns == 0 or queue.rest_until_ns <= hub.now_ns):
+            return True
+    return False
+
+
+cdef int64_t fanout_rests_until(HubState* hub) noexcept nogil:
+    """Return when the first resting log wants its pass; 0 where none rests."""
+    cdef LogQueue* queue
+    cdef int64_t until = 0
+    cdef int priority
+    for priority in range(PRIORITIES):
+        queue = &hub.queues[priority]
+        if queue.dirty_head != NULL and queue.rest_until_ns:
+            if until == 0 or queue.rest_until_ns < until:
+                until = queue.rest_until_ns
+    return until

@@ -150,6 +150,20 @@ cdef inline size_t write_head(uint8_t* to, uint8_t first_byte, uint64_t payload_
     return 10
 
 
+cdef inline uint64_t server_frame_bytes(const uint8_t* head) noexcept nogil:
+    """Return the size of a server's frame, head and payload, that `write_head` began."""
+    cdef uint64_t payload = head[1]
+    cdef int i
+    if payload < 126:
+        return 2 + payload
+    if payload == 126:
+        return 4 + (<uint64_t> head[2] << 8 | head[3])
+    payload = 0
+    for i in range(2, 10):
+        payload = payload << 8 | head[i]
+    return 10 + payload
+
+
 cdef inline int close_code_valid(uint16_t code) noexcept nogil:
     """Whether a peer may send this close code: RFC 6455, 7.4, and what IANA registered since (1012-1014).
 

@@ -1,6 +1,6 @@
 # cython: language_level=3
 """What Python holds of the hub."""
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from realtime.native.httphead cimport Head
 from realtime.native.hubbase cimport HubBase
 from realtime.native.types cimport Connection as CConnection
@@ -38,16 +38,20 @@ cdef class Connection:
     cdef CConnection* connection
     cdef HubBase hub
 
-    cpdef bint send(self, bytes payload) except -1
+    cpdef bint send(self, bytes payload, bint urgent=*) except -1
+    cdef uint8_t* reserve(self, size_t n) noexcept
     cdef bint keep_bounded(self) except -1
 
 
 cdef class RoomLog:
     cdef Log log
     cdef HubBase hub
+    cdef object on_gap              # (state, after, last) -> offsets really dropped
 
-    cpdef void append(self, bytes payload) except *
-    cdef void cut_laggards(self)
+    cdef int put(self, const uint8_t* data, size_t n, uint64_t offset) except -1
+    cdef void judge_laggards(self)
+    cdef int judge(self, uint32_t index) noexcept
 
 
+cdef void tell_lapses(HubBase hub, CConnection* connection)
 cdef Connection connection_handle(HubBase hub, CConnection* connection)

@@ -1,5 +1,7 @@
 # cython: language_level=3
 """What Python holds of the hub: handles of connections and logs, a handshake and the answers to it."""
+import logging
+
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -18,16 +20,46 @@ from realtime.native.frames cimport (
 from realtime.native.handshake cimport header_value, span_text
 from realtime.native.hubbase cimport HubBase
 from realtime.native.intake cimport connection_close
-from realtime.native.output cimport connection_kill, output_leave, output_take_over
-from realtime.native.roomlog cimport log_add, log_clear, log_mark_dirty, log_reserve, log_unlist
-from realtime.native.types cimport ABORT, BINARY, OPEN, PENDING, HubState, Log
+from realtime.native.lag cimport lag_park, lag_resume, lag_skip, lag_untold
+from realtime.native.marks cimport marks_add, marks_free, marks_new, marks_reserve
+from realtime.native.output cimport output_leave, output_take_over
+from realtime.native.roomlog cimport (
+    log_add,
+    log_clear,
+    log_is_over,
+    log_mark_dirty,
+    log_reclaim,
+    log_reserve,
+    log_unlist,
+    log_watch,
+)
+from realtime.native.types cimport (
+    ABORT,
+    BINARY,
+    BLOCKED,
+    DISCONNECT,
+    DROP_OLDEST,
+    LAPSED,
+    NOWHERE,
+    OPEN,
+    PENDING,
+    PRIORITIES,
+    HubState,
+    Link,
+    Log,
+    Member,
+)
 from realtime.native.types cimport Connection as CConnection
-from realtime.native.wheel cimport wheel_set
+from realtime.native.unicast cimport connection_kill, output_reserve
+from realtime.native.wheel cimport wheel_live
 
 cdef enum:
     LOG_BACKLOG = 1 << 18           # bytes appended since the running pass began that throttle a publisher
     SLOW_CONSUMER = 4001
+    INTERNAL = 4000
 
+log = logging.getLogger("realtime.hub")
+SLOW_READERS = ("disconnect", "drop_oldest", "latest")     # by their numbers in types.pxd
 CLOSE_BOUNDS = "close code {} with a reason of {} bytes: 1000 to 4999, at most 123"
 
 
@@ -152,8 +184,11 @@ cdef class Connection:
         if previous != NULL:
             Py_DECREF(<object>previous)
 
-    cpdef bint send(self, bytes payload) except -1:
-        """Queue one message; False when the connection does not take any more."""
+    cpdef bint send(self, bytes payload, bint urgent=False) except -1:
+        """Queue one message; False when the connection does not take any more.
+
+        An urgent one goes before all that waits but a half-sent frame and earlier urgent ones.
+        """
         cdef CConnection* connection = self.connection
         cdef uint8_t opcode
         if payload is None:
@@ -162,10 +197,24 @@ cdef class Connection:
             return False
         opcode = OPCODE_BINARY if connection.flags & BINARY else OPCODE_TEXT
         if not self.hub.send_message(
-            connection, opcode, <const uint8_t*>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload)
+            connection, opcode, <const uint8_t*>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload), urgent
         ):
             return False
         return self.keep_bounded()
+
+    cdef uint8_t* reserve(self, size_t n) noexcept:
+        """Queue one text message of `n` bytes and return where the caller writes them.
+
+        NULL, and nothing done, where it is not simply collected with others: then `send` does it.
+        """
+        cdef CConnection* connection = self.connection
+        cdef uint8_t* to
+        if connection == NULL or connection.state != OPEN or connection.deflate_bits:
+            return NULL
+        to = output_reserve(&self.hub.state, connection, FIN_BIT | OPCODE_TEXT, n)
+        if to != NULL:
+            self.hub.state.counters.messages_out += 1
+        return to
 
     cdef bint keep_bounded(self) except -1:
         """After queueing unicast: close a connection that holds too much of it; False when that is so."""
@@ -174,7 +223,7 @@ cdef class Connection:
             self.hub.wake()
         if connection.output != NULL and connection.output.length > self.hub.state.unicast_limit:
             self.hub.state.counters.slow_consumers += 1
-            connection_close(&self.hub.state, connection, SLOW_CONSUMER, b'{"r":"slow_consumer"}')
+            slow_consumer(&self.hub.state, connection, b"unicast_limit_bytes", self.hub.state.unicast_limit)
             return False
         return True
 
@@ -202,7 +251,7 @@ cdef class Connection:
         # Once it is closing, its deadline is that of the closing handshake.
         if self.connection.state == OPEN:
             self.connection.flags &= ~PENDING
-            wheel_set(&self.hub.state, self.connection, self.hub.state.heartbeat_ticks)
+            wheel_live(&self.hub.state, self.connection, self.hub.state.heartbeat_ticks)
 
     def join(self, RoomLog room not None):
         """Become a member at the log's end: what is appended from now on comes here, in order."""
@@ -217,6 +266,10 @@ cdef class Connection:
         """Stop being a member at the log's end: what was appended before still comes, as unicast."""
         if self.connection == NULL:
             return
+        if self.connection.flags & LAPSED:
+            tell_lapses(self.hub, self.connection)
+        if self.connection == NULL:
+            return
         if self.connection.state == OPEN:
             output_take_over(&self.hub.state, self.connection, &room.log)
         output_leave(&self.hub.state, self.connection, &room.log)
@@ -227,11 +280,33 @@ cdef class Connection:
 cdef class RoomLog:
     """The log of one room in one variant. Members of a deleted log are detached from it."""
 
-    def __cinit__(self, HubBase hub not None, int variant, uint64_t lag_limit_bytes):
+    def __cinit__(
+        self, HubBase hub not None, int variant, uint64_t lag_limit_bytes, uint64_t lag_limit_messages,
+        str slow_reader, int priority, on_gap,
+    ):
+        if variant >> 1 and not 9 <= variant >> 1 <= 15:
+            raise ValueError(f"variant is {variant}: window bits (0 or 9 to 15) << 1 | binary")
+        if slow_reader not in SLOW_READERS:
+            raise ValueError(f"slow_reader is {slow_reader!r}: {', '.join(SLOW_READERS)}")
+        if not 0 <= priority < PRIORITIES:
+            raise ValueError(f"priority is {priority}: 0 to {PRIORITIES - 1}")
+        if slow_reader != "disconnect" and on_gap is None:
+            raise ValueError(f"a log of {slow_reader!r} needs on_gap: what is dropped has to be told")
         memset(&self.log, 0, sizeof(Log))
         self.hub = hub
+        self.on_gap = on_gap
+        self.log.owner = <void*>self
         self.log.variant = variant
         self.log.lag_limit = lag_limit_bytes
+        self.log.lag_limit_messages = lag_limit_messages
+        self.log.look_end = self.log.look_messages = NOWHERE
+        self.log.slow_reader = SLOW_READERS.index(slow_reader)
+        self.log.priority = priority
+        hub.state.priorities |= 1 << priority
+        if self.log.slow_reader != DISCONNECT:
+            self.log.marks = marks_new()
+            if self.log.marks == NULL:
+                raise MemoryError("no memory for the room's log")
 
     def __dealloc__(self):
         cdef Log* room = &self.log
@@ -241,6 +316,7 @@ cdef class RoomLog:
             output_leave(&self.hub.state, room.members[room.count - 1].connection, room)
         log_clear(&self.hub.state, room)
         log_unlist(&self.hub.state, room)
+        marks_free(room.marks)
 
     @property
     def variant(self):
@@ -260,55 +336,116 @@ cdef class RoomLog:
         """Bytes held in memory for this log."""
         return self.log.end - self.log.head.base if self.log.head != NULL else 0
 
-    cpdef void append(self, bytes payload) except *:
+    def append(self, bytes payload, uint64_t offset=0):
         """Add one message for every member. Sent at the end of the batch, together with its neighbours."""
+        if payload is None:
+            raise TypeError("payload is None, not bytes")
+        self.put(<const uint8_t*>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload), offset)
+
+    cdef int put(self, const uint8_t* data, size_t n, uint64_t offset) except -1:
+        """The same with a message that stands somewhere else; it is copied."""
         cdef HubState* state = &self.hub.state
         cdef Log* room = &self.log
-        cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(payload)
-        cdef size_t n = PyBytes_GET_SIZE(payload)
         cdef uint8_t head[SERVER_HEAD_BYTES_MAX]
         cdef size_t head_bytes
         cdef uint8_t first = FIN_BIT | (OPCODE_BINARY if room.variant & 1 else OPCODE_TEXT)
         cdef uint8_t* target
-        if payload is None:
-            raise TypeError("payload is None, not bytes")
         if room.count == 0:
-            return
+            return 0
         if room.variant > 1 and <Py_ssize_t>n >= self.hub.compression_threshold:
             data = self.hub.compress(room.variant >> 1, data, &n)
             first |= RSV1_BIT
         head_bytes = write_head(head, first, n)
+        if room.marks != NULL and marks_reserve(room.marks) < 0:
+            raise MemoryError("no memory for the offsets in the room's log")
         target = log_reserve(state, room, head_bytes + n)
         if target == NULL:
             raise MemoryError("no memory for the room's log")
         memcpy(target, head, head_bytes)
         memcpy(target + head_bytes, data, n)
+        if room.marks != NULL and offset:
+            marks_add(room.marks, room.end, offset)
         state.counters.appended += 1
         state.counters.appended_bytes += n
         state.counters.deliveries += room.count
         log_mark_dirty(state, room)
         if room.rest_until_ns <= state.now_ns:
-            state.rest_until_ns = 0
+            state.queues[room.priority].rest_until_ns = 0
         if room.end - room.pass_end > LOG_BACKLOG and state.current != NULL:
             state.congested = 1
-        if room.laggards and room.head.base + room.lag_limit < room.end:
-            self.cut_laggards()
+        if room.end > room.look_end or room.messages > room.look_messages:
+            self.judge_laggards()
         if not self.hub.running:
             self.hub.wake()
+        return 0
 
-    cdef void cut_laggards(self):
-        """Close every member that lacks more than the limit: its socket has been full all that time."""
+    cdef void judge_laggards(self):
+        """Do with every member that lags too far what the room's kind says; note when to look again."""
         cdef Log* room = &self.log
         cdef uint32_t i = room.count
+        room.look_end = room.look_messages = NOWHERE
         # Backwards, because closing takes the member out and fills its place from behind.
         while i > 0:
             i -= 1
             if i < room.count and room.members[i].chunk != NULL and room.members[i].fd >= 0:
-                if room.end - room.members[i].position > room.lag_limit:
-                    self.hub.state.counters.slow_consumers += 1
-                    connection_close(
-                        &self.hub.state, room.members[i].connection, SLOW_CONSUMER, b'{"r":"slow_consumer"}'
-                    )
+                if not log_is_over(room, &room.members[i]):
+                    log_watch(room, &room.members[i])
+                elif self.judge(i) < 0:
+                    connection_kill(&self.hub.state, room.members[i].connection, 1006)
+        log_reclaim(&self.hub.state, room)
+
+    cdef int judge(self, uint32_t index) noexcept:
+        """Disconnect, move on or park a member that lags too far; -1 without memory."""
+        cdef HubState* state = &self.hub.state
+        cdef Member* member = &self.log.members[index]
+        if not member.connection.flags & BLOCKED:
+            log_watch(&self.log, member)    # its socket takes data: it has its turn in this batch
+        elif self.log.slow_reader == DISCONNECT:
+            state.counters.slow_consumers += 1
+            if self.log.end - member.position > self.log.lag_limit:
+                slow_consumer(state, member.connection, b"room_lag_limit_bytes", self.log.lag_limit)
+            else:
+                slow_consumer(
+                    state, member.connection, b"room_lag_limit_messages", self.log.lag_limit_messages
+                )
+        elif self.log.slow_reader == DROP_OLDEST:
+            if lag_skip(state, &self.log, member) < 0:
+                return -1
+            if member.chunk != NULL:
+                log_watch(&self.log, member)
+        else:
+            return lag_park(state, &self.log, member)
+        return 0
+
+
+cdef void tell_lapses(HubBase hub, CConnection* connection):
+    """Tell `connection` what it has missed: what is sent to it for that goes out before its rooms go on.
+
+    The callbacks are Python: while one runs, rooms may be left, lapses may begin, the connection may close.
+    """
+    cdef HubState* state = &hub.state
+    cdef Link* link
+    cdef RoomLog room
+    cdef uint64_t after, last
+    connection.flags &= ~LAPSED
+    while connection.state == OPEN:
+        link = lag_untold(connection)
+        if link == NULL:
+            return
+        room = <RoomLog>link.log.owner
+        lag_resume(link, &after, &last)
+        state.counters.gaps += 1
+        try:
+            state.counters.dropped += room.on_gap(<object>connection.state_object, after, last)
+        except BaseException:   # whatever it is, the batch goes on
+            log.exception("on_gap of connection %d", connection.id)
+            connection_close(state, connection, INTERNAL, b'{"r":"internal"}')
+
+
+cdef void slow_consumer(HubState* state, CConnection* connection, bytes limit, uint64_t allowed):
+    """Close a connection that reads too slowly, and say over which limit."""
+    reason = b'{"r":"slow_consumer","limit":"%b","allowed":%d}' % (limit, allowed)
+    connection_close(state, connection, SLOW_CONSUMER, reason)
 
 
 cdef Connection connection_handle(HubBase hub, CConnection* connection):

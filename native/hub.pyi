@@ -1,6 +1,7 @@
 """The hub as Python sees it; `native/hub.pyx` says how it works."""
 
 from collections.abc import Callable
+from typing import Any
 
 class Handshake:
     """A client's upgrade request. Valid only while `on_handshake` runs; RuntimeError after it."""
@@ -63,8 +64,11 @@ class Connection:
     def queued_bytes(self) -> int:
         """Unicast bytes that the kernel has not taken yet."""
     state: object
-    def send(self, payload: bytes) -> bool:
-        """Queue one message; False when the connection does not take any more."""
+    def send(self, payload: bytes, urgent: bool = False) -> bool:
+        """Queue one message; False when the connection does not take any more.
+
+        An urgent one goes before all that waits but a half-sent frame and earlier urgent ones.
+        """
     def close(self, code: int, reason: bytes = b"") -> None:
         """Begin the closing handshake with `code` (1000 to 4999) and a reason of at most 123 bytes."""
     def abort(self) -> None:
@@ -88,18 +92,22 @@ class RoomLog:
         """How many members have not been sent everything because their sockets are full."""
     @property
     def queued_bytes(self) -> int: ...
-    def append(self, payload: bytes) -> None:
-        """Add one message for every member, in order; sent at the end of the batch."""
+    def append(self, payload: bytes, offset: int = 0) -> None:
+        """Add one message for every member, in order; sent at the end of the batch.
+
+        `offset` is a publication's, 0 for what has none; they rise by one.
+        """
 
 class Hub:
     """All WebSocket connections of one worker; not thread-safe.
 
     `on_handshake(handshake)` answers Accept or Refuse. `on_message(state, payload)` gets whole messages, text
-    already valid UTF-8. `on_limited(state, payload, retry_after_s)` gets those over the connection's rate;
-    without it they are dropped. `on_close(state, code, reason, clean)` comes once per accepted connection.
-    `on_http(fd, received, remote)` takes over the socket of a request that is no upgrade even if it raises.
-    `on_wake(delay_s)` must arrange for one call of `on_ready()` after that time. A callback that raises is
-    logged to `realtime.hub` and closes its connection with 4000.
+    already valid UTF-8. `on_limited(state, payload, limit, retry_after_s)` gets those over a rate of the
+    connection, `limit` is `messages_per_second` or `bytes_per_second`; without it they are dropped.
+    `on_close(state, code, reason, clean)` comes once per accepted connection. `on_http(fd, received, remote)`
+    takes over the socket of a request that is no upgrade even if it raises. `on_wake(delay_s)` must arrange
+    for one call of `on_ready()` after that time. A callback that raises is logged to `realtime.hub` and
+    closes its connection with 4000.
     """
 
     def __init__(
@@ -124,11 +132,18 @@ class Hub:
         read_chunk_bytes: int = 65_536,
         flush_chunk: int = 256,
         accept_batch: int = 64,
+        bytes_per_second: float = 0.0,
+        bytes_burst: float = 0.0,
+        accepts_per_second: float = 0.0,
+        accepts_burst: float = 1.0,
+        max_age_s: float = 0.0,
+        max_age_reason: bytes = b'{"r":"rebalance"}',
         rest_ratio: float = 0.0,
         rest_max_s: float = 0.02,
         compression_level: int = 1,
         compression_threshold: int = 256,
         room_lag_limit_bytes: int = 1_048_576,
+        room_lag_limit_messages: int = 0,
     ) -> None: ...
     def deliver_to(self, on_message: Callable[..., object]) -> None:
         """Replace `on_message`: what takes the messages is often built later than the hub, on top of it."""
@@ -144,10 +159,28 @@ class Hub:
     def current(self) -> Connection:
         """The connection whose callback runs. Raises RuntimeError outside of one."""
     def connections(self) -> list[Connection]: ...
-    def room(self, variant: int = 0, *, lag_limit_bytes: int = 0) -> RoomLog:
-        """Make a log for one room in one variant; `lag_limit_bytes` bounds what a slow member may lack.
+    def room(
+        self,
+        variant: int = 0,
+        *,
+        lag_limit_bytes: int = 0,
+        lag_limit_messages: int = 0,
+        slow_reader: str = "disconnect",
+        priority: int = 1,
+        on_gap: Callable[[Any, int, int], int] | None = None,
+    ) -> RoomLog:
+        """Make a log for one room in one variant.
 
-        0 stands for the hub's `room_lag_limit_bytes`.
+        `lag_limit_bytes` and `lag_limit_messages` bound what a member whose socket is full may lack; 0 stands
+        for the hub's own limits, and there 0 messages for no limit. Messages are counted in whole chunks (64
+        KiB at most) behind the one the member reads: it is never over too early, and late by what that chunk
+        still holds for it.
+
+        Whoever is over a limit is closed with 4001 ("disconnect"), skips what is oldest until it lags at most
+        half of the limits ("drop_oldest"), or is taken out of the log and goes on at its end when its socket
+        takes data again ("latest"). Then, before the room goes on, `on_gap(state, after, last)` is called:
+        the member does not get the publications above offset `after` up to `last`. What it sends to the
+        connection goes before the room's next message; it returns how many of them are lost for good.
         """
     @property
     def timestamp(self) -> bytes:

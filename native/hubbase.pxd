@@ -28,6 +28,6 @@ cdef class HubBase:
     cdef void wake(self)
     cdef bytes time_text(self)
     cdef bint send_message(
-        self, CConnection* connection, uint8_t opcode, const uint8_t* payload, size_t n
+        self, CConnection* connection, uint8_t opcode, const uint8_t* payload, size_t n, bint urgent
     ) except -1
     cdef const uint8_t* compress(self, int bits, const uint8_t* payload, size_t* n) except NULL

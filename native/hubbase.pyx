@@ -7,10 +7,10 @@ from libc.string cimport memset
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from realtime.native.deflate cimport Deflater
 from realtime.native.frames cimport FIN_BIT, RSV1_BIT
-from realtime.native.output cimport output_frame
 from realtime.native.posix cimport monotonic_ns
 from realtime.native.types cimport Connection as CConnection
 from realtime.native.types cimport HubState
+from realtime.native.unicast cimport output_frame, output_urgent
 
 cdef extern from "<time.h>" nogil:
     ctypedef long time_t
@@ -45,13 +45,15 @@ cdef class HubBase:
             self.on_wake(0.0)
 
     cdef bint send_message(
-        self, CConnection* connection, uint8_t opcode, const uint8_t* payload, size_t n
+        self, CConnection* connection, uint8_t opcode, const uint8_t* payload, size_t n, bint urgent
     ) except -1:
         cdef uint8_t first = FIN_BIT | opcode
         if connection.deflate_bits and <Py_ssize_t>n >= self.compression_threshold:
             payload = self.compress(connection.deflate_bits, payload, &n)
             first |= RSV1_BIT
         self.state.counters.messages_out += 1
+        if urgent:
+            return output_urgent(&self.state, connection, first, payload, n) == 0
         return output_frame(&self.state, connection, first, payload, n) == 0
 
     cdef const uint8_t* compress(self, int bits, const uint8_t* payload, size_t* n) except NULL:

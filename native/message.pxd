@@ -26,6 +26,7 @@ cdef class Envelope:
 cdef class Malformed:
     cdef readonly str reason
     cdef readonly bytes id
+    cdef readonly Py_ssize_t messages_max
 
 
 cdef inline int known_field(const uint8_t* data, size_t n) noexcept nogil:
@@ -47,6 +48,7 @@ cdef int open_scanner(Scanner* s, bytes frame, Py_ssize_t max_messages, Py_ssize
 cdef void close_scanner(Scanner* s) noexcept
 cdef object envelope_of(Scanner* s, Span* fields)
 cdef bytes id_of(Scanner* s, Span* span)
+cdef bint id_is_good(Scanner* s, Span* span) except -1
 cdef Malformed malformed(str reason, bytes id)
 cdef Malformed refused(Scanner* s, bytes id)
 cdef Malformed empty_frame()

@@ -238,23 +238,27 @@ cdef Malformed empty_frame():
 
 
 cdef Malformed too_many(Py_ssize_t max_messages):
-    return malformed(f"too many messages in one frame: at most {max_messages}", None)
+    cdef Malformed made = malformed(f"too many messages in one frame: at most {max_messages}", None)
+    made.messages_max = max_messages
+    return made
 
 
 cdef bytes id_of(Scanner* s, Span* span):
     """Return the raw token of an id, or None where there is none or it is none that we echo."""
-    cdef size_t n = span.end - span.at
-    if span.at == NULL:
-        return None
-    if span.at[0] == c'"':
-        n -= 2
-        if span.escaped and unescaped(s, span.at + 1, span.end - 1, &n) == NULL:
-            raise MemoryError()
-        if n > ID_BYTES:
-            return None
-    elif not safe_integer(span.at, span.end):
+    if span.at == NULL or not id_is_good(s, span):
         return None
     return PyBytes_FromStringAndSize(<const char*>span.at, span.end - span.at)
+
+
+cdef bint id_is_good(Scanner* s, Span* span) except -1:
+    """Is the id that stands there one that we echo?"""
+    cdef size_t n = span.end - span.at
+    if span.at[0] != c'"':
+        return safe_integer(span.at, span.end)
+    n -= 2
+    if span.escaped and unescaped(s, span.at + 1, span.end - 1, &n) == NULL:
+        raise MemoryError()
+    return n <= ID_BYTES
 
 
 cdef bint safe_integer(const uint8_t* at, const uint8_t* end) noexcept nogil:

@@ -5,11 +5,11 @@ no rule that a few comparisons do not tell. Everything else is `realtime.core`'s
 with other messages, with errors and with what has to wait.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t
 from libc.string cimport memcmp
 
-from realtime.native.encode cimport encode_ack, encode_pong
+from realtime.native.encode cimport Ack, Push, ack_measure, ack_write, encode_ack, encode_pong
 from realtime.native.envelope cimport scan, scan_only
 from realtime.native.handles cimport Connection, RoomLog
 from realtime.native.hubbase cimport HubBase
@@ -24,12 +24,14 @@ from realtime.native.message cimport (
     Span,
     close_scanner,
     envelope_of,
-    id_of,
+    id_is_good,
     open_scanner,
 )
 from realtime.native.scanner cimport Scanner
+from realtime.native.ratelimit cimport Allowance
 from realtime.native.sequence cimport Sequence
 
+from realtime.native.encode import json_string
 from realtime.native.packed import scan_msgpack
 
 cdef enum:
@@ -41,7 +43,8 @@ cdef bytes NULL_CONTENT = b"null"
 cdef class SessionBase:
     """What the relay reads of a session. `live` are the rooms of its tenant by name, `rooms` its own.
 
-    `handlers` are by message type; `credit` is how many messages it may send before `pay` is asked.
+    `handlers` are by message type; `credit` is how many messages it may send before `pay` is asked,
+    `allowance` what its user and tenant may send, None where that is not limited.
     """
 
     def __init__(self, connection, dict handlers not None):
@@ -61,7 +64,7 @@ cdef class RoomBase:
     def deliver(self, bytes push not None, offset):
         """Give one publication to the members."""
         if self.log is not None and self.arriving == 0:
-            self.log.append(push)
+            self.log.append(push, offset)
         else:
             self.deliver_to_all(push, offset)
 
@@ -100,6 +103,8 @@ cdef class Relay:
             self.on_stranger(state, payload)
             return
         session = <SessionBase>state
+        if session.allowance is not None and not self.pay_bytes(session, payload):
+            return
         if session.binary:
             messages = scan_msgpack(payload, self.messages_per_frame, DEPTH_MAX)
         else:
@@ -112,6 +117,8 @@ cdef class Relay:
                     session.credit -= 1
                 else:
                     self.core.pay(session)
+                if session.allowance is not None:
+                    self.charge(session.allowance, 1, 0)
                 handler = None
                 if type(message) is Envelope:
                     handler = session.handlers.get((<Envelope>message).type)
@@ -131,6 +138,28 @@ cdef class Relay:
             except Exception as error:  # whatever it is, it is this message's alone
                 if not self.core.fail(session, message, error):
                     return
+
+    cdef bint pay_bytes(self, SessionBase session, bytes payload) except -1:
+        """Take a frame's bytes; where they are over a rate, answer all its messages with that, and False."""
+        cdef tuple over = session.allowance.take(0, PyBytes_GET_SIZE(payload), 0)
+        cdef list messages
+        if over is None:
+            return True
+        if session.binary:
+            messages = scan_msgpack(payload, self.messages_per_frame, DEPTH_MAX)
+        else:
+            messages = scan(payload, self.messages_per_frame, DEPTH_MAX)
+        for message in messages:
+            if not self.core.fail(session, message, self.core.over(over[0], over[1], over[2])):
+                break
+        return False
+
+    cdef int charge(self, Allowance allowance, double messages, double deliveries) except -1:
+        """Take it, or raise the error that says which rate it is over."""
+        cdef tuple over = allowance.take(messages, 0, deliveries)
+        if over is not None:
+            raise self.core.over(over[0], over[1], over[2])
+        return 0
 
     cdef list take(self, SessionBase session, bytes payload):
         """Handle a frame of one straight message and return None; of any other, return the messages."""
@@ -153,27 +182,28 @@ cdef class Relay:
         cdef Span* type = &fields[<int>FIELD_TYPE]
         cdef Span* content = &fields[<int>FIELD_CONTENT]
         cdef RoomBase room = session.last
-        cdef const uint8_t* text = content.at
-        cdef size_t n = content.end - content.at
-        cdef bytes id
+        cdef Span* id = &fields[<int>FIELD_ID]
+        cdef Push push
         if room is None or room.last_handlers is not session.handlers or session.credit <= 0:
             return False
         if fields[<int>FIELD_KEY].at != NULL or not is_quoted(type, room.last_type):
             return False
         if not is_token(&fields[<int>FIELD_ROOM], room.json) or room not in session.rooms or content.broken:
             return False
-        if text == NULL:
-            text = <const uint8_t*>PyBytes_AS_STRING(NULL_CONTENT)
-            n = PyBytes_GET_SIZE(NULL_CONTENT)
-        id = id_of(s, &fields[<int>FIELD_ID])
-        if n > <size_t>self.content_bytes or (id is None and fields[<int>FIELD_ID].at != NULL):
+        push.content, push.content_bytes = content.at, content.end - content.at
+        if content.at == NULL:
+            push.content = <const uint8_t*>PyBytes_AS_STRING(NULL_CONTENT)
+            push.content_bytes = PyBytes_GET_SIZE(NULL_CONTENT)
+        if push.content_bytes > <size_t>self.content_bytes or (id.at != NULL and not id_is_good(s, id)):
+            return False
+        # Where that is too much, the long way finds it again and says so.
+        if session.allowance is not None and session.allowance.take(1, 0, room.members) is not None:
             return False
         session.credit -= 1
-        deliver(room, room.sequence.order_text(
-            type.at + 1, type.end - type.at - 2, session.user_json, text, n, self.time_text()
-        ))
-        if id is not None:
-            reply(session, encode_ack(id, room.json, room.sequence.offset, room.sequence.epoch))
+        push.name, push.name_bytes = type.at + 1, type.end - type.at - 2
+        publish(session, room, &push, self.time_text())
+        if id.at != NULL:
+            acknowledge(session, room, id.at, id.end - id.at)
         return True
 
     cdef object publish_straight(self, SessionBase session, Envelope message):
@@ -181,7 +211,8 @@ cdef class Relay:
         cdef bytes content = message.content
         cdef object found = session.live.get(message.room)
         cdef RoomBase room
-        cdef Sequence sequence
+        cdef bytes name, id
+        cdef Push push
         if content is None:
             content = NULL_CONTENT
         if PyBytes_GET_SIZE(content) > self.content_bytes:
@@ -189,13 +220,19 @@ cdef class Relay:
         if found is None or found not in session.rooms or message.key is not None:
             return self.publish(session, message)
         room = <RoomBase?>found
-        sequence = room.sequence
-        if sequence is None or message.type not in room.types:
+        if room.sequence is None or message.type not in room.types:
             return self.publish(session, message)
-        deliver(room, sequence.order(message.type, session.user_json, content, self.time_text()))
+        if session.allowance is not None:
+            self.charge(session.allowance, 0, room.members)
+        name = json_string(message.type)
+        push.name, push.name_bytes = <const uint8_t*>PyBytes_AS_STRING(name) + 1, PyBytes_GET_SIZE(name) - 2
+        push.content = <const uint8_t*>PyBytes_AS_STRING(content)
+        push.content_bytes = PyBytes_GET_SIZE(content)
+        publish(session, room, &push, self.time_text())
         session.last, room.last_type, room.last_handlers = room, message.type.encode(), session.handlers
         if message.id is not None:
-            reply(session, encode_ack(message.id, room.json, sequence.offset, sequence.epoch))
+            id = message.id
+            acknowledge(session, room, <const uint8_t*>PyBytes_AS_STRING(id), PyBytes_GET_SIZE(id))
         return None
 
 
@@ -208,15 +245,37 @@ cdef inline int reply(SessionBase session, bytes payload) except -1:
     return 0
 
 
-cdef inline int deliver(RoomBase room, bytes push) except -1:
-    """Give a push that `room.sequence` has just ordered to the members."""
+cdef inline int publish(SessionBase session, RoomBase room, Push* push, bytes timestamp) except -1:
+    """Order a publication and give it to the members."""
+    cdef Sequence sequence = room.sequence
+    cdef size_t n
+    cdef const uint8_t* text = sequence.order(push, session.user_json, timestamp, &n)
     if room.log is not None and room.arriving == 0:
         if type(room.log) is RoomLog:
-            (<RoomLog>room.log).append(push)
+            (<RoomLog>room.log).put(text, n, sequence.offset)
         else:
-            room.log.append(push)
-    elif room.sequence.deliver is not None:
-        room.sequence.deliver(push, room.sequence.offset)
+            room.log.append(PyBytes_FromStringAndSize(<const char*>text, n), sequence.offset)
+    elif sequence.deliver is not None:
+        sequence.deliver(PyBytes_FromStringAndSize(<const char*>text, n), sequence.offset)
+    return 0
+
+
+cdef inline int acknowledge(SessionBase session, RoomBase room, const uint8_t* id, size_t id_bytes) except -1:
+    """Send the ack of what was just published to `room`: straight into what is being collected, if it is."""
+    cdef Sequence sequence = room.sequence
+    cdef Ack ack
+    cdef uint8_t* to = NULL
+    cdef size_t n
+    if not session.binary and type(session.connection) is Connection:
+        ack.id, ack.id_bytes, ack.duplicate = id, id_bytes, False
+        n = ack_measure(&ack, room.json, sequence.offset, sequence.epoch)
+        to = (<Connection>session.connection).reserve(n)
+    if to != NULL:
+        ack_write(to, &ack, room.json, sequence.epoch)
+    else:
+        reply(session, encode_ack(
+            PyBytes_FromStringAndSize(<const char*>id, id_bytes), room.json, sequence.offset, sequence.epoch
+        ))
     return 0
 
 

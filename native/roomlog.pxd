@@ -15,6 +15,8 @@ cdef int log_add(HubState* hub, Log* log, Connection* connection) noexcept nogil
 cdef void log_remove(HubState* hub, Log* log, Connection* connection) noexcept nogil
 cdef void member_pin(Log* log, Member* member) noexcept nogil
 cdef void member_unpin(Log* log, Member* member) noexcept nogil
+cdef void log_watch(Log* log, Member* member) noexcept nogil
+cdef bint log_is_over(Log* log, Member* member) noexcept nogil
 cdef void pool_clear(HubState* hub) noexcept nogil
 
 

@@ -14,7 +14,18 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
-from realtime.native.types cimport BLOCKED, Chunk, Connection, HubState, Link, Log, Member
+from realtime.native.frames cimport server_frame_bytes
+from realtime.native.marks cimport marks_trim
+from realtime.native.types cimport (
+    BLOCKED,
+    Chunk,
+    Connection,
+    HubState,
+    Link,
+    Log,
+    LogQueue,
+    Member,
+)
 
 cdef enum:
     LARGE_CHUNK = 65536 - 64     # with the struct and malloc's own bytes it fits 16 pages
@@ -39,6 +50,7 @@ cdef Chunk* _chunk_new(HubState* hub, size_t capacity, uint64_t base) noexcept n
     chunk.next = NULL
     chunk.data = <uint8_t*>(chunk + 1)
     chunk.base = base
+    chunk.first = 0
     chunk.length = 0
     chunk.capacity = <uint32_t>capacity
     chunk.readers = 0
@@ -82,6 +94,7 @@ cdef uint8_t* log_reserve(HubState* hub, Log* log, size_t n) noexcept nogil:
         chunk = _chunk_new(hub, capacity, log.end)
         if chunk == NULL:
             return NULL
+        chunk.first = log.messages
         if log.tail == NULL:
             log.head = chunk
         else:
@@ -89,20 +102,24 @@ cdef uint8_t* log_reserve(HubState* hub, Log* log, size_t n) noexcept nogil:
         log.tail = chunk
     chunk.length += <uint32_t>n
     log.end += n
+    log.messages += 1
     return chunk.data + chunk.length - n
 
 
 cdef void log_mark_dirty(HubState* hub, Log* log) noexcept nogil:
-    """Put `log` in line for a flush pass."""
+    """Put `log` in line for a flush pass, behind those of its priority."""
+    cdef LogQueue* queue
     if log.dirty:
         return
+    queue = &hub.queues[log.priority]
+    hub.active |= 1 << log.priority
     log.dirty = 1
     log.next_dirty = NULL
-    if hub.dirty_tail != NULL:
-        hub.dirty_tail.next_dirty = log
+    if queue.dirty_tail != NULL:
+        queue.dirty_tail.next_dirty = log
     else:
-        hub.dirty_head = log
-    hub.dirty_tail = log
+        queue.dirty_head = log
+    queue.dirty_tail = log
 
 
 cdef void log_reclaim(HubState* hub, Log* log) noexcept nogil:
@@ -116,11 +133,13 @@ cdef void log_reclaim(HubState* hub, Log* log) noexcept nogil:
     while log.head != NULL:
         head = log.head
         if head.readers != 0 or head.base + head.length > log.pass_end:
-            return
+            break
         log.head = head.next
         if log.head == NULL:
             log.tail = NULL
         _chunk_free(hub, head)
+    if log.marks != NULL:
+        marks_trim(log.marks, log.head.base if log.head != NULL else log.end)
 
 
 cdef void log_clear(HubState* hub, Log* log) noexcept nogil:
@@ -132,29 +151,32 @@ cdef void log_clear(HubState* hub, Log* log) noexcept nogil:
         _chunk_free(hub, head)
     log.tail = NULL
     log.pass_end = log.end
+    if log.marks != NULL:
+        marks_trim(log.marks, log.end)
 
 
 cdef void log_unlist(HubState* hub, Log* log) noexcept nogil:
     """Take `log` out of the dirty and the passing list (it is about to be freed)."""
+    cdef LogQueue* queue = &hub.queues[log.priority]
     cdef Log* previous = NULL
-    cdef Log* walk = hub.dirty_head
+    cdef Log* walk = queue.dirty_head
     while walk != NULL:
         if walk == log:
             if previous == NULL:
-                hub.dirty_head = log.next_dirty
+                queue.dirty_head = log.next_dirty
             else:
                 previous.next_dirty = log.next_dirty
-            if hub.dirty_tail == log:
-                hub.dirty_tail = previous
+            if queue.dirty_tail == log:
+                queue.dirty_tail = previous
             break
         previous = walk
         walk = walk.next_dirty
     previous = NULL
-    walk = hub.passing
+    walk = queue.passing
     while walk != NULL:
         if walk == log:
             if previous == NULL:
-                hub.passing = log.next_passing
+                queue.passing = log.next_passing
             else:
                 previous.next_passing = log.next_passing
             break
@@ -180,33 +202,23 @@ cdef Chunk* log_find(Log* log, uint64_t position) noexcept nogil:
 cdef uint64_t log_frame_end(Log* log, uint64_t boundary, uint64_t position) noexcept nogil:
     """Return the first frame boundary at or after `position`, walking heads from a known `boundary`."""
     cdef Chunk* chunk
-    cdef const uint8_t* head
-    cdef uint64_t payload
-    cdef int i
     if boundary >= position:
         return boundary
     chunk = log_find(log, boundary)
     while boundary < position:
         if boundary == chunk.base + chunk.length:
             chunk = chunk.next
-        head = chunk.data + (boundary - chunk.base)
-        payload = head[1]
-        if payload < 126:
-            boundary += 2 + payload
-        elif payload == 126:
-            boundary += 4 + (<uint64_t>head[2] << 8 | head[3])
-        else:
-            payload = 0
-            for i in range(2, 10):
-                payload = payload << 8 | head[i]
-            boundary += 10 + payload
+        boundary += server_frame_bytes(chunk.data + (boundary - chunk.base))
     return boundary
 
 
 # --------------------------------------------------------------------------- members
 
 cdef void member_pin(Log* log, Member* member) noexcept nogil:
-    """Keep the chunk of a lagging member alive; move the pin along when it has advanced."""
+    """Keep the chunk of a lagging member alive; move the pin along when it has advanced.
+
+    A parked member stands nowhere, which is behind every end.
+    """
     cdef Chunk* chunk
     if member.position >= log.end:
         member_unpin(log, member)
@@ -220,6 +232,30 @@ cdef void member_pin(Log* log, Member* member) noexcept nogil:
         member.chunk.readers -= 1
     member.chunk = chunk
     chunk.readers += 1
+    log_watch(log, member)
+
+
+cdef void log_watch(Log* log, Member* member) noexcept nogil:
+    """Have the log looked at when `member`, which lags, may lag more than it allows."""
+    cdef Chunk* following = member.chunk.next
+    cdef uint64_t first = following.first if following != NULL else log.messages
+    if member.position + log.lag_limit < log.look_end:
+        log.look_end = member.position + log.lag_limit
+    if log.lag_limit_messages and first + log.lag_limit_messages < log.look_messages:
+        log.look_messages = first + log.lag_limit_messages
+
+
+cdef bint log_is_over(Log* log, Member* member) noexcept nogil:
+    """Whether `member`, which lags, lacks more than the log allows.
+
+    Messages are counted from the first chunk on of which it has nothing: never too many, and too few by
+    what its own chunk still holds for it.
+    """
+    if log.end - member.position > log.lag_limit:
+        return True
+    if log.lag_limit_messages == 0 or member.chunk.next == NULL:
+        return False
+    return log.messages - member.chunk.next.first > log.lag_limit_messages
 
 
 cdef void member_unpin(Log* log, Member* member) noexcept nogil:
@@ -269,6 +305,7 @@ cdef int log_add(HubState* hub, Log* log, Connection* connection) noexcept nogil
         connection.links = links
         connection.link_capacity = <uint16_t>capacity
     connection.links[connection.link_count].log = log
+    connection.links[connection.link_count].lapse = NULL
     connection.links[connection.link_count].index = log.count
     connection.link_count += 1
     member = &log.members[log.count]
@@ -301,6 +338,7 @@ cdef void log_remove(HubState* hub, Log* log, Connection* connection) noexcept n
         return
     hole = link.index
     member_unpin(log, &log.members[hole])
+    free(link.lapse)
     connection.link_count -= 1
     link[0] = connection.links[connection.link_count]
     if connection.link_count == 0:

@@ -1,10 +1,14 @@
 """A room's order in this process: offsets, pushes, and as many of them as are kept."""
-from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from realtime.native.encode cimport Push
 
 cdef class Budget:
     cdef readonly int64_t used
     cdef readonly int64_t limit
+
+ctypedef struct Kept:
+    uint32_t start              # of a push in the arena
+    uint32_t size
 
 cdef class Sequence:
     cdef readonly bytes room_json
@@ -15,16 +19,16 @@ cdef class Sequence:
     cdef readonly Py_ssize_t bytes_max
     cdef public object deliver
     cdef Budget budget
-    cdef PyObject** pushes      # a ring of `capacity` slots (a power of two): `count` from `start` on
+    cdef uint8_t* arena         # of `arena_bytes`, used as a ring: each push in one piece, in order
+    cdef size_t arena_bytes
+    cdef size_t head            # where the last push ends
+    cdef Kept* kept             # a ring of `capacity` slots (a power of two): `count` from `start` on
     cdef Py_ssize_t capacity
     cdef Py_ssize_t start
     cdef Py_ssize_t count
-    cdef bytes order(self, str type, bytes sender, bytes content, bytes timestamp)
-    cdef bytes order_text(
-        self, const uint8_t* type, size_t type_bytes, bytes sender, const uint8_t* content,
-        size_t content_bytes, bytes timestamp
-    )
-    cdef bytes add(self, bytes push)
-    cdef int keep(self, bytes push) except -1
+    cdef const uint8_t* order(self, Push* push, bytes sender, bytes timestamp, size_t* size) except NULL
+    cdef uint8_t* take(self, size_t size) except NULL
+    cdef uint8_t* place(self, size_t size) except NULL
     cdef void forget_oldest(self) noexcept
     cdef int grow(self) except -1
+    cdef int move(self, size_t arena_bytes) except -1

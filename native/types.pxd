@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The hub's C structs, shared by roomlog, wheel, output, fanout, intake and hub.
+"""The hub's C structs, shared by marks, roomlog, wheel, unicast, output, lag, fanout, intake and hub.
 
 Who owns what: `HubState` owns every list, the chunk pool and the scratch buffers. A `Connection`
 owns its `Output`, its `Input` and its links; it is freed only at the end of an epoll batch
@@ -29,11 +29,24 @@ cdef enum ConnectionFlag:
     FAILED = 1024        # the input is beyond repair: discard it until end of file
     ABORT = 2048         # close with a reset: the peer is not reading what it has
     THROTTLED = 4096     # stands in hub.throttled: published faster than its room can be flushed
+    LAPSED = 8192        # a link of it has a lapse: the peer has to be told before its rooms go on
+
+cdef enum SlowReader:
+    DISCONNECT = 0       # who lags too far is closed with 4001
+    DROP_OLDEST = 1      # its cursor jumps forward
+    LATEST = 2           # it is parked: its cursor stands nowhere until the socket takes data again
+
+cdef enum:
+    PRIORITIES = 4       # 0 LOW to 3 CRITICAL
+
+cdef extern from "<stdint.h>" nogil:
+    const uint64_t NOWHERE "UINT64_MAX"    # a log position that no log reaches
 
 cdef struct Chunk:
     Chunk* next
     uint8_t* data        # stands right behind the struct, in the same allocation
     uint64_t base        # log position of data[0]
+    uint64_t first       # number of its first frame in the log, from 0 on
     uint32_t length
     uint32_t capacity
     uint32_t readers     # lagging members whose cursor stands in this chunk
@@ -46,6 +59,19 @@ cdef struct Member:
     int fd               # -1 once the connection is dead
     uint8_t busy         # its connection cannot take room data now
     uint8_t shared       # its connection is in other rooms too
+    uint8_t parked       # its position is NOWHERE and pins nothing
+
+cdef struct Mark:
+    uint64_t end         # log position behind a publication
+    uint64_t offset      # of it in its room
+
+# The publications that the chunks of a log still hold, in order; frames that have no offset have no mark.
+cdef struct Marks:
+    Mark* ring           # `capacity` slots (a power of two): `count` from `start` on
+    uint32_t capacity
+    uint32_t start
+    uint32_t count
+    uint64_t last        # the last offset appended, 0 = none
 
 cdef struct Log:
     Log* next_dirty      # two links: appended to again while its pass runs, a log is in both lists
@@ -56,7 +82,12 @@ cdef struct Log:
     void* owner          # the Python RoomLog (borrowed)
     uint64_t end         # position after the last byte
     uint64_t pass_end    # where the log ended when the running pass began
+    uint64_t messages    # frames since the log began
     uint64_t lag_limit
+    uint64_t lag_limit_messages
+    uint64_t look_end        # the lags of members are looked at when `end` or
+    uint64_t look_messages   # `messages` is beyond these
+    Marks* marks         # of a log that drops, else NULL
     int64_t pass_began_ns
     int64_t rest_until_ns
     uint64_t burst       # bytes of the last pass: sizes the next chunk
@@ -64,12 +95,27 @@ cdef struct Log:
     uint32_t capacity
     uint32_t pass_index  # the next member of the running pass
     uint32_t laggards
-    uint8_t dirty        # in hub.dirty
-    uint8_t passing      # in hub.passing
+    uint8_t dirty        # in the dirty list of its queue
+    uint8_t passing      # in the passing list of its queue
     uint8_t variant      # deflate window bits << 1 | binary
+    uint8_t slow_reader  # a SlowReader
+    uint8_t priority     # 0 to 3: its queue, and its turn where a connection is behind
+
+# The logs of one priority that have something to send.
+cdef struct LogQueue:
+    Log* dirty_head
+    Log* dirty_tail
+    Log* passing
+    int64_t rest_until_ns   # when the first resting log wants its pass, 0 = none rests
+
+# What a member misses of a room and has not been told: the offsets above `after` up to `last`.
+cdef struct Lapse:
+    uint64_t after
+    uint64_t last
 
 cdef struct Link:
     Log* log
+    Lapse* lapse         # NULL for all but a few
     uint32_t index       # of this connection in log.members
 
 cdef struct Output:
@@ -79,6 +125,7 @@ cdef struct Output:
     uint32_t start
     uint32_t length
     uint32_t capacity
+    uint32_t front       # of these bytes, how many nothing may go before: a half-sent frame, then urgent ones
 
 cdef struct Input:
     uint8_t* raw         # bytes of an incomplete frame or request head, or of a paused reader
@@ -111,8 +158,10 @@ cdef struct Connection:
     uint32_t deadline       # in ticks
     uint32_t last_seen      # in ticks
     uint32_t index          # in hub.table
+    uint32_t expires        # the tick at which it is too old, 0 = never; fills what would be padding
     uint64_t id             # counts up from 1, never used again in this process
-    int64_t bucket          # GCRA theoretical arrival time, ns
+    int64_t bucket          # GCRA theoretical arrival time, ns: of its messages
+    int64_t byte_bucket     # and of their bytes
 
 cdef struct ConnectionList:
     Connection** items
@@ -125,7 +174,9 @@ cdef struct Counters:
     uint64_t unicasts, appended, appended_bytes, deliveries, bytes_out
     uint64_t sends, blocked, polls, events, wakes, passes, pauses
     uint64_t slow_consumers, heartbeat_timeouts, handshake_timeouts, rate_limited, protocol_errors
+    uint64_t accept_rests, full, aged
     uint64_t chunks, queued_bytes, messages_out
+    uint64_t dropped, gaps, parked
 
 cdef struct HubState:
     int epoll_fd
@@ -143,12 +194,12 @@ cdef struct HubState:
     Connection* current     # whose frames are being read; its unicast output is corked
     uint8_t* cork
     uint32_t cork_length
+    uint32_t cork_front     # as `front` of an output
     uint32_t cork_capacity
     uint8_t* scratch        # read buffer
-    Log* dirty_head
-    Log* dirty_tail
-    Log* passing
-    int64_t rest_until_ns   # when the first resting log wants its pass, 0 = none rests
+    LogQueue[4] queues      # by priority
+    uint8_t active          # bits of the queues that are not empty
+    uint8_t priorities      # bits of the priorities that logs have had
     Chunk* pool             # spare large chunks
     uint32_t pooled
     uint8_t congested       # an append went over its log's backlog: the current reader is throttled
@@ -163,13 +214,17 @@ cdef struct HubState:
     uint32_t handshake_ticks
     int64_t message_cost_ns
     int64_t message_burst_ns
+    double byte_cost_ns     # 0 = bytes are not limited
+    int64_t byte_burst_ns
+    double max_age_ticks    # 0 = connections live for ever
     double rest_ratio
     int64_t rest_max_ns
     void* owner             # the Python Hub (borrowed)
     void* inflater          # the Python Inflater (owned by the Hub)
     # Return the bytes of the head, 0 for more, -1 when the connection is refused or gone.
     long (*on_head)(void* owner, Connection* connection, uint8_t* data, size_t n) noexcept
-    # `wait_ns` is not 0 when the message is over the connection's rate limit.
+    # `wait_ns` is above 0 when the message is over the connection's rate of messages, below when it is over
+    # that of bytes.
     void (*on_message)(
         void* owner, Connection* connection, uint8_t opcode, const uint8_t* payload, size_t n, int64_t wait_ns
     ) noexcept

@@ -342,7 +342,9 @@ def metrics_page() -> str:
     hub = dict.fromkeys((*telemetry.HUB_COUNTERS, *telemetry.HUB_GAUGES), 0)
     core = dict.fromkeys((*telemetry.CORE_COUNTERS, *telemetry.CORE_GAUGES), 0)
     core |= dict.fromkeys(telemetry.BACKEND_HELP, 0)
-    declared = telemetry.worker_metrics(hub, core, node="", version="", http=0, lag=telemetry.LoopLag())
+    declared = telemetry.worker_metrics(
+        hub, core, refusals={}, node="", version="", http=0, lag=telemetry.LoopLag()
+    )
     rows = [(code(metric.name), metric.type, metric.help) for metric in declared]
     note = NOTE.format(source="realtime/edge/telemetry.py")
     return note + METRICS_INTRODUCTION + table(("Metric", "Type", "Meaning"), rows)

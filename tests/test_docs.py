@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
+from realtime.core.limits import LIMITS
 from realtime.settings import KNOBS
 from tests.conftest import Server
 
@@ -28,7 +29,7 @@ def load(path: Path) -> ModuleType:
 
 
 docs = load(ROOT / "scripts" / "docs.py")
-HAND_WRITTEN = ["README.md", "docs/index.md", "docs/protocol.md", "docs/architecture.md"]
+HAND_WRITTEN = ["README.md", "docs/index.md", "docs/protocol.md", "docs/limits.md", "docs/architecture.md"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [*HAND_WRITTEN, *docs.PAGES]
 
@@ -68,6 +69,11 @@ def test_variables_that_pages_name_exist(page: str):
     known = {knob.variable for knob in KNOBS.values()} | {"REALTIME_CONFIG", "REALTIME_BUILD_ONLY"}
     text = (ROOT / page).read_text(encoding="utf-8")
     assert set(re.findall(r"\bREALTIME_[A-Z0-9_]*[A-Z0-9]\b", text)) - known == set()
+
+
+def test_the_limits_page_has_every_limit_that_an_answer_can_name():
+    page = (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
+    assert {limit for limit in LIMITS if f"`{limit}`" not in page} == set()
 
 
 def test_make_verbs_that_pages_name_exist():

@@ -14,7 +14,7 @@ from realtime.client.errors import AckTimeout, Closed, Disconnected, UnknownErro
 from realtime.client.link import State
 from realtime.client.options import Options
 from realtime.client.room import Room
-from realtime.client.wire import Gap, MembersChanged, Message, Page, Ping, Position, Resumed
+from realtime.client.wire import Gap, MembersChanged, Message, Page, Ping, Position, Resumed, Unread
 from realtime.errors import RealtimeError
 
 __all__ = [
@@ -34,5 +34,6 @@ __all__ = [
     "Room",
     "State",
     "UnknownError",
+    "Unread",
     "connect",
 ]

@@ -179,7 +179,7 @@ class Client:
 
     # -- for rooms ----------------------------------------------------------------------------------------
 
-    async def publish(self, room: Room, type_: str, content: object, key: str | None) -> Position:
+    async def publish(self, room: Room, type_: str, content: object, key: str | None) -> Position | None:
         """See Room.publish."""
         async with self._slots:
             if self._end is not None:
@@ -191,6 +191,8 @@ class Client:
             if room.joined:
                 self._transmit(request)
             ack = (await request.future).content
+        if "offset" not in ack or "epoch" not in ack:
+            return None
         return Position(ack["offset"], ack["epoch"], ack.get("duplicate") is True)
 
     def signal(self, room: Room, type_: str, content: object) -> None:
@@ -206,6 +208,18 @@ class Client:
         """See Room.presence."""
         answer = await self.request("presence", room.name, {})
         return user_ids(answer.content.get("members"))
+
+    async def passive(self, room: Room) -> None:
+        """See Room.passive."""
+        room.is_passive = True
+        if room.joined:
+            await self._rest(room)
+
+    async def active(self, room: Room) -> None:
+        """See Room.active."""
+        room.is_passive, room.unread = False, 0
+        if room.joined:
+            await self._join(room)
 
     async def leave(self, room: Room) -> None:
         """See Room.leave."""
@@ -247,6 +261,7 @@ class Client:
         room = self._rooms.get(message.room) if message.room is not None else None
         if room is not None and message.type != "error":
             room.on_push(message)
+            self._catch_up(room)
             return
         if message.type == "error":
             logger.warning("server: %s", from_wire(message.content))
@@ -293,11 +308,65 @@ class Client:
         joining = self._joins.get(room.name)
         if self._rooms.get(room.name) is not room or joining is None:
             return  # left meanwhile
+        was_joined = room.joined
         room.on_joined(answer.content)
+        self._catch_up(room)
         if not joining.done():
             joining.set_result(room)
+        if was_joined:
+            return  # it only turned active: what waits is on its way
+        if room.is_passive:
+            self._link.spawn(self._rest_again(room))
         for request in self._requests.durable_of(room.name):
             self._transmit(request)
+
+    async def _rest(self, room: Room) -> None:
+        """Ask the server for counts alone. Refused, the room is active, and misses nothing.
+
+        A lost connection refuses nothing: the next one asks again.
+        """
+        try:
+            await self.request("passive", room.name, {})
+        except Disconnected:
+            return
+        except RealtimeError:
+            room.is_passive = False
+            if room.joined:  # whatever became of the request, after this it is active
+                self._link.spawn(self._join(room))
+            raise
+
+    async def _rest_again(self, room: Room) -> None:
+        try:
+            await self._rest(room)
+        except RealtimeError as error:
+            logger.warning("%s is active again: %s", room.name, error)
+
+    def _catch_up(self, room: Room) -> None:
+        """Fetch what the room is missing, if it is; one fetch at a time."""
+        if room.order.wanted is not None and (room.fetch is None or room.fetch.done()):
+            room.fetch = self._link.spawn(self._fetch(room))
+
+    async def _fetch(self, room: Room) -> None:
+        """Page through the history until nothing is missing, no faster than the room is read.
+
+        A lost connection ends it where it is, and the next one goes on from there.
+        """
+        while self._rooms.get(room.name) is room:
+            await room.inbox.half_empty()
+            ask = room.order.wanted
+            if ask is None:
+                return
+            try:
+                answer = await self.request("history", room.name, ask.content)
+                room.order.page(ask, page(answer.content))
+            except Disconnected:
+                return
+            except RealtimeError as error:
+                if error.retryable:
+                    await self._clock.sleep(error.retry_after_s or 1.0)
+                elif self._rooms.get(room.name) is room:
+                    logger.warning("%s: what was missed is not to be had: %s", room.name, error)
+                    room.order.give_up(ask)
 
     def _check_size(self, request: Request) -> None:
         """Fail here what the server would close the connection for."""

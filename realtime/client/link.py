@@ -75,9 +75,9 @@ class Link:
         if self._connection is not None and self.state is State.ONLINE:
             await self._connection.flush()
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work` beside the present connection; it is cancelled when that is lost."""
-        self._keep(work, self._helpers)
+        return self._keep(work, self._helpers)
 
     async def run(self) -> None:
         """Connect, serve, wait, and again. Returns after `on_end`; cancel it to close the connection."""
@@ -195,7 +195,8 @@ class Link:
             self.state = state
             self._owner.on_state(state)
 
-    def _keep(self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+    def _keep(self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         tasks.add(task)
         task.add_done_callback(tasks.discard)
+        return task

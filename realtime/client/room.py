@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from realtime.client.inbox import Inbox, Item
-from realtime.client.wire import Gap, MembersChanged, Message, Page, Position, Resumed, user_ids
+from realtime.client.order import Order
+from realtime.client.wire import Gap, MembersChanged, Message, Page, Position, Unread, user_ids
 from realtime.errors import RealtimeError
 
 if TYPE_CHECKING:
@@ -19,23 +21,34 @@ class Room:
         async for message in room:
             if isinstance(message, Gap): ...
 
-    Messages come by offset and once, over any number of reconnects. One reader at a time.
+    Messages come by offset and once, over any number of reconnects; what was missed is fetched as fast as
+    it is read. One reader at a time.
     """
 
     def __init__(self, client: Client, name: str, inbox_limit: int) -> None:
         self.name = name
-        self.position: Position | None = None
         self.members: tuple[str, ...] = ()
         self.member_count = 0  # may be more than are named
         self.joined = False
+        self.is_passive = False
+        self.unread = 0  # publications since it turned passive
+        self.inbox = Inbox(inbox_limit)
+        self.order = Order(self.inbox)
+        self.fetch: asyncio.Task[None] | None = None  # what brings the order what it lacks
         self._client = client
-        self._inbox = Inbox(inbox_limit)
 
     def __repr__(self) -> str:
         return f"Room({self.name!r}, joined={self.joined}, position={self.position})"
 
-    async def publish(self, type_: str, content: object, *, key: str | None = None) -> Position:
-        """Publish, and return the message's place once the server keeps it.
+    @property
+    def position(self) -> Position | None:
+        """The last message that the iteration got, or where the room was joined."""
+        return self.order.position
+
+    async def publish(self, type_: str, content: object, *, key: str | None = None) -> Position | None:
+        """Publish, and return the message's place once the server keeps it; None where it names none.
+
+        What is not kept at all, such as typing, is for `signal`.
 
         While there is no connection it waits for one. Over reconnects it is sent again under the same
         idempotency key; give your own `key` (at most 64 bytes) to be able to repeat it yourself, too.
@@ -70,17 +83,33 @@ class Room:
         """Ask who is in the room, and return their user ids. Raises as `history`."""
         return await self._client.presence(self)
 
+    async def passive(self) -> None:
+        """Get `Unread` with a count, about once a second, instead of messages; until `active`.
+
+        For a window that nobody looks at. We stay a member. After a reconnect what was missed comes as
+        messages, and the count begins anew. Without a connection it is passive from the next one on.
+
+        Raises:
+            AckTimeout: no answer within `ack_timeout_s`.
+            RealtimeError: the server's answer, as the class of its name. After any error it is active.
+        """
+        await self._client.passive(self)
+
+    async def active(self) -> None:
+        """Get messages again, those that were missed first. Without a connection, from the next one on."""
+        await self._client.active(self)
+
     async def leave(self) -> None:
         """Leave; iteration ends after what has arrived already. Raises as `history`."""
         await self._client.leave(self)
 
     async def events(self) -> AsyncIterator[Item]:
-        """Everything that happens here: Message, Gap, MembersChanged, Resumed.
+        """Everything that happens here: Message, Gap, MembersChanged, Resumed, Unread.
 
         Raises:
             RealtimeError: the server does not let us in again, or the client stopped because of an error.
         """
-        while (item := await self._inbox.get()) is not None:
+        while (item := await self.inbox.get()) is not None:
             yield item
 
     async def __aiter__(self) -> AsyncIterator[Message | Gap]:
@@ -93,26 +122,16 @@ class Room:
     def end(self, error: RealtimeError | None = None) -> None:
         """Nothing more will come."""
         self.joined = False
-        self._inbox.end(error)
+        self.inbox.end(error)
 
     def on_joined(self, content: dict[str, Any]) -> None:
-        """The answer to a join: the first one, or one with `since` after a reconnect."""
-        here = Position(int(content["offset"]), str(content["epoch"]))
-        since, self.position, self.joined = self.position, self.position or here, True
+        """The answer to a join: the first one, or one with `since` after a reconnect or to be active."""
+        self.joined = True
+        self.unread = 0
         self._set_members(user_ids(content.get("members")))
         self._set_count(content)
-        if since is None:
-            return
-        recovered = content.get("recovered") is True
-        if recovered:
-            for push in content.get("messages") or ():
-                self.on_push(_message(push))
-            self._skip_to(here, "lost")
-        elif here.epoch != since.epoch or here.offset < since.offset:
-            self._restart(here)
-        else:
-            self._skip_to(here, "unrecoverable")
-        self._inbox.put(Resumed(recovered))
+        messages = [_message(push) for push in content.get("messages") or ()]
+        self.order.joined(_place(content), content.get("recovered") is True, messages)
 
     def on_push(self, push: Message) -> None:
         """Take one push: in order, without what was here already."""
@@ -120,23 +139,25 @@ class Room:
             self._on_gap(push.content)
         elif push.type == "presence":
             self._on_presence(push.content)
+        elif push.type == "unread":
+            self._on_unread(push.content)
         elif push.offset is None or push.epoch is None:
-            self._inbox.put(push)
+            self.inbox.put(push)  # half a place is none
         else:
-            self._on_publication(push, Position(push.offset, push.epoch))
-
-    def _on_publication(self, push: Message, at: Position) -> None:
-        here = self.position
-        if here is not None and at.epoch == here.epoch and at.offset <= here.offset:
-            return  # recovery and the live stream overlap
-        self._skip_to(Position(at.offset - 1, at.epoch), "lost")
-        self.position = at
-        self._inbox.put(push)
+            self.order.push(push)
 
     def _on_gap(self, content: Any) -> None:
-        if self.position is not None and isinstance(content, dict) and isinstance(content.get("to"), int):
-            to = Position(content["to"], self.position.epoch)
-            self._skip_to(to, str(content.get("reason", "dropped")))
+        if isinstance(content, dict) and isinstance(content.get("to"), int):
+            first = content.get("from")
+            reason = str(content.get("reason", "dropped"))
+            self.order.gap(Gap(first if isinstance(first, int) else None, content["to"], reason))
+
+    def _on_unread(self, content: Any) -> None:
+        at = _place(content) if isinstance(content, dict) else None
+        if at is None or not isinstance(content.get("count"), int) or not self.is_passive:
+            return  # on its way when we turned active
+        self.unread = content["count"]
+        self.inbox.put(Unread(self.unread, at))
 
     def _on_presence(self, content: Any) -> None:
         if not isinstance(content, dict):
@@ -159,22 +180,15 @@ class Room:
         left = tuple(user for user in self.members if user not in after)
         self.members = members
         if joined or left:
-            self._inbox.put(MembersChanged(joined, left))
+            self.inbox.put(MembersChanged(joined, left))
 
-    def _skip_to(self, to: Position, reason: str) -> None:
-        """Move on to `to`; what lies between is a gap."""
-        here = self.position
-        if here is None:
-            self.position = to
-        elif here.epoch != to.epoch:
-            self._restart(to)
-        elif to.offset > here.offset:
-            self.position = to
-            self._inbox.put(Gap(here.offset + 1, to.offset, reason))
 
-    def _restart(self, at: Position) -> None:
-        self.position = at
-        self._inbox.put(Gap(None, None, "epoch_changed"))
+def _place(content: dict[str, Any]) -> Position | None:
+    """Where an answer says that the room is; an offset without an epoch, or the reverse, is nowhere."""
+    offset, epoch = content.get("offset"), content.get("epoch")
+    if isinstance(offset, int) and isinstance(epoch, str):
+        return Position(offset, epoch)
+    return None
 
 
 def _message(push: dict[str, Any]) -> Message:

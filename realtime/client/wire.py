@@ -56,9 +56,19 @@ class MembersChanged(msgspec.Struct, frozen=True):
 
 
 class Resumed(msgspec.Struct, frozen=True):
-    """The room was joined again after a reconnect. Not `recovered`: a Gap has told what is missing."""
+    """The room was joined again, after a reconnect or to be active, and what was missed is here.
+
+    Not `recovered`: a Gap has told what is not.
+    """
 
     recovered: bool
+
+
+class Unread(msgspec.Struct, frozen=True):
+    """Told to a passive room: `count` publications since it turned passive, the last one at `position`."""
+
+    count: int
+    position: Position
 
 
 class Page(NamedTuple):

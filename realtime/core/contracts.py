@@ -262,18 +262,37 @@ class Stamp(Protocol):
 class Log(Protocol):
     """One room in one variant: what is appended goes to every member, in order. The hub's `RoomLog`."""
 
-    def append(self, payload: bytes) -> None:
-        """Queue one message, encoded for the variant, for all members."""
+    def append(self, payload: bytes, offset: int = 0) -> None:
+        """Queue one message, encoded for the variant, for all members.
+
+        `offset` is a publication's; they rise by one. 0 is for what has none and may be dropped in silence.
+        """
         ...
+
+
+OnGap = Callable[[Any, int, int], int]
+"""Takes (session, after, last): it does not get the publications above offset `after` up to `last`, unless
+the callee sends them. Returns how many of them are lost."""
 
 
 class Fanout(Stamp, Protocol):
     """Makes logs. The hub."""
 
-    def room(self, variant: int = 0, *, lag_limit_bytes: int = ...) -> Log:
+    def room(
+        self,
+        variant: int = 0,
+        *,
+        lag_limit_bytes: int = 0,
+        lag_limit_messages: int = 0,
+        slow_reader: str = "disconnect",
+        priority: int = 1,
+        on_gap: OnGap | None = None,
+    ) -> Log:
         """Return a new log whose members all have `variant` (deflate window bits << 1 | binary).
 
-        A member that lags more than `lag_limit_bytes` is cut; the default is the fan-out's own.
+        A member that lags more than `lag_limit_bytes` or `lag_limit_messages` (0: the fan-out's own limits)
+        meets `slow_reader`, the value of a SlowReader. Where that drops, `on_gap` is called once the member
+        takes data again, and before the room goes on for it. Logs of a higher `priority` are sent first.
         """
         ...
 
@@ -301,8 +320,11 @@ class Connection(Protocol):
         """False from the first `close` on, of whichever side."""
         ...
 
-    def send(self, payload: bytes) -> bool:
-        """Queue one message, in the connection's own encoding; False when it is closed."""
+    def send(self, payload: bytes, urgent: bool = False) -> bool:
+        """Queue one message, in the connection's own encoding; False when it is closed.
+
+        An urgent one overtakes all that waits but a half-sent message and the urgent ones before it.
+        """
         ...
 
     def close(self, code: int, reason: bytes = b"") -> None:

@@ -8,7 +8,7 @@ admitted and never connected. A connection that is to authenticate by its first 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -75,6 +75,7 @@ class Core:
             "connect": self._entry.greet_again,
             "join": self._membership.join,
             "leave": self._membership.leave,
+            "passive": self._membership.passive,
             "presence": queries.presence,
             "history": queries.history,
             "ping": ping,
@@ -117,8 +118,9 @@ class Core:
         self._entry.disconnect(session)
 
     def tick(self) -> None:
-        """Do what is due by the clock: presence, expiry, forgetting."""
+        """Do what is due by the clock: presence, counts, expiry, forgetting."""
         self._membership.tell_changes()
+        self._membership.tell_unread()
         self._entry.expire()
         self._broker.tick()
 
@@ -132,11 +134,17 @@ class Core:
             "sessions": self._entry.sessions,
             "tenants": len(self._tenants),
             "rooms": self._membership.rooms,
+            "passive_members": self._membership.passive_members,
             "errors": self._router.errors,
             "failures": self._router.failures,
             "acks_owed": self._router.owed,
             **self._broker.stats(),
         }
+
+    @property
+    def refusals(self) -> Mapping[str, int]:
+        """How many messages were refused over which limit, and connections closed, since the start."""
+        return self._router.refusals
 
     def _handler(self, message: MessageType) -> Handle:
         """Return what handles a feature's message: its own handler, or the publisher; content checked."""

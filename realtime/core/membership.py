@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from realtime.core.catalog import Catalog
 from realtime.core.contents import decode_join
 from realtime.core.contracts import Broker, Clock, Fanout, Position, Recovery, RoomKey
 from realtime.core.limits import Limits
+from realtime.core.passive import Passives
 from realtime.core.room import Room
 from realtime.core.router import Router
 from realtime.core.session import Handlers, Session
 from realtime.core.tenant import Tenant, Tenants
 from realtime.errors import BadMessage, Forbidden, NotJoined, RoomLimit
 from realtime.ids import RoomId, room_name
-from realtime.native.encode import encode_reply
+from realtime.native.encode import encode_ack, encode_reply
 from realtime.native.message import Envelope
 from realtime.protocol.messages import Join
 from realtime.protocol.session import State
+
+Then = Callable[[Session, Envelope, Room, Recovery], None]
+"""What is done when the broker has said where the room is."""
 
 
 class Membership:
@@ -40,11 +44,14 @@ class Membership:
         self._clock = clock
         self._limits = limits
         self._router = router
+        self._passives = Passives(clock)
         self._changed: set[Room] = set()  # whose members have not been told yet who came and went
         self.rooms = 0  # live ones
 
     def join(self, session: Session, message: Envelope) -> Awaitable[None] | None:
         """Let the session into the room and answer `joined`; again, when it is in already.
+
+        A passive member is active from then on.
 
         Raises:
             BadMessage: no room, or a content that is not a join's.
@@ -56,13 +63,24 @@ class Membership:
         try:
             recovery = room.stream.recover(_position(content))
             if not isinstance(recovery, tuple):
-                room.arriving += 1
-                handlers = session.handlers
-                self._router.hold(session, State.JOINING)
-                return self._join_later(session, message, room, recovery, handlers)
+                return self._wait(session, message, room, recovery, self._let_in)
             self._let_in(session, message, room, recovery)
         finally:
             self._drop_if_empty(session.tenant, room)
+        return None
+
+    def passive(self, session: Session, message: Envelope) -> Awaitable[None] | None:
+        """Send the session only the count of what is published, and acknowledge it with the position.
+
+        Raises:
+            BadMessage, NotJoined: as `joined_room`.
+            Unavailable: the broker gives no answer.
+        """
+        room = self.joined_room(session, message)
+        recovery = room.stream.recover(None)
+        if not isinstance(recovery, tuple):
+            return self._wait(session, message, room, recovery, self._let_rest)
+        self._let_rest(session, message, room, recovery)
         return None
 
     def leave(self, session: Session, message: Envelope) -> None:
@@ -93,6 +111,15 @@ class Membership:
             if now >= roster.due(limits.presence_interval_s, limits.presence_count_interval_s):
                 self._changed.discard(room)
                 room.broadcast(encode_reply("presence", None, room.json, roster.tell(now)))
+
+    @property
+    def passive_members(self) -> int:
+        """How many there are, counted in each room."""
+        return len(self._passives)
+
+    def tell_unread(self) -> None:
+        """Push to passive members how much was published, where that is due."""
+        self._passives.tell()
 
     def room_name(self, message: Envelope) -> str:
         """Return the room that a message speaks of, by its envelope or else its content.
@@ -131,7 +158,9 @@ class Membership:
         if kind.may_join is not None and not kind.may_join(identity, room_name(RoomId(name))):
             raise Forbidden("you may not join this room")
         if len(session.rooms) >= self._limits.rooms_per_connection:
-            raise RoomLimit(f"a connection may be in {self._limits.rooms_per_connection} rooms")
+            allowed = self._limits.rooms_per_connection
+            message = f"a connection may be in {allowed} rooms; leave one first"
+            raise RoomLimit(message, limit="max_rooms_per_connection", allowed=allowed)
         if room is None:
             members_named = self._limits.presence_members
             if kind.presence_members is not None:
@@ -139,7 +168,8 @@ class Membership:
             key = RoomKey(tenant.id, RoomId(name))
             types = self._catalog.types_by_kind[kind.name]
             named = members_named if kind.presence else 0
-            room = Room(key, kind, types, self._broker, self._fanout, named)
+            newest_bytes = self._limits.answer_bytes // 2
+            room = Room(key, kind, types, self._broker, self._fanout, named, newest_bytes)
             tenant.rooms[name] = room
             self.rooms += 1
         return room
@@ -158,25 +188,46 @@ class Membership:
         if is_new:
             room.enter(session)
             session.add_room(room)
+        elif session in room.passive:
+            self._passives.forget(session, room)
+            room.wake(session)
+
+    def _let_rest(self, session: Session, message: Envelope, room: Room, recovery: Recovery) -> None:
+        """Make the session passive, then acknowledge: all that was delivered by now comes before it."""
+        if session not in room.passive:
+            self._passives.add(session, room, recovery.offset, recovery.epoch)
+        if message.id is not None:
+            session.send(encode_ack(message.id, room.json, recovery.offset, recovery.epoch))
 
     def _let_out(self, session: Session, room: Room) -> None:
+        self._passives.forget(session, room)
         room.exit(session)
         self._note_change(room, room.roster.leave(session.user_json))
         self._drop_if_empty(session.tenant, room)
 
-    async def _join_later(
+    def _wait(
+        self, session: Session, message: Envelope, room: Room, pending: Awaitable[Recovery], then: Then
+    ) -> Awaitable[None]:
+        """Hold the session's messages, and keep what the room is delivered, until the broker answers."""
+        room.arriving += 1
+        handlers = session.handlers
+        self._router.hold(session, State.JOINING)
+        return self._go_on(session, message, room, pending, handlers, then)
+
+    async def _go_on(
         self,
         session: Session,
         message: Envelope,
         room: Room,
         pending: Awaitable[Recovery],
         handlers: Handlers,
+        then: Then,
     ) -> None:
-        """Join when the broker has answered. Later messages of the session wait for it."""
+        """Do the rest when the broker has answered."""
         try:
             recovery = await pending
             if session.connection.open:
-                self._let_in(session, message, room, _continued(recovery, room.recent))
+                then(session, message, room, _continued(recovery, room.recent))
         finally:
             room.arriving -= 1
             if not room.arriving:

@@ -7,10 +7,12 @@ broker's stream and outlive it.
 from __future__ import annotations
 
 from realtime.core.contracts import Broker, Fanout, Log, RoomKey
-from realtime.core.kinds import RoomKind
+from realtime.core.kinds import RoomKind, SlowReader
+from realtime.core.passive import Rest
 from realtime.core.presence import Roster
 from realtime.core.session import Session
-from realtime.native.encode import json_string
+from realtime.core.slow import Newest, catch_up
+from realtime.native.encode import encode_reply, json_string
 from realtime.native.relay import RoomBase
 from realtime.protocol.codecs import to_msgpack
 
@@ -30,19 +32,22 @@ class Lane:
 
 
 class Room(RoomBase):
-    """A live room. `members` counts sessions, `roster` the users that they are.
+    """A live room. `members` counts sessions, `roster` the users that they are; `passive` are the members
+    that are in none of its logs.
 
-    What the relay reads stands in `RoomBase`: `json`, `types`, `sequence`, `log`, and `arriving`, which
-    counts the joins that wait for the broker.
+    What the relay reads stands in `RoomBase`: `json`, `types`, `sequence`, `log`, `members`, and
+    `arriving`, which counts the joins that wait for the broker.
     """
 
     __slots__ = (
+        "_delivered",
         "_fanout",
         "alone",
         "key",
         "kind",
         "lanes",
-        "members",
+        "newest",
+        "passive",
         "recent",
         "roster",
         "stream",
@@ -56,6 +61,7 @@ class Room(RoomBase):
         broker: Broker,
         fanout: Fanout,
         presence_members: int,
+        newest_bytes: int = 256 * 1024,
     ) -> None:
         self.key = key
         self.kind = kind
@@ -65,7 +71,13 @@ class Room(RoomBase):
         self.roster = Roster(presence_members)
         self.members = 0
         self.lanes: dict[int, Lane] = {}
+        self.passive: dict[Session, Rest] = {}
+        self._delivered = 0  # the last offset, where nobody here knows it otherwise and somebody is passive
         self.recent: list[tuple[int, bytes]] = []  # pushes delivered while joins wait for the broker
+        # Of a kind whose slow readers get the latest alone; `newest_bytes` bounds what one gets at once.
+        self.newest: Newest | None = None
+        if kind.slow_reader is SlowReader.LATEST:
+            self.newest = Newest(kind.conflate, newest_bytes)
         self._fanout = fanout
         self.alone: tuple[Room, ...] = (self,)  # the rooms of a session that is in this one only
         self.stream = broker.open(key, kind, self.deliver)
@@ -73,42 +85,70 @@ class Room(RoomBase):
 
     def deliver_to_all(self, push: bytes, offset: int) -> None:
         """Give one publication of the broker to all members, where `log` alone does not do it."""
-        self.broadcast(push)
+        self._delivered = offset
+        self.broadcast(push, offset)
         if self.arriving:
             self.recent.append((offset, push))
+        if self.newest is not None:  # last, because a kind's own `conflate` runs in there
+            self.newest.keep(push, offset)
 
-    def broadcast(self, payload: bytes) -> None:
-        """Give one message, as JSON, to all members; transcoded once, however many read MessagePack."""
+    def broadcast(self, payload: bytes, offset: int = 0) -> None:
+        """Give one message, as JSON, to all members; transcoded once, however many read MessagePack.
+
+        `offset` is a publication's; what has none may be dropped without a gap.
+        """
         packed: bytes | None = None
         for lane in self.lanes.values():
             if not lane.binary:
-                lane.log.append(payload)
+                lane.log.append(payload, offset)
             else:
                 if packed is None:
                     packed = to_msgpack(payload)
-                lane.log.append(packed)
+                lane.log.append(packed, offset)
 
     def enter(self, session: Session) -> None:
         """Let one session in: it gets what is delivered from now on."""
-        variant = session.variant
-        lane = self.lanes.get(variant)
-        if lane is None:
-            lane = self.lanes[variant] = Lane(variant, self._new_log(variant))
-            self._choose_log()
-        session.connection.join(lane.log)
-        lane.members += 1
+        self._listen(session)
         self.members += 1
 
     def exit(self, session: Session) -> None:
         """Let one session out; its connection may be gone."""
-        variant = session.variant
-        lane = self.lanes[variant]
-        session.connection.leave(lane.log)
-        lane.members -= 1
-        self.members -= 1
-        if not lane.members:
-            del self.lanes[variant]
+        if self.passive.pop(session, None) is None:
+            self._unlisten(session)
+        elif not self.passive:
             self._choose_log()
+        self.members -= 1
+
+    def rest(self, session: Session, rest: Rest) -> None:
+        """Make a member passive at the room's present position: what was delivered before still comes."""
+        self._unlisten(session)
+        self.passive[session] = rest
+        self._delivered = rest.since
+        self._choose_log()
+
+    def wake(self, session: Session) -> None:
+        """Make a passive member active: it gets what is delivered from now on."""
+        del self.passive[session]
+        self._listen(session)
+        self._choose_log()
+
+    @property
+    def offset(self) -> int:
+        """The last offset that was delivered; kept up where somebody is passive."""
+        return self._delivered if self.sequence is None else self.sequence.offset
+
+    def tell_lapse(self, session: Session, after: int, last: int) -> int:
+        """Tell a slow member what it has missed above offset `after` up to `last`, before the room goes on.
+
+        Return how many publications it does not get. What has no offset was dropped without a gap: who is
+        here is told anew, and news of before that still come say the same again.
+        """
+        newest = () if self.newest is None else self.newest.above(after)
+        lost = catch_up(session, self.json, newest, after, last)
+        if self.kind.presence:
+            content = b'{"members":%b,"count":%d}' % (self.roster.listed(), len(self.roster))
+            session.send(encode_reply("presence", None, self.json, content))
+        return lost
 
     def close(self) -> None:
         """Let go of what would keep it: nobody is in it any more."""
@@ -120,13 +160,41 @@ class Room(RoomBase):
         """Nobody is in it and nobody on the way in."""
         return not self.members and not self.arriving
 
+    def _listen(self, session: Session) -> None:
+        variant = session.variant
+        lane = self.lanes.get(variant)
+        if lane is None:
+            lane = self.lanes[variant] = Lane(variant, self._new_log(variant))
+            self._choose_log()
+        session.connection.join(lane.log)
+        lane.members += 1
+
+    def _unlisten(self, session: Session) -> None:
+        variant = session.variant
+        lane = self.lanes[variant]
+        session.connection.leave(lane.log)
+        lane.members -= 1
+        if not lane.members:
+            del self.lanes[variant]
+            self._choose_log()
+
     def _new_log(self, variant: int) -> Log:
-        lag_limit_bytes = self.kind.lag_limit_bytes
-        if lag_limit_bytes is None:
-            return self._fanout.room(variant)
-        return self._fanout.room(variant, lag_limit_bytes=lag_limit_bytes)
+        kind = self.kind
+        return self._fanout.room(
+            variant,
+            lag_limit_bytes=kind.lag_limit_bytes or 0,
+            lag_limit_messages=kind.lag_limit_messages or 0,
+            slow_reader=kind.slow_reader.value,
+            priority=kind.priority,
+            on_gap=None if kind.slow_reader is SlowReader.DISCONNECT else self.tell_lapse,
+        )
 
     def _choose_log(self) -> None:
-        """With one log of uncompressed JSON, as nearly every room is, a publication costs it one call."""
+        """With one log of uncompressed JSON, as nearly every room is, a publication costs it one call.
+
+        Where the order is given elsewhere, `deliver_to_all` has to count it for passive members.
+        """
         lane = self.lanes.get(0)
-        self.log = lane.log if lane is not None and len(self.lanes) == 1 else None
+        counting = self.passive and self.sequence is None
+        alone = lane is not None and len(self.lanes) == 1 and self.newest is None and not counting
+        self.log = lane.log if lane is not None and alone else None

@@ -49,6 +49,8 @@ def _bind(family: socket.AddressFamily, address: Address, settings: Settings) ->
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if settings.send_buffer_bytes:  # inherited by what is accepted
             made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.send_buffer_bytes)
+        if settings.unsent_bytes and hasattr(socket, "TCP_NOTSENT_LOWAT"):  # inherited too
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, settings.unsent_bytes)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if settings.tcp_defer_accept_s and hasattr(socket, "TCP_DEFER_ACCEPT"):
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, settings.tcp_defer_accept_s)

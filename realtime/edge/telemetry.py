@@ -36,9 +36,18 @@ HUB_COUNTERS: Final = {
     "passes": ("flush_passes_total", "Flush passes over a room's members."),
     "pauses": ("read_pauses_total", "Times a connection was not read because it was behind."),
     "slow_consumers": ("slow_consumers_total", "Connections cut because they read too slowly (4001)."),
+    "dropped": (
+        "dropped_messages_total",
+        "Publications that slow members did not get, by their room's policy.",
+    ),
+    "gaps": ("gaps_total", "Times that a slow member was told what it had missed."),
+    "parked": ("parked_total", "Times that a slow member was parked until it read again."),
     "heartbeat_timeouts": ("heartbeat_timeouts_total", "Connections cut because they fell silent (4002)."),
     "handshake_timeouts": ("handshake_timeouts_total", "Handshakes or authentications not done in time."),
-    "rate_limited": ("rate_limited_total", "Frames over their connection's rate."),
+    "rate_limited": ("rate_limited_total", "Frames over their connection's rates."),
+    "accept_rests": ("accept_rests_total", "Times that accepting rested over accepts_per_second."),
+    "full": ("connections_refused_total", "Connections over max_connections (HTTP 503)."),
+    "aged": ("connections_aged_total", "Connections closed at max_connection_age_s (4006)."),
     "protocol_errors": ("protocol_errors_total", "Connections that broke RFC 6455."),
 }
 HUB_GAUGES: Final = {
@@ -55,6 +64,7 @@ CORE_GAUGES: Final = {
     "sessions": ("sessions", "Connections that have spoken."),
     "tenants": ("tenants", "Tenants with connections here."),
     "rooms": ("rooms", "Rooms with members here."),
+    "passive_members": ("passive_members", "Members that get counts instead of messages, in each room."),
     "acks_owed": ("acks_owed", "Publications received whose commit is waited for."),
 }
 # What backends count, `_total` for a counter; which of it there is depends on what the server stands on.
@@ -100,13 +110,26 @@ class LoopLag:
 
 
 def worker_metrics(
-    hub: Mapping[str, int], core: Mapping[str, int], *, node: str, version: str, http: int, lag: LoopLag
+    hub: Mapping[str, int],
+    core: Mapping[str, int],
+    *,
+    refusals: Mapping[str, int],
+    node: str,
+    version: str,
+    http: int,
+    lag: LoopLag,
 ) -> Iterator[Metric]:
-    """Everything one worker has to say; `http` is the number of open HTTP connections."""
+    """Everything one worker has to say.
+
+    `refusals` are by the name of the limit; `http` is the number of open HTTP connections.
+    """
     about = {"node": node, "version": version}
     yield Metric("realtime_info", "This worker.", "gauge", (Sample(1, about),))
     yield from _named(hub, HUB_COUNTERS, HUB_GAUGES)
     yield from _named(core, CORE_COUNTERS, CORE_GAUGES)
+    help = "Messages and connections refused over a limit, or closed over it."
+    samples = tuple(Sample(count, {"limit": limit}) for limit, count in sorted(refusals.items()))
+    yield Metric("realtime_refusals_total", help, "counter", samples)
     known = CORE_COUNTERS.keys() | CORE_GAUGES.keys()
     for name in sorted(core.keys() - known):  # a backend's own
         help = BACKEND_HELP.get(name) or f"{name.removesuffix('_total').replace('_', ' ').capitalize()}."

@@ -52,6 +52,9 @@ class ConnectionLimits(Content, frozen=True):
     message_bytes: Annotated[int, Meta(ge=1, description="Of one frame that the client sends.")]
     messages_per_second: Annotated[float, Meta(gt=0)]
     rooms: Annotated[int, Meta(ge=1, description="That one connection may be in.")]
+    bytes_per_second: (
+        Annotated[float, Meta(gt=0, description="Absent where they are not limited.")] | None
+    ) = None
 
 
 class ReconnectWindow(Content, frozen=True):
@@ -100,7 +103,7 @@ class Pong(Content, frozen=True):
 
 
 class Ack(Content, frozen=True):
-    """Kept, at this place. `leave`, `refresh` and what is ephemeral are acknowledged without one."""
+    """Kept, at this place; of `passive`: where the room is. `leave`, `refresh` and what is ephemeral have none."""
 
     offset: Offset | None = None
     epoch: Epoch | None = None
@@ -114,6 +117,8 @@ class Error(Content, frozen=True):
     message: Annotated[str, Meta(description="One sentence for a human.")]
     temporary: Annotated[bool, Meta(description="Whether a retry may succeed.")]
     retry_after: Annotated[float, Meta(ge=0, description="Seconds to wait before it.")] | None = None
+    limit: Annotated[str, Meta(description="The limit that was met: its setting's name.")] | None = None
+    allowed: Annotated[float, Meta(ge=0, description="What that limit allows.")] | None = None
 
 
 class Gap(Content, frozen=True):
@@ -122,6 +127,14 @@ class Gap(Content, frozen=True):
     first: Annotated[Offset, Meta(description="The first one missing.")] = msgspec.field(name="from")
     last: Annotated[Offset, Meta(description="The last one missing.")] = msgspec.field(name="to")
     reason: str
+
+
+class Unread(Content, frozen=True):
+    """What a passive member gets instead of a room's publications, at most once a second."""
+
+    count: Annotated[int, Meta(ge=1, description="Publications since it turned passive.")]
+    offset: Annotated[Offset, Meta(description="The last of them.")]
+    epoch: Epoch
 
 
 class MessageType(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,6 +182,13 @@ _TYPES: Final = _index(
         description="Enters a room, and asks for what was missed there.",
     ),
     MessageType(name="leave", sender="client", room="named", answer="ack", description="Leaves a room."),
+    MessageType(
+        name="passive",
+        sender="client",
+        room="named",
+        answer="ack",
+        description="Asks for the count of what is published instead of it, until the next `join`.",
+    ),
     MessageType(
         name="publish",
         sender="client",
@@ -236,6 +256,13 @@ _TYPES: Final = _index(
         content=Gap,
         room="named",
         description="Publications that the server dropped by policy.",
+    ),
+    MessageType(
+        name="unread",
+        sender="server",
+        content=Unread,
+        room="named",
+        description="How much was published since the client turned passive in a room.",
     ),
 )
 

@@ -25,6 +25,28 @@ def test_a_short_run_of_the_stores_finds_every_row():
 
 
 @pytest.mark.parametrize(
+    ("module", "arguments", "figures"),
+    [
+        ("bench.storm", [], "handshakes/s"),
+        ("bench.durable", ["--only", "memory,sqlite-normal,sqlite-full"], "acked/s"),
+    ],
+)
+def test_a_short_run_of_what_is_kept_finds_all_of_it(module: str, arguments: list[str], figures: str):
+    command = [sys.executable, "-m", module, "--short", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert figures in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("module", ["bench.storm", "bench.durable"])
+def test_a_wrong_option_is_refused(module: str):
+    command = [sys.executable, "-m", module, "--rounds", "none"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "--rounds" in done.stderr
+
+
+@pytest.mark.parametrize(
     "arguments", [["nonsense"], ["fanout", "--only", "nobody"], ["--rounds", "0"], ["--seconds", "9999"]]
 )
 def test_a_wrong_command_line_is_refused(arguments: list[str]):

@@ -47,7 +47,12 @@ def test_every_answer_holds_what_is_declared(alice: ClientConnection, server: Se
     assert ask(alice, type="ping", id=5)["type"] == "pong"
     since = {"offset": position["offset"], "epoch": position["epoch"]}
     assert ask(alice, type="join", id=6, room=room, content={"since": since})["content"]["recovered"] is True
+    assert ask(alice, type="passive", id=9, room=room)["content"] == since
     assert ask(alice, type="nonsense", id=7)["type"] == "error"
+    assert ask(alice, type="publish", id=10, room=room)["type"] == "ack"
+    while (unread := receive(alice))["type"] != "unread":
+        pass
+    assert unread["content"] == {"count": 1, "offset": since["offset"] + 1, "epoch": since["epoch"]}
     assert ask(alice, type="leave", id=8, room=room)["type"] == "ack"
 
 

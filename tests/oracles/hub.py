@@ -27,7 +27,7 @@ class FakeConnection:
         self.confirmed = False
         self.logs: list[FakeLog] = []
 
-    def send(self, payload: bytes) -> bool:
+    def send(self, payload: bytes, urgent: bool = False) -> bool:
         if self.open:
             self.sent.append(payload)
         return self.open
@@ -64,9 +64,12 @@ class FakeConnection:
 class FakeLog:
     """A room log that every member has read to its end."""
 
-    def __init__(self, variant: int, lag_limit_bytes: int | None) -> None:
+    def __init__(self, variant: int, policy: dict[str, Any]) -> None:
         self.variant = variant
-        self.lag_limit_bytes = lag_limit_bytes
+        self.policy = policy
+        self.on_gap = policy.get("on_gap")
+        self.lag_limit_bytes = policy.get("lag_limit_bytes")
+        self.offset = 0  # of the last publication
         self.joined: list[FakeConnection] = []
         self.appended = 0
 
@@ -74,8 +77,9 @@ class FakeLog:
     def members(self) -> int:
         return len(self.joined)
 
-    def append(self, payload: bytes) -> None:
+    def append(self, payload: bytes, offset: int = 0) -> None:
         self.appended += 1
+        self.offset = offset or self.offset
         for connection in self.joined:
             connection.send(payload)
 
@@ -91,8 +95,8 @@ class FakeHub:
     def timestamp(self) -> bytes:
         return self._clock.timestamp
 
-    def room(self, variant: int = 0, *, lag_limit_bytes: int | None = None) -> Log:
-        self.logs.append(FakeLog(variant, lag_limit_bytes))
+    def room(self, variant: int = 0, **policy: Any) -> Log:
+        self.logs.append(FakeLog(variant, policy))
         return self.logs[-1]
 
 

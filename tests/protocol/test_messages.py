@@ -26,12 +26,23 @@ def test_all_messages_of_the_protocol_are_declared():
         "refresh",
         "join",
         "leave",
+        "passive",
         "publish",
         "presence",
         "history",
         "ping",
     }
-    assert set(FROM_SERVER) == {"connected", "joined", "ack", "presence", "history", "pong", "error", "gap"}
+    assert set(FROM_SERVER) == {
+        "connected",
+        "joined",
+        "ack",
+        "presence",
+        "history",
+        "pong",
+        "error",
+        "gap",
+        "unread",
+    }
 
 
 def test_every_answer_is_a_message_of_the_server():
