@@ -33,7 +33,7 @@ async def store(postgres) -> AsyncIterator[PostgresStore]:
     await opened_store.close()
 
 
-async def until(condition: Callable[[], bool], within_s: float = 30.0) -> None:
+async def until(condition: Callable[[], bool], within_s: float = 60.0) -> None:
     """Let others run until `condition` holds."""
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event to set
