@@ -25,6 +25,7 @@ ROOMS = ["chat:a", "chat:b", "chat:c", "events:a", "events:b", "session:a"]
 DURABLE = {"chat"}  # kinds that outlive the server
 ROOMS_PER_MEMBER = 3
 RING = 300  # publications that a room keeps in memory: few enough for some to come back too late
+RECOVERS = 80  # behind: they are in the ring, and the largest of them together below `answer_bytes`
 STOPS_PER_KILL = 0.1  # now and then the server is stopped politely
 
 
@@ -63,7 +64,7 @@ async def chaos(server: Server, seed: int, *, kills: int, members: int = 12, sdk
     Raises:
         BrokenPromiseError: something was lost, doubled, out of order, or not what was said.
     """
-    judge = Judge(DURABLE, keys_last=RING)
+    judge = Judge(DURABLE, keys_last=RING, recovers=RECOVERS)
     world = World(server, judge, f"{seed}:world", members)
     rng = random.Random(f"{seed}:members")
     people: list[Person] = []
