@@ -69,15 +69,17 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("questions", nargs="*", metavar="QUESTION", choices=[*QUESTIONS, []])
-    parser.add_argument("--rounds", type=_bounded(int, 1, 50), default=4, help="interleaved rounds (4)")
-    parser.add_argument("--seconds", type=_bounded(float, 0.2, 60), default=3.0, help="measured a run (3)")
+    parser.add_argument("--rounds", type=bounded(int, 1, 50), default=4, help="interleaved rounds (4)")
+    parser.add_argument("--seconds", type=bounded(float, 0.2, 60), default=3.0, help="measured a run (3)")
     parser.add_argument("--only", default="", metavar="A,B", help="only these servers")
     parser.add_argument("--short", action="store_true", help="a few seconds: counts are asserted, no time is")
     parser.add_argument("--wsload", action="store_true", help="let wsload, where present, generate the load")
     return parser
 
 
-def _bounded(kind: type[Number], least: Number, most: Number) -> Callable[[str], Number]:
+def bounded(kind: type[Number], least: Number, most: Number) -> Callable[[str], Number]:
+    """Return what reads a number of a command line, and refuses one that is out of bounds."""
+
     def convert(text: str) -> Number:
         value = kind(text)
         if not least <= value <= most:

@@ -46,9 +46,11 @@ def encode_error(
     temporary: bool,
     retry_after: float | None = None,
     room_json: bytes | None = None,
+    limit: str | None = None,
+    allowed: float | None = None,
 ) -> bytes:
-    """Return an `error`; `retry_after` is in seconds.
+    """Return an `error`; `retry_after` is in seconds, `limit` the name of a limit that allows `allowed`.
 
     Raises:
-        ValueError: `retry_after` is negative or not finite.
+        ValueError: `retry_after` or `allowed` is negative or not finite.
     """

@@ -187,12 +187,18 @@ def encode_reply(object type, bytes id, bytes room_json, bytes content not None)
 
 
 def encode_error(bytes id, int code, str name not None, str message not None, bint temporary,
-                 retry_after=None, bytes room_json=None):
+                 retry_after=None, bytes room_json=None, str limit=None, allowed=None):
     made = [b'{"code":%d,"name":' % code, json_string(name), b',"message":', json_string(message),
             b',"temporary":true' if temporary else b',"temporary":false']
     if retry_after is not None:
         if not 0 <= retry_after < float("inf"):
             raise ValueError(f"retry_after is {retry_after} s: allowed are finite seconds from 0 on")
         made += (b',"retry_after":', repr(float(retry_after)).encode())
+    if limit is not None:
+        made += (b',"limit":', json_string(limit))
+    if allowed is not None:
+        if not 0 <= allowed < float("inf"):
+            raise ValueError(f"allowed is {allowed}: a limit is finite and from 0 on")
+        made += (b',"allowed":', repr(int(allowed) if allowed == int(allowed) else allowed).encode())
     made.append(b"}")
     return encode_reply("error", id, room_json, b"".join(made))

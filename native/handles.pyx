@@ -43,6 +43,7 @@ from realtime.native.types cimport (
     NOWHERE,
     OPEN,
     PENDING,
+    PRIORITIES,
     HubState,
     Link,
     Log,
@@ -50,7 +51,7 @@ from realtime.native.types cimport (
 )
 from realtime.native.types cimport Connection as CConnection
 from realtime.native.unicast cimport connection_kill, output_reserve
-from realtime.native.wheel cimport wheel_set
+from realtime.native.wheel cimport wheel_live
 
 cdef enum:
     LOG_BACKLOG = 1 << 18           # bytes appended since the running pass began that throttle a publisher
@@ -58,6 +59,7 @@ cdef enum:
     INTERNAL = 4000
 
 log = logging.getLogger("realtime.hub")
+SLOW_READERS = ("disconnect", "drop_oldest", "latest")     # by their numbers in types.pxd
 CLOSE_BOUNDS = "close code {} with a reason of {} bytes: 1000 to 4999, at most 123"
 
 
@@ -221,7 +223,7 @@ cdef class Connection:
             self.hub.wake()
         if connection.output != NULL and connection.output.length > self.hub.state.unicast_limit:
             self.hub.state.counters.slow_consumers += 1
-            connection_close(&self.hub.state, connection, SLOW_CONSUMER, b'{"r":"slow_consumer"}')
+            slow_consumer(&self.hub.state, connection, b"unicast_limit_bytes", self.hub.state.unicast_limit)
             return False
         return True
 
@@ -249,7 +251,7 @@ cdef class Connection:
         # Once it is closing, its deadline is that of the closing handshake.
         if self.connection.state == OPEN:
             self.connection.flags &= ~PENDING
-            wheel_set(&self.hub.state, self.connection, self.hub.state.heartbeat_ticks)
+            wheel_live(&self.hub.state, self.connection, self.hub.state.heartbeat_ticks)
 
     def join(self, RoomLog room not None):
         """Become a member at the log's end: what is appended from now on comes here, in order."""
@@ -280,8 +282,16 @@ cdef class RoomLog:
 
     def __cinit__(
         self, HubBase hub not None, int variant, uint64_t lag_limit_bytes, uint64_t lag_limit_messages,
-        int slow_reader, int priority, on_gap,
+        str slow_reader, int priority, on_gap,
     ):
+        if variant >> 1 and not 9 <= variant >> 1 <= 15:
+            raise ValueError(f"variant is {variant}: window bits (0 or 9 to 15) << 1 | binary")
+        if slow_reader not in SLOW_READERS:
+            raise ValueError(f"slow_reader is {slow_reader!r}: {', '.join(SLOW_READERS)}")
+        if not 0 <= priority < PRIORITIES:
+            raise ValueError(f"priority is {priority}: 0 to {PRIORITIES - 1}")
+        if slow_reader != "disconnect" and on_gap is None:
+            raise ValueError(f"a log of {slow_reader!r} needs on_gap: what is dropped has to be told")
         memset(&self.log, 0, sizeof(Log))
         self.hub = hub
         self.on_gap = on_gap
@@ -290,10 +300,10 @@ cdef class RoomLog:
         self.log.lag_limit = lag_limit_bytes
         self.log.lag_limit_messages = lag_limit_messages
         self.log.look_end = self.log.look_messages = NOWHERE
-        self.log.slow_reader = slow_reader
+        self.log.slow_reader = SLOW_READERS.index(slow_reader)
         self.log.priority = priority
         hub.state.priorities |= 1 << priority
-        if slow_reader != DISCONNECT:
+        if self.log.slow_reader != DISCONNECT:
             self.log.marks = marks_new()
             if self.log.marks == NULL:
                 raise MemoryError("no memory for the room's log")
@@ -392,7 +402,12 @@ cdef class RoomLog:
             log_watch(&self.log, member)    # its socket takes data: it has its turn in this batch
         elif self.log.slow_reader == DISCONNECT:
             state.counters.slow_consumers += 1
-            connection_close(state, member.connection, SLOW_CONSUMER, b'{"r":"slow_consumer"}')
+            if self.log.end - member.position > self.log.lag_limit:
+                slow_consumer(state, member.connection, b"room_lag_limit_bytes", self.log.lag_limit)
+            else:
+                slow_consumer(
+                    state, member.connection, b"room_lag_limit_messages", self.log.lag_limit_messages
+                )
         elif self.log.slow_reader == DROP_OLDEST:
             if lag_skip(state, &self.log, member) < 0:
                 return -1
@@ -425,6 +440,12 @@ cdef void tell_lapses(HubBase hub, CConnection* connection):
         except BaseException:   # whatever it is, the batch goes on
             log.exception("on_gap of connection %d", connection.id)
             connection_close(state, connection, INTERNAL, b'{"r":"internal"}')
+
+
+cdef void slow_consumer(HubState* state, CConnection* connection, bytes limit, uint64_t allowed):
+    """Close a connection that reads too slowly, and say over which limit."""
+    reason = b'{"r":"slow_consumer","limit":"%b","allowed":%d}' % (limit, allowed)
+    connection_close(state, connection, SLOW_CONSUMER, reason)
 
 
 cdef Connection connection_handle(HubBase hub, CConnection* connection):

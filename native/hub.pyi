@@ -102,11 +102,12 @@ class Hub:
     """All WebSocket connections of one worker; not thread-safe.
 
     `on_handshake(handshake)` answers Accept or Refuse. `on_message(state, payload)` gets whole messages, text
-    already valid UTF-8. `on_limited(state, payload, retry_after_s)` gets those over the connection's rate;
-    without it they are dropped. `on_close(state, code, reason, clean)` comes once per accepted connection.
-    `on_http(fd, received, remote)` takes over the socket of a request that is no upgrade even if it raises.
-    `on_wake(delay_s)` must arrange for one call of `on_ready()` after that time. A callback that raises is
-    logged to `realtime.hub` and closes its connection with 4000.
+    already valid UTF-8. `on_limited(state, payload, limit, retry_after_s)` gets those over a rate of the
+    connection, `limit` is `messages_per_second` or `bytes_per_second`; without it they are dropped.
+    `on_close(state, code, reason, clean)` comes once per accepted connection. `on_http(fd, received, remote)`
+    takes over the socket of a request that is no upgrade even if it raises. `on_wake(delay_s)` must arrange
+    for one call of `on_ready()` after that time. A callback that raises is logged to `realtime.hub` and
+    closes its connection with 4000.
     """
 
     def __init__(
@@ -131,6 +132,12 @@ class Hub:
         read_chunk_bytes: int = 65_536,
         flush_chunk: int = 256,
         accept_batch: int = 64,
+        bytes_per_second: float = 0.0,
+        bytes_burst: float = 0.0,
+        accepts_per_second: float = 0.0,
+        accepts_burst: float = 1.0,
+        max_age_s: float = 0.0,
+        max_age_reason: bytes = b'{"r":"rebalance"}',
         rest_ratio: float = 0.0,
         rest_max_s: float = 0.02,
         compression_level: int = 1,

@@ -15,8 +15,9 @@ import logging
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport free, malloc
 from realtime.native.deflate cimport Inflater
+from realtime.native.doorway cimport Doorway
 from realtime.native.fanout cimport fanout_flush, fanout_pending, fanout_release, fanout_rests_until
 from realtime.native.frames cimport FIN_BIT, OPCODE_PING
 from realtime.native.handles cimport Connection as Handle
@@ -26,35 +27,19 @@ from realtime.native.httphead cimport default_limits
 from realtime.native.intake cimport CARRY, connection_close, intake_free, intake_later, intake_visit
 from realtime.native.output cimport UNTOLD, output_drain, output_leave_all, output_settle
 from realtime.native.posix cimport (
-    EMFILE,
-    ENFILE,
-    ENOBUFS,
-    ENOMEM,
     EPOLL_CLOEXEC,
-    EPOLL_CTL_ADD,
-    EPOLL_CTL_DEL,
     EPOLLERR,
-    EPOLLET,
     EPOLLHUP,
     EPOLLIN,
     EPOLLOUT,
     EPOLLRDHUP,
-    F_GETFL,
-    F_SETFL,
-    O_NONBLOCK,
-    SOCK_CLOEXEC,
-    SOCK_NONBLOCK,
-    accept4,
     close,
     epoll_create1,
-    epoll_ctl,
     epoll_event,
     epoll_wait,
     errno,
-    fcntl,
     monotonic_ns,
 )
-from realtime.native.reception cimport Reception
 from realtime.native.roomlog cimport pool_clear
 from realtime.native.types cimport (
     ABORT,
@@ -72,13 +57,12 @@ from realtime.native.types cimport (
     PEER_CLOSED,
     PENDING,
     PINGED,
-    PRIORITIES,
     THROTTLED,
     HubState,
 )
 from realtime.native.types cimport Connection as CConnection
 from realtime.native.unicast cimport connection_kill, output_frame
-from realtime.native.wheel cimport TICK_MS, wheel_drop, wheel_set, wheel_take_slot
+from realtime.native.wheel cimport TICK_MS, wheel_drop, wheel_live, wheel_take_slot
 
 from realtime.native.handles import Accept, Connection, Handshake, Refuse, RoomLog
 
@@ -88,12 +72,10 @@ cdef enum:
     EVENTS = 512                    # of one epoll_wait
     BATCH_BUDGET_NS = 4000000       # then the event loop gets its turn
     READ_BUDGET_NS = 2000000        # of reading before a chunk is flushed; the rest is read next
-    ACCEPT_PAUSE_NS = 100000000     # after the process ran out of file descriptors
     HEARTBEAT_LOST = 4002
     INTERNAL = 4000
+    REBALANCE = 4006
     NOT_AUTHENTICATED_IN_TIME = 4502
-
-SLOW_READERS = ("disconnect", "drop_oldest", "latest")     # by their numbers in types.pxd
 
 log = logging.getLogger("realtime.hub")
 
@@ -111,14 +93,11 @@ cdef void _deliver(
         (<Hub>owner).deliver(connection, payload, n, wait_ns)
 
 
-cdef class Hub(Reception):
+cdef class Hub(Doorway):
     """All WebSocket connections of one worker. Not thread-safe: all happens on the event loop's thread.
 
     `on_wake(delay_s)` must arrange for one call of `on_ready()` after that time (0.0: the next turn).
     """
-
-    def __cinit__(self):
-        self.listener = -1
 
     def __init__(
         self, *, on_handshake, on_message, on_close, on_http, on_wake, on_limited=None,
@@ -126,9 +105,11 @@ cdef class Hub(Reception):
         uint32_t max_fragments=131_072, double handshake_timeout_s=10.0, double heartbeat_s=30.0,
         double close_timeout_s=5.0, double messages_per_second=0.0, double message_burst=1.0,
         uint64_t unicast_limit_bytes=1 << 20, uint32_t read_chunk_bytes=65_536, int flush_chunk=256,
-        int accept_batch=64, double rest_ratio=0.0, double rest_max_s=0.02, int compression_level=1,
-        Py_ssize_t compression_threshold=256, uint64_t room_lag_limit_bytes=1 << 20,
-        uint64_t room_lag_limit_messages=0,
+        int accept_batch=64, double bytes_per_second=0.0, double bytes_burst=0.0,
+        double accepts_per_second=0.0, double accepts_burst=1.0, double max_age_s=0.0,
+        bytes max_age_reason not None=b'{"r":"rebalance"}', double rest_ratio=0.0,
+        double rest_max_s=0.02, int compression_level=1, Py_ssize_t compression_threshold=256,
+        uint64_t room_lag_limit_bytes=1 << 20, uint64_t room_lag_limit_messages=0,
     ):
         cdef HubState* state = &self.state
         if state.epoll_fd >= 0:
@@ -157,6 +138,13 @@ cdef class Hub(Reception):
         if messages_per_second > 0:
             state.message_cost_ns = <int64_t>(1e9 / messages_per_second)
             state.message_burst_ns = <int64_t>(max(message_burst, 1.0) * 1e9 / messages_per_second)
+        if bytes_per_second > 0:
+            state.byte_cost_ns = 1e9 / bytes_per_second
+            state.byte_burst_ns = <int64_t>(max(bytes_burst, max_message_bytes) * state.byte_cost_ns) + 1
+        self.limit_accepts(accepts_per_second, accepts_burst)
+        state.max_age_ticks = max(max_age_s, 0.0) * 1000 / TICK_MS
+        self.max_age_reason = max_age_reason
+        self.name_limits(handshake_timeout_s)
         state.rest_ratio = rest_ratio
         state.rest_max_ns = <int64_t>(rest_max_s * 1e9)
         state.cork_capacity = 1 << 16
@@ -168,6 +156,15 @@ cdef class Hub(Reception):
         state.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if state.epoll_fd < 0:
             raise OSError(errno, "epoll_create1")
+
+    cdef name_limits(self, double handshake_timeout_s):
+        """Word the answers of limits, which are the same each time."""
+        took_s = _number(handshake_timeout_s)
+        self.full = b"max_connections: this server has its %d connections\n" % self.max_connections
+        self.slow_handshake = b"handshake_timeout_s: the request took over %b s\n" % took_s
+        self.slow_authentication = (
+            b'{"r":"authentication_timeout","limit":"handshake_timeout_s","allowed":%b}' % took_s
+        )
 
     def __dealloc__(self):
         cdef HubState* state = &self.state
@@ -198,29 +195,6 @@ cdef class Hub(Reception):
         """Replace `on_message`: what takes the messages is often built later than the hub, on top of it."""
         self.on_message = on_message
 
-    def listen(self, int fd):
-        """Accept from the listening socket `fd`, which stays the caller's; it is made non-blocking."""
-        if fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) != 0:
-            raise OSError(errno, "fcntl on the listening socket")
-        self.listener = fd
-        self.listening = True
-        self.watch_listener()
-
-    def stop_listening(self):
-        """Accept no more; connections stay."""
-        if self.listening:
-            epoll_ctl(self.state.epoll_fd, EPOLL_CTL_DEL, self.listener, NULL)
-            self.listening = False
-
-    cdef int watch_listener(self) except -1:
-        cdef epoll_event event
-        self.accept_after_ns = 0
-        event.events = EPOLLIN
-        event.data.ptr = NULL
-        if epoll_ctl(self.state.epoll_fd, EPOLL_CTL_ADD, self.listener, &event) != 0:
-            raise OSError(errno, "epoll_ctl on the listening socket")
-        return 0
-
     def on_ready(self):
         """Run batches until nothing is left or the budget is spent; True when there is more to do."""
         cdef int64_t rests_until
@@ -247,6 +221,8 @@ cdef class Hub(Reception):
         cdef int count
         state.waking = 0
         state.congested = 0
+        if self.accept_after_ns:
+            self.accept_again(until - BATCH_BUDGET_NS)
         state.counters.wakes += 1
         while True:
             state.now_ns = monotonic_ns()
@@ -294,8 +270,8 @@ cdef class Hub(Reception):
                 due = due.wheel_next
                 connection.wheel_next = NULL
                 self.deadline(connection)
-        if self.accept_after_ns and state.now_ns > self.accept_after_ns and self.listening:
-            self.watch_listener()
+        if self.accept_after_ns:
+            self.accept_again(state.now_ns)
         fanout_release(state)
         self.flush_unicast()
         self.reap()
@@ -370,67 +346,6 @@ cdef class Hub(Reception):
             outcome = output_drain(state, connection)
         output_settle(state, connection, outcome)
 
-    cdef bint accept_some(self):
-        """Accept up to a batch; the rest waits in the kernel and is seen again at once."""
-        cdef int fd
-        for _ in range(self.accept_batch):
-            fd = accept4(self.listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
-            if fd < 0:
-                if errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
-                    log.warning("accepting pauses for 100 ms: out of file descriptors or memory")
-                    epoll_ctl(self.state.epoll_fd, EPOLL_CTL_DEL, self.listener, NULL)
-                    self.accept_after_ns = self.state.now_ns + ACCEPT_PAUSE_NS
-                return False
-            self.first_visit(fd)
-        return True
-
-    cdef void first_visit(self, int fd):
-        """Make a connection of a new socket and read it: with TCP_DEFER_ACCEPT its request is there."""
-        cdef HubState* state = &self.state
-        cdef CConnection* connection
-        cdef epoll_event event
-        if not self.grow_table():
-            close(fd)
-            return
-        connection = <CConnection*>calloc(1, sizeof(CConnection))
-        if connection == NULL:
-            close(fd)
-            return
-        state.last_id += 1
-        connection.id = state.last_id
-        connection.fd = fd
-        connection.state = HANDSHAKE
-        connection.last_seen = state.tick
-        connection.index = state.connections
-        state.table[state.connections] = connection
-        state.connections += 1
-        state.counters.accepted += 1
-        wheel_set(state, connection, state.handshake_ticks)
-        if <int>state.connections > self.max_connections:
-            self.refuse(connection, 503, b"Retry-After: 5\r\n", b"this server is full")
-            if <int>state.connections > 2 * self.max_connections:
-                connection_kill(state, connection, 1013)
-                return
-        event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
-        event.data.ptr = connection
-        if connection.state == HANDSHAKE:
-            intake_visit(state, connection, False)
-        if connection.state != DEAD and epoll_ctl(state.epoll_fd, EPOLL_CTL_ADD, fd, &event) != 0:
-            connection_kill(state, connection, 1006)
-
-    cdef bint grow_table(self):
-        cdef HubState* state = &self.state
-        cdef CConnection** table
-        cdef uint32_t size = state.table_size * 2 if state.table_size else 64
-        if state.connections < state.table_size:
-            return True
-        table = <CConnection**>realloc(state.table, size * sizeof(CConnection*))
-        if table == NULL:
-            return False
-        state.table = table
-        state.table_size = size
-        return True
-
     cdef void reap(self):
         """Free what has died, and tell Python; only here, because a dead struct may stand in the batch."""
         cdef HubState* state = &self.state
@@ -493,13 +408,18 @@ cdef class Hub(Reception):
         cdef HubState* state = &self.state
         if connection.state == HANDSHAKE:
             state.counters.handshake_timeouts += 1
-            self.refuse(connection, 408, b"", b"the request took too long")
+            self.refuse(connection, 408, b"", self.slow_handshake)
         elif connection.state == CLOSING or connection.state == LEAVING:
             connection.flags |= ABORT
             connection_kill(state, connection, connection.close_code)
         elif connection.state == OPEN and connection.flags & PENDING:
             state.counters.handshake_timeouts += 1
-            connection_close(state, connection, NOT_AUTHENTICATED_IN_TIME, b'{"r":"authentication_timeout"}')
+            connection_close(state, connection, NOT_AUTHENTICATED_IN_TIME, self.slow_authentication)
+        elif connection.state == OPEN and connection.expires and (
+            <int>(connection.expires - state.tick) <= 0
+        ):
+            state.counters.aged += 1
+            connection_close(state, connection, REBALANCE, self.max_age_reason)
         elif connection.state == OPEN and state.heartbeat_ticks:
             self.heartbeat(connection)
 
@@ -508,11 +428,11 @@ cdef class Hub(Reception):
         cdef HubState* state = &self.state
         cdef uint32_t silent = state.tick - connection.last_seen
         if silent < state.heartbeat_ticks:
-            wheel_set(state, connection, state.heartbeat_ticks - silent)
+            wheel_live(state, connection, state.heartbeat_ticks - silent)
         elif not connection.flags & PINGED:
             connection.flags |= PINGED
             output_frame(state, connection, FIN_BIT | OPCODE_PING, NULL, 0)
-            wheel_set(state, connection, state.heartbeat_ticks)
+            wheel_live(state, connection, state.heartbeat_ticks)
         else:
             state.counters.heartbeat_timeouts += 1
             connection_close(state, connection, HEARTBEAT_LOST, b'{"r":"no_heartbeat"}')
@@ -530,7 +450,8 @@ cdef class Hub(Reception):
                 state.counters.rate_limited += 1
                 if self.on_limited is not None:
                     self.on_limited(
-                        state_object, PyBytes_FromStringAndSize(<const char*>payload, n), wait_ns * 1e-9
+                        state_object, PyBytes_FromStringAndSize(<const char*>payload, n),
+                        "messages_per_second" if wait_ns > 0 else "bytes_per_second", abs(wait_ns) * 1e-9,
                     )
         except BaseException:
             log.exception("on_message of connection %d", connection.id)
@@ -557,18 +478,9 @@ cdef class Hub(Reception):
         str slow_reader="disconnect", int priority=1, on_gap=None,
     ):
         """Make a log for one room in one variant; hub.pyi says what the arguments mean."""
-        if variant >> 1 and not 9 <= variant >> 1 <= 15:
-            raise ValueError(f"variant is {variant}: window bits (0 or 9 to 15) << 1 | binary")
-        if slow_reader not in SLOW_READERS:
-            raise ValueError(f"slow_reader is {slow_reader!r}: {', '.join(SLOW_READERS)}")
-        if not 0 <= priority < PRIORITIES:
-            raise ValueError(f"priority is {priority}: 0 to {PRIORITIES - 1}")
-        if slow_reader != "disconnect" and on_gap is None:
-            raise ValueError(f"a log of {slow_reader!r} needs on_gap: what is dropped has to be told")
         return Room.__new__(
             Room, self, variant, lag_limit_bytes or self.room_lag_limit_bytes,
-            lag_limit_messages or self.room_lag_limit_messages, SLOW_READERS.index(slow_reader), priority,
-            on_gap,
+            lag_limit_messages or self.room_lag_limit_messages, slow_reader, priority, on_gap,
         )
 
     def stats(self):
@@ -577,6 +489,11 @@ cdef class Hub(Reception):
         stats["connections"] = self.state.connections
         stats["connection_bytes"] = sizeof(CConnection)
         return stats
+
+
+cdef bytes _number(double value):
+    """The number as text, without a fraction where it has none."""
+    return b"%d" % <long>value if value == <long>value else repr(value).encode()
 
 
 cdef uint32_t _ticks(double seconds) except? 0:

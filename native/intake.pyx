@@ -7,7 +7,8 @@ read, a larger frame collects in a buffer of its own, which grows with what has 
 head merely announces.
 
 One visit reads at most one chunk, so that no connection keeps the others waiting; what is left stands in
-`hub.readable`. The rate limit counts frames, so that empty fragments and pings cost their sender too.
+`hub.readable`. The rate limit counts frames, so that empty fragments and pings cost their sender too; that of
+bytes counts payloads, of messages after inflating.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport Py_INCREF
@@ -200,7 +201,10 @@ cdef size_t _frames(HubState* hub, Connection* connection, uint8_t* data, size_t
             _fail(hub, connection, 1002, wrong)
             return used
         if head.header_bytes and _too_large(hub, connection, &head):
-            _fail(hub, connection, 1009, "message too large")
+            _fail_over(
+                hub, connection, 1009, b"message too large", b"max_message_bytes",
+                _message_limit(connection, hub),
+            )
             return used
         if answer == 0 or n - used < head.header_bytes + head.payload_bytes:
             return used
@@ -249,17 +253,31 @@ cdef const char* _misplaced(Connection* connection, const FrameHead* head) noexc
     return NULL
 
 
+cdef inline size_t _message_limit(const Connection* connection, const HubState* hub) noexcept nogil:
+    return ECHO_MESSAGE_BYTES if connection.flags & ECHO else hub.max_message
+
+
 cdef bint _too_large(HubState* hub, Connection* connection, const FrameHead* head) noexcept nogil:
-    cdef uint64_t limit = ECHO_MESSAGE_BYTES if connection.flags & ECHO else hub.max_message
+    cdef uint64_t limit = _message_limit(connection, hub)
     cdef uint64_t before = connection.input.message_length if connection.input != NULL else 0
     return not head.opcode & CONTROL_BIT and head.payload_bytes > limit - before
 
 
-cdef int64_t _charge(HubState* hub, Connection* connection) noexcept nogil:
-    """Count one frame; return 0, or how long the connection must wait to be within its rate, in ns."""
-    if hub.message_cost_ns == 0 or connection.flags & ECHO:
+cdef int64_t _charge(HubState* hub, Connection* connection, size_t n) noexcept nogil:
+    """Count one frame of `n` bytes; return 0, or how long the connection must wait to be within its rates.
+
+    In ns; negative where it is the bytes that are too many. The burst of bytes holds the largest message.
+    """
+    cdef int64_t wait_ns = 0
+    if connection.flags & ECHO:
         return 0
-    return gcra(&connection.bucket, hub.now_ns, hub.message_cost_ns, hub.message_burst_ns)
+    if hub.message_cost_ns:
+        wait_ns = gcra(&connection.bucket, hub.now_ns, hub.message_cost_ns, hub.message_burst_ns)
+    if hub.byte_cost_ns and wait_ns == 0:
+        wait_ns = -gcra(
+            &connection.byte_bucket, hub.now_ns, <int64_t>(n * hub.byte_cost_ns), hub.byte_burst_ns
+        )
+    return wait_ns
 
 
 # --------------------------------------------------------------------------- messages
@@ -298,8 +316,16 @@ cdef bint _fragment(
         state.compressed = head.rsv != 0
         state.utf8 = UTF8_ACCEPT
     state.fragments += 1
-    if state.fragments > hub.max_fragments or _charge(hub, connection) > 0:
-        _fail(hub, connection, 1009, "too many fragments")
+    # Their bytes are counted with the message that they come to.
+    if state.fragments > hub.max_fragments:
+        _fail_over(hub, connection, 1009, b"too many fragments", b"max_fragments", hub.max_fragments)
+        return False
+    if _charge(hub, connection, 0) != 0:
+        hub.counters.rate_limited += 1
+        _fail_over(
+            hub, connection, 1009, b"too many fragments", b"messages_per_second",
+            1000000000 // hub.message_cost_ns,
+        )
         return False
     if state.opcode == OPCODE_TEXT and not state.compressed:
         state.utf8 = utf8_feed(state.utf8, payload, head.payload_bytes)
@@ -324,14 +350,14 @@ cdef int _message(
 ) except -1:
     """Handle one whole message: inflate, validate, echo or hand to Python."""
     cdef uint8_t* inflated = NULL
-    cdef size_t limit = ECHO_MESSAGE_BYTES if connection.flags & ECHO else hub.max_message
+    cdef size_t limit = _message_limit(connection, hub)
     cdef uint32_t utf8 = connection.input.utf8 if fragmented and not compressed else UTF8_ACCEPT
     cdef int answer
     if compressed:
         answer = (<Inflater>hub.inflater).inflate_into(payload, n, &inflated, &n, limit)
         if answer < 0:
             if answer == -1009:
-                _fail(hub, connection, 1009, "message too large")
+                _fail_over(hub, connection, 1009, b"message too large", b"max_message_bytes", limit)
             else:
                 _fail(hub, connection, -answer, "bad compressed data")
             return 0
@@ -346,7 +372,7 @@ cdef int _message(
     if not connection.flags & ECHO and (opcode == OPCODE_BINARY) != (connection.flags & BINARY != 0):
         _fail(hub, connection, 1003, "text or binary frames, as the subprotocol says")
     else:
-        hub.on_message(hub.owner, connection, opcode, payload, n, _charge(hub, connection))
+        hub.on_message(hub.owner, connection, opcode, payload, n, _charge(hub, connection, n))
     return 0
 
 
@@ -356,11 +382,11 @@ cdef void _control(HubState* hub, Connection* connection, const FrameHead* head,
     if head.opcode == OPCODE_PING:
         hub.counters.pings_in += 1
         # RFC 6455, 5.5.3: of several pings only the latest needs an answer, so one over the rate gets none.
-        if connection.state == OPEN and _charge(hub, connection) == 0:
+        if connection.state == OPEN and _charge(hub, connection, head.payload_bytes) == 0:
             output_frame(hub, connection, FIN_BIT | OPCODE_PONG, payload, head.payload_bytes)
     elif head.opcode == OPCODE_PONG:
         hub.counters.pongs_in += 1
-        _charge(hub, connection)
+        _charge(hub, connection, head.payload_bytes)
     else:
         _peer_close(hub, connection, payload, head.payload_bytes)
 
@@ -395,9 +421,20 @@ cdef void _set_reason(Connection* connection, bytes reason):
 
 cdef void _fail(HubState* hub, Connection* connection, uint16_t code, const char* reason):
     """Fail the WebSocket connection (RFC 6455, 7.1.7): close frame, then discard until end of file."""
+    _fail_with(hub, connection, code, b'{"r":"%b"}' % <bytes>reason)
+
+
+cdef void _fail_over(
+    HubState* hub, Connection* connection, uint16_t code, bytes reason, bytes limit, uint64_t allowed
+):
+    """Fail it over a limit, with the limit's name and what it allows."""
+    _fail_with(hub, connection, code, b'{"r":"%b","limit":"%b","allowed":%d}' % (reason, limit, allowed))
+
+
+cdef void _fail_with(HubState* hub, Connection* connection, uint16_t code, bytes reason):
     hub.counters.protocol_errors += 1
     if connection.state == OPEN:
-        connection_close(hub, connection, code, b'{"r":"%b"}' % <bytes>reason)
+        connection_close(hub, connection, code, reason)
     connection.flags |= FAILED
 
 

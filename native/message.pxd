@@ -26,6 +26,7 @@ cdef class Envelope:
 cdef class Malformed:
     cdef readonly str reason
     cdef readonly bytes id
+    cdef readonly Py_ssize_t messages_max
 
 
 cdef inline int known_field(const uint8_t* data, size_t n) noexcept nogil:

@@ -24,9 +24,11 @@ class Envelope:
 class Malformed:
     """One message that is refused: `reason` says what, where (byte of the frame) and what is allowed.
 
-    `id` is the raw token of the message's id, where it was read before the fault.
+    `id` is the raw token of the message's id, where it was read before the fault. `messages_max` is how many
+    a frame may have, where it had more; else 0.
     """
 
     reason: str
     id: bytes | None
+    messages_max: int
     def __init__(self, reason: str, id: bytes | None = None) -> None: ...

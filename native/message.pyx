@@ -238,7 +238,9 @@ cdef Malformed empty_frame():
 
 
 cdef Malformed too_many(Py_ssize_t max_messages):
-    return malformed(f"too many messages in one frame: at most {max_messages}", None)
+    cdef Malformed made = malformed(f"too many messages in one frame: at most {max_messages}", None)
+    made.messages_max = max_messages
+    return made
 
 
 cdef bytes id_of(Scanner* s, Span* span):

@@ -28,3 +28,25 @@ cdef class KeyedLimiter:
     cdef object tats  # theoretical arrival time by key, least recently used first
 
     cdef make_room(self, int64_t now_ns)
+
+
+cdef class Tariff:
+    cdef readonly tuple limits      # names of the limits on messages, bytes and deliveries
+    cdef readonly tuple rates
+    cdef readonly double burst_s
+    cdef object clock
+    cdef double[3] unit_ns          # 0 = not limited
+    cdef int64_t burst_ns
+
+    cdef int64_t cost_ns(self, int kind, double amount) noexcept
+
+
+cdef class Allowance:
+    cdef readonly Tariff tariff
+    cdef public Allowance above     # what is taken here is taken there too; None at the top
+    cdef public int holders         # sessions, and allowances below, that draw on it
+    cdef int64_t[3] tats
+
+    cpdef tuple take(self, double messages, double octets, double deliveries)
+    cdef int64_t wait_ns(self, int kind, double amount, int64_t now_ns) noexcept
+    cdef void spend(self, int kind, double amount, int64_t now_ns) noexcept

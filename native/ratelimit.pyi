@@ -15,3 +15,43 @@ class KeyedLimiter:
     ) -> None: ...
     def __len__(self) -> int: ...
     def take(self, key: str | bytes, cost: float = 1.0) -> float: ...
+
+class Tariff:
+    """What each user, or each tenant, may send a second: messages, bytes, deliveries; 0 does not limit.
+
+    `burst_s` seconds of each rate may come at once. `limits` are the names of the three, for answers.
+    """
+
+    limits: tuple[str, str, str]
+    rates: tuple[float, float, float]
+    burst_s: float
+    def __init__(
+        self,
+        limits: tuple[str, str, str],
+        rates: tuple[float, float, float],
+        burst_s: float,
+        *,
+        clock: Callable[[], int] = ...,
+    ) -> None: ...
+
+class Allowance:
+    """What one user, or one tenant, may still send: three buckets, shared by all who hold it.
+
+    `above` is where all that is taken here is taken too; `holders` counts who draws on it.
+    """
+
+    tariff: Tariff
+    above: Allowance | None
+    holders: int
+    def __init__(self, tariff: Tariff) -> None: ...
+    def take(self, messages: float, octets: float, deliveries: float) -> tuple[str, float, float] | None:
+        """Take it all and return None, or take nothing and return what is in the way.
+
+        That is (limit's name, what it allows a second, seconds to wait), of the limit with the longest wait.
+
+        Raises:
+            ValueError: an amount is negative, no number, or over 1e12.
+        """
+    @property
+    def full(self) -> bool:
+        """Whether it is as good as a new one: nothing is owed here."""

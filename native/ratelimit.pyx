@@ -89,3 +89,115 @@ def digest(key):
     if isinstance(key, str):
         return (True, blake2b(key.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest())
     return (False, blake2b(key, digest_size=DIGEST_BYTES).digest())
+
+
+cdef enum:
+    KINDS = 3       # messages, bytes, deliveries: in this order everywhere
+
+cdef double AMOUNT_MAX = 1e12
+cdef double COST_NS_MAX = 2.0 ** 59    # 18 years: two of them, and a year of burst, stay within 63 bits
+
+
+cdef class Tariff:
+    """What each user, or each tenant, may send a second: messages, bytes, deliveries; 0 does not limit.
+
+    `burst_s` seconds of each rate may come at once. `limits` are the names of the three, for answers.
+    """
+
+    def __init__(
+        self, tuple limits not None, tuple rates not None, double burst_s, *, clock=time.monotonic_ns
+    ):
+        """Raises ValueError unless there are three names and rates, the rates 0 or from 1e-3 to 1e9 and the
+        burst above 0, at most a year.
+        """
+        cdef int kind
+        if len(limits) != KINDS or len(rates) != KINDS:
+            raise ValueError(f"a tariff has {KINDS} limits and rates, not {len(limits)} and {len(rates)}")
+        if not 0 < burst_s <= 366 * 86_400:
+            raise ValueError(f"burst_s must be above 0 and at most a year, not {burst_s}")
+        for kind in range(KINDS):
+            if rates[kind] != 0 and not 1e-3 <= rates[kind] <= RATE_PER_S_MAX:
+                raise ValueError(f"{limits[kind]} must be 0 or from 0.001 to {RATE_PER_S_MAX:.0e}")
+            self.unit_ns[kind] = 1e9 / <double>rates[kind] if rates[kind] else 0.0
+        self.limits = limits
+        self.rates = rates
+        self.burst_s = burst_s
+        self.burst_ns = llround(burst_s * 1e9)
+        self.clock = clock
+
+    cdef int64_t cost_ns(self, int kind, double amount) noexcept:
+        """Return what `amount` costs: 0 where it is not limited."""
+        cdef double cost = amount * self.unit_ns[kind]
+        return llround(cost if cost < COST_NS_MAX else COST_NS_MAX)
+
+
+cdef class Allowance:
+    """What one user, or one tenant, may still send: three buckets, shared by all who hold it.
+
+    What is taken is taken `above` too, or nothing is taken anywhere. It is exact: nothing is paid ahead, so
+    nobody sends more, or later, than the buckets say. What costs more than a burst (a publish to a room of
+    more members) passes when its bucket is full, and those after it wait until it is paid off: over any
+    window at most rate * window + burst passes, or + the largest single cost where that is more.
+    """
+
+    def __init__(self, Tariff tariff not None):
+        self.tariff = tariff
+
+    cpdef tuple take(self, double messages, double octets, double deliveries):
+        """Take it all and return None, or take nothing and return what is in the way.
+
+        That is (limit's name, what it allows a second, seconds to wait), of the limit with the longest wait.
+
+        Raises:
+            ValueError: an amount is negative, no number, or over 1e12.
+        """
+        cdef double[3] amounts = [messages, octets, deliveries]
+        cdef int64_t now_ns = self.tariff.clock()
+        cdef int64_t wait_ns
+        cdef int64_t longest_ns = 0
+        cdef int kind
+        cdef int over_kind = 0
+        cdef Allowance over = None
+        cdef Allowance each = self
+        for kind in range(KINDS):
+            if not 0 <= amounts[kind] <= AMOUNT_MAX:
+                raise ValueError(f"amounts must be from 0 to {AMOUNT_MAX:.0e}, not {amounts[kind]}")
+        while each is not None:
+            for kind in range(KINDS):
+                wait_ns = each.wait_ns(kind, amounts[kind], now_ns)
+                if wait_ns > longest_ns:
+                    longest_ns, over, over_kind = wait_ns, each, kind
+            each = each.above
+        if over is not None:
+            return over.tariff.limits[over_kind], over.tariff.rates[over_kind], longest_ns / 1e9
+        each = self
+        while each is not None:
+            for kind in range(KINDS):
+                each.spend(kind, amounts[kind], now_ns)
+            each = each.above
+        return None
+
+    cdef int64_t wait_ns(self, int kind, double amount, int64_t now_ns) noexcept:
+        """Return how long `amount` has to wait here: 0, or less, when it passes."""
+        cdef int64_t ahead_ns = self.tats[kind] - now_ns
+        cdef int64_t cost_ns = self.tariff.cost_ns(kind, amount)
+        if cost_ns == 0:
+            return 0
+        if cost_ns > self.tariff.burst_ns:
+            cost_ns = self.tariff.burst_ns
+        return (ahead_ns if ahead_ns > 0 else 0) + cost_ns - self.tariff.burst_ns
+
+    cdef void spend(self, int kind, double amount, int64_t now_ns) noexcept:
+        cdef int64_t cost_ns = self.tariff.cost_ns(kind, amount)
+        if cost_ns:
+            self.tats[kind] = (self.tats[kind] if self.tats[kind] > now_ns else now_ns) + cost_ns
+
+    @property
+    def full(self):
+        """Whether it is as good as a new one: nothing is owed here."""
+        cdef int64_t now_ns = self.tariff.clock()
+        cdef int kind
+        for kind in range(KINDS):
+            if self.tats[kind] > now_ns:
+                return False
+        return True

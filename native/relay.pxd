@@ -1,4 +1,5 @@
 """What the relay reads of a session and of a room; `realtime.core` gives both their rules."""
+from realtime.native.ratelimit cimport Allowance
 from realtime.native.sequence cimport Sequence
 
 cdef class RoomBase
@@ -13,6 +14,7 @@ cdef class SessionBase:
     cdef public dict live
     cdef public bytes user_json
     cdef public int credit
+    cdef public Allowance allowance
     cdef RoomBase last              # the room of its last straight publication
     cdef readonly unsigned short variant
     cdef readonly bint binary
@@ -23,5 +25,6 @@ cdef class RoomBase:
     cdef public Sequence sequence
     cdef public object log
     cdef public int arriving
+    cdef public Py_ssize_t members
     cdef bytes last_type            # a type that went straight here, and under which handlers
     cdef dict last_handlers

@@ -4,13 +4,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from realtime.native.message import Envelope, Malformed
+from realtime.native.ratelimit import Allowance
 from realtime.native.sequence import Sequence
 
 class SessionBase:
     """What the relay reads of a session.
 
     `live` are the rooms of its tenant by name, `rooms` those it is in; `handlers` are by message type;
-    `credit` is how many messages it may send before `pay` is asked.
+    `credit` is how many messages it may send before `pay` is asked; `allowance` what its user and tenant may
+    send, None where that is not limited.
     """
 
     connection: Any
@@ -22,6 +24,7 @@ class SessionBase:
     live: dict[str, Any]
     user_json: bytes
     credit: int
+    allowance: Allowance | None
     def __init__(self, connection: Any, handlers: dict[str, Any]) -> None: ...
     @property
     def variant(self) -> int:
@@ -39,7 +42,8 @@ class RoomBase:
 
     `types` are what any member may publish; `sequence` orders it, None when that happens elsewhere. `log` is
     the one log that all its members read, where it is of uncompressed JSON; else it is None, and
-    `deliver_to_all(push, offset)` is called, as while `arriving` is not 0.
+    `deliver_to_all(push, offset)` is called, as while `arriving` is not 0. `members` is what a publication
+    costs in deliveries.
     """
 
     json: bytes
@@ -47,6 +51,7 @@ class RoomBase:
     sequence: Sequence | None
     log: Log | None
     arriving: int
+    members: int
     def deliver(self, push: bytes, offset: int) -> None:
         """Give one publication to the members."""
     def deliver_to_all(self, push: bytes, offset: int) -> None: ...
@@ -56,6 +61,8 @@ class Rules(Protocol):
 
     def pay(self, session: Any) -> None:
         """Take what a message costs from a session without credit."""
+    def over(self, limit: str, allowed: float, wait_s: float) -> Exception:
+        """Return the error for what is over a rate of its user or tenant."""
     def set_aside(self, session: Any, message: Envelope | Malformed) -> None:
         """Deal with a message that has no handler."""
     def finish(self, session: Any, message: Envelope, outcome: Awaitable[None]) -> None:

@@ -28,6 +28,7 @@ from realtime.native.message cimport (
     open_scanner,
 )
 from realtime.native.scanner cimport Scanner
+from realtime.native.ratelimit cimport Allowance
 from realtime.native.sequence cimport Sequence
 
 from realtime.native.encode import json_string
@@ -42,7 +43,8 @@ cdef bytes NULL_CONTENT = b"null"
 cdef class SessionBase:
     """What the relay reads of a session. `live` are the rooms of its tenant by name, `rooms` its own.
 
-    `handlers` are by message type; `credit` is how many messages it may send before `pay` is asked.
+    `handlers` are by message type; `credit` is how many messages it may send before `pay` is asked,
+    `allowance` what its user and tenant may send, None where that is not limited.
     """
 
     def __init__(self, connection, dict handlers not None):
@@ -101,6 +103,8 @@ cdef class Relay:
             self.on_stranger(state, payload)
             return
         session = <SessionBase>state
+        if session.allowance is not None and not self.pay_bytes(session, payload):
+            return
         if session.binary:
             messages = scan_msgpack(payload, self.messages_per_frame, DEPTH_MAX)
         else:
@@ -113,6 +117,8 @@ cdef class Relay:
                     session.credit -= 1
                 else:
                     self.core.pay(session)
+                if session.allowance is not None:
+                    self.charge(session.allowance, 1, 0)
                 handler = None
                 if type(message) is Envelope:
                     handler = session.handlers.get((<Envelope>message).type)
@@ -132,6 +138,28 @@ cdef class Relay:
             except Exception as error:  # whatever it is, it is this message's alone
                 if not self.core.fail(session, message, error):
                     return
+
+    cdef bint pay_bytes(self, SessionBase session, bytes payload) except -1:
+        """Take a frame's bytes; where they are over a rate, answer all its messages with that, and False."""
+        cdef tuple over = session.allowance.take(0, PyBytes_GET_SIZE(payload), 0)
+        cdef list messages
+        if over is None:
+            return True
+        if session.binary:
+            messages = scan_msgpack(payload, self.messages_per_frame, DEPTH_MAX)
+        else:
+            messages = scan(payload, self.messages_per_frame, DEPTH_MAX)
+        for message in messages:
+            if not self.core.fail(session, message, self.core.over(over[0], over[1], over[2])):
+                break
+        return False
+
+    cdef int charge(self, Allowance allowance, double messages, double deliveries) except -1:
+        """Take it, or raise the error that says which rate it is over."""
+        cdef tuple over = allowance.take(messages, 0, deliveries)
+        if over is not None:
+            raise self.core.over(over[0], over[1], over[2])
+        return 0
 
     cdef list take(self, SessionBase session, bytes payload):
         """Handle a frame of one straight message and return None; of any other, return the messages."""
@@ -168,6 +196,9 @@ cdef class Relay:
             push.content_bytes = PyBytes_GET_SIZE(NULL_CONTENT)
         if push.content_bytes > <size_t>self.content_bytes or (id.at != NULL and not id_is_good(s, id)):
             return False
+        # Where that is too much, the long way finds it again and says so.
+        if session.allowance is not None and session.allowance.take(1, 0, room.members) is not None:
+            return False
         session.credit -= 1
         push.name, push.name_bytes = type.at + 1, type.end - type.at - 2
         publish(session, room, &push, self.time_text())
@@ -191,6 +222,8 @@ cdef class Relay:
         room = <RoomBase?>found
         if room.sequence is None or message.type not in room.types:
             return self.publish(session, message)
+        if session.allowance is not None:
+            self.charge(session.allowance, 0, room.members)
         name = json_string(message.type)
         push.name, push.name_bytes = <const uint8_t*>PyBytes_AS_STRING(name) + 1, PyBytes_GET_SIZE(name) - 2
         push.content = <const uint8_t*>PyBytes_AS_STRING(content)

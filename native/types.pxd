@@ -158,8 +158,10 @@ cdef struct Connection:
     uint32_t deadline       # in ticks
     uint32_t last_seen      # in ticks
     uint32_t index          # in hub.table
+    uint32_t expires        # the tick at which it is too old, 0 = never; fills what would be padding
     uint64_t id             # counts up from 1, never used again in this process
-    int64_t bucket          # GCRA theoretical arrival time, ns
+    int64_t bucket          # GCRA theoretical arrival time, ns: of its messages
+    int64_t byte_bucket     # and of their bytes
 
 cdef struct ConnectionList:
     Connection** items
@@ -172,6 +174,7 @@ cdef struct Counters:
     uint64_t unicasts, appended, appended_bytes, deliveries, bytes_out
     uint64_t sends, blocked, polls, events, wakes, passes, pauses
     uint64_t slow_consumers, heartbeat_timeouts, handshake_timeouts, rate_limited, protocol_errors
+    uint64_t accept_rests, full, aged
     uint64_t chunks, queued_bytes, messages_out
     uint64_t dropped, gaps, parked
 
@@ -211,13 +214,17 @@ cdef struct HubState:
     uint32_t handshake_ticks
     int64_t message_cost_ns
     int64_t message_burst_ns
+    double byte_cost_ns     # 0 = bytes are not limited
+    int64_t byte_burst_ns
+    double max_age_ticks    # 0 = connections live for ever
     double rest_ratio
     int64_t rest_max_ns
     void* owner             # the Python Hub (borrowed)
     void* inflater          # the Python Inflater (owned by the Hub)
     # Return the bytes of the head, 0 for more, -1 when the connection is refused or gone.
     long (*on_head)(void* owner, Connection* connection, uint8_t* data, size_t n) noexcept
-    # `wait_ns` is not 0 when the message is over the connection's rate limit.
+    # `wait_ns` is above 0 when the message is over the connection's rate of messages, below when it is over
+    # that of bytes.
     void (*on_message)(
         void* owner, Connection* connection, uint8_t opcode, const uint8_t* payload, size_t n, int64_t wait_ns
     ) noexcept

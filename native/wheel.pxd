@@ -8,5 +8,6 @@ cdef enum:
     SLOTS = 1024
 
 cdef void wheel_set(HubState* hub, Connection* connection, uint32_t ticks) noexcept nogil
+cdef void wheel_live(HubState* hub, Connection* connection, uint32_t ticks) noexcept nogil
 cdef void wheel_drop(HubState* hub, Connection* connection) noexcept nogil
 cdef Connection* wheel_take_slot(HubState* hub) noexcept nogil

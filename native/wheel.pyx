@@ -1,7 +1,7 @@
 # cython: language_level=3
 """Timeouts of all connections in one wheel of 1,024 slots of 100 ms (102 s in all).
 
-A connection has one deadline at a time: handshake, authentication, heartbeat or close. Traffic
+A connection has one deadline at a time: handshake, authentication, heartbeat, age or close. Traffic
 does not move it; on expiry the hub looks at `last_seen` and sets it again, so a busy connection
 costs two list operations per heartbeat interval and nothing per message. A deadline further away
 than the wheel reaches stays in its slot for another turn.
@@ -26,6 +26,20 @@ cdef void wheel_set(HubState* hub, Connection* connection, uint32_t ticks) noexc
     wheel_drop(hub, connection)
     connection.deadline = hub.tick + (ticks if ticks > 0 else 1)
     _link(hub, connection)
+
+
+cdef void wheel_live(HubState* hub, Connection* connection, uint32_t ticks) noexcept nogil:
+    """Set the deadline of an open connection: in `ticks` (0 = none), or when it is too old, if sooner."""
+    cdef int left
+    if connection.expires:
+        left = <int>(connection.expires - hub.tick)
+        left = left if left > 0 else 1
+        if ticks == 0 or <uint32_t>left < ticks:
+            ticks = left
+    if ticks:
+        wheel_set(hub, connection, ticks)
+    else:
+        wheel_drop(hub, connection)
 
 
 cdef void wheel_drop(HubState* hub, Connection* connection) noexcept nogil:

@@ -1,4 +1,4 @@
-"""The `realtime` command: serve, check, settings, token, replay.
+"""The `realtime` command: serve, check, settings, migrate, token, replay.
 
 A user's mistake ends in one line on stderr and no traceback: exit code 2 for a wrong command line, 1 for what
 failed after that. What the commands do stands elsewhere; here are their options and what they print.
@@ -25,6 +25,7 @@ examples:
   REALTIME_JWT_SECRET=... realtime serve --host 0.0.0.0 --port 80
   realtime check --config realtime.toml       would it start here? exit code 0 or 1
   realtime settings --format markdown         every knob: variable, unit, bounds, default, current value
+  realtime migrate --status                   which tables the store has, and which are due
   realtime token make --sub alice --ttl 3600  a token signed with REALTIME_JWT_SECRET
 """
 # Short names for what is typed often; every knob has its own option anyway.
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_check(commands)
     _add_settings(commands)
+    _add_migrate(commands)
     _add_token(commands)
     # Only for --help: main() hands replay's own options on unparsed.
     commands.add_parser("replay", help="play a recorded chat into a server, and check every delivery")
@@ -87,7 +89,7 @@ def _add_check(commands: Any) -> None:
     check = commands.add_parser(
         "check",
         help="say whether the server would start here",
-        description="Check the configuration, the compiled build, the open file limit and the port.",
+        description="Check the configuration, the compiled build, the store, the open files and the port.",
     )
     _add_knobs(check)
     check.set_defaults(run=_check)
@@ -107,6 +109,20 @@ def _add_settings(commands: Any) -> None:
     )
     _add_knobs(settings)
     settings.set_defaults(run=_settings)
+
+
+def _add_migrate(commands: Any) -> None:
+    migrate = commands.add_parser(
+        "migrate",
+        help="bring the store's tables up to date",
+        description="Apply the migrations that the store has not had yet, and print each file. The server "
+        "does the same when it starts; none may be running on the store meanwhile.",
+    )
+    migrate.add_argument(
+        "--status", action="store_true", help="list every migration and whether it is applied; change nothing"
+    )
+    _add_knobs(migrate)
+    migrate.set_defaults(run=_migrate)
 
 
 def _add_token(commands: Any) -> None:
@@ -203,6 +219,23 @@ def _settings(parsed: argparse.Namespace) -> int:
         _print_markdown(rows)
     else:
         _print_table(rows)
+    return 0
+
+
+def _migrate(parsed: argparse.Namespace) -> int:
+    settings = _load(parsed).settings
+    from realtime.edge import store
+    from realtime.features import discover
+
+    if parsed.status:
+        for line in store.status(settings, discover()):
+            print(line)
+        return 0
+    applied = store.migrate(settings, discover())
+    for migration in applied:
+        print(f"{migration.feature}: applied {migration.name}")
+    if not applied:
+        print("nothing to apply: the store is up to date")
     return 0
 
 

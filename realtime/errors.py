@@ -52,7 +52,8 @@ class RealtimeError(Exception):
     """A peer or the world did something we answer with a stable name.
 
     `message` is one sentence for a human and may be shown to the peer: it never holds a secret, another
-    user's data or a driver's text. `retry_after_s` says when a retry may succeed, where that is known.
+    user's data or a driver's text. `retry_after_s` says when a retry may succeed, where that is known. An
+    error over a limit has its name, which is its setting's, as `limit`, and the number that is `allowed`.
     """
 
     code: ClassVar[str] = "internal"  # stable: clients match on it; `name` on the wire
@@ -60,9 +61,18 @@ class RealtimeError(Exception):
     close_code: ClassVar[CloseCode] = CloseCode.INTERNAL  # if the connection has to end over it
     retryable: ClassVar[bool] = True  # `temporary` on the wire
 
-    def __init__(self, message: str = "", *, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        retry_after_s: float | None = None,
+        limit: str | None = None,
+        allowed: float | None = None,
+    ) -> None:
         super().__init__(message or type(self).__doc__ or self.code)
         self.retry_after_s = retry_after_s
+        self.limit = limit
+        self.allowed = allowed
 
     @property
     def message(self) -> str:

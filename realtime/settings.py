@@ -18,8 +18,12 @@ KB: Final = 1024
 MB: Final = 1024 * KB
 GB: Final = 1024 * MB
 
+RATE_MAX: Final = 1_000_000_000  # a second
+
 Count = {"unit": "count"}
 Bytes = {"unit": "bytes"}
+Rate = {"unit": "count/second"}
+ByteRate = {"unit": "bytes/second"}
 Seconds = {"unit": "seconds"}
 Millis = {"unit": "milliseconds"}
 Text = {"unit": "text"}
@@ -146,7 +150,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             le=10_000_000,
             description="Messages a second one connection may send, and frames, whatever they hold. The "
             "default is a fuse against a runaway client, not a quota; set it to what your clients need.",
-            extra={"unit": "count/second"},
+            extra=Rate,
         ),
     ] = 100_000
     messages_burst: Annotated[
@@ -158,13 +162,65 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             extra=Count,
         ),
     ] = 100_000
+    bytes_per_second: Annotated[
+        int,
+        Meta(ge=0, le=RATE_MAX, description="Bytes a second of a connection; 0: no limit.", extra=ByteRate),
+    ] = 0
+    messages_per_second_per_user: Annotated[
+        int, Meta(ge=0, le=RATE_MAX, description="Messages a second of a user; 0: no limit.", extra=Rate)
+    ] = 0
+    bytes_per_second_per_user: Annotated[
+        int, Meta(ge=0, le=RATE_MAX, description="Bytes a second of a user; 0: no limit.", extra=ByteRate)
+    ] = 0
+    deliveries_per_second_per_user: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=RATE_MAX,
+            description="Deliveries a second of a user's publications, one a member; 0: no limit.",
+            extra=Rate,
+        ),
+    ] = 0
+    messages_per_second_per_tenant: Annotated[
+        int, Meta(ge=0, le=RATE_MAX, description="Messages a second of a tenant; 0: no limit.", extra=Rate)
+    ] = 0
+    bytes_per_second_per_tenant: Annotated[
+        int, Meta(ge=0, le=RATE_MAX, description="Bytes a second of a tenant; 0: no limit.", extra=ByteRate)
+    ] = 0
+    deliveries_per_second_per_tenant: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=RATE_MAX,
+            description="Deliveries a second of a tenant's publications, one a member; 0: no limit.",
+            extra=Rate,
+        ),
+    ] = 0
+    rate_burst_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=3600,
+            description="Seconds of those rates, and of accepts_per_second, that may come at once.",
+            extra=Seconds,
+        ),
+    ] = 2.0
+    accepts_per_second: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="New connections a second in one process; others wait in the backlog. 0: no limit.",
+            extra=Rate,
+        ),
+    ] = 0
     errors_per_second: Annotated[
         float,
         Meta(
             gt=0,
             le=1_000_000,
             description="Errors a second one connection may cause; one that goes on beyond is closed (4509).",
-            extra={"unit": "count/second"},
+            extra=Rate,
         ),
     ] = 1.0
     errors_burst: Annotated[
@@ -193,6 +249,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             extra={"unit": "seconds", "env": "WS_HEARTBEAT_INTERVAL"},
         ),
     ] = 30.0
+    max_connection_age_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86_400 * 30,
+            description="Close a connection (4006) at this age, give or take a tenth, so that it comes back "
+            "where there is room. 0: never.",
+            extra=Seconds,
+        ),
+    ] = 0.0
     close_timeout_s: Annotated[
         float, Meta(gt=0, le=60, description="Wait for the peer's close frame after ours.", extra=Seconds)
     ] = 5.0
@@ -227,7 +293,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "overtake or drop them any more; 0 leaves it to the kernel.",
             extra=Bytes,
         ),
-    ] = 128 * KB
+    ] = 32 * KB
     read_chunk_bytes: Annotated[
         int, Meta(ge=4 * KB, le=4 * MB, description="Most bytes read from a socket at once.", extra=Bytes)
     ] = 64 * KB

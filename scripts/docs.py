@@ -19,9 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the checkout's code, whatever else is installed
 
 from realtime import cli, errors, settings  # noqa: E402
-from realtime.backends.broker_memory import MemoryBroker  # noqa: E402
 from realtime.client import replay  # noqa: E402
-from realtime.core.clock import SystemClock  # noqa: E402
 from realtime.core.feature import Feature  # noqa: E402
 from realtime.edge import telemetry  # noqa: E402
 from realtime.features import discover  # noqa: E402
@@ -297,10 +295,12 @@ def feature_text(feature: Feature) -> str:
     alike: dict[tuple[str, ...], list[str]] = {}
     for message in feature.messages:
         content = "any JSON" if message.content is None else paragraph(message.content)
-        alike.setdefault((", ".join(map(code, sorted(message.kinds))), content), []).append(message.name)
+        kept = "no: ephemeral" if message.ephemeral else "yes"
+        kinds_named = ", ".join(map(code, sorted(message.kinds)))
+        alike.setdefault((kinds_named, content, kept), []).append(message.name)
     if alike:
         rows = [(" ".join(map(code, names)), *rest) for rest, names in alike.items()]
-        text.append("\n" + table(("Types", "To rooms of kind", "Content"), rows))
+        text.append("\n" + table(("Types", "To rooms of kind", "Content", "Ordered and kept"), rows))
     keys = [(code(key), code(f"{kind}:…")) for key, kind in feature.room_keys.items()]
     if keys:
         text.append("\nWhere the envelope has no `room`, the content's first of these keys names it:\n")
@@ -341,8 +341,10 @@ def close_codes_table() -> str:
 def metrics_page() -> str:
     hub = dict.fromkeys((*telemetry.HUB_COUNTERS, *telemetry.HUB_GAUGES), 0)
     core = dict.fromkeys((*telemetry.CORE_COUNTERS, *telemetry.CORE_GAUGES), 0)
-    core |= MemoryBroker(SystemClock(), stamp=NoStamp()).stats()
-    declared = telemetry.worker_metrics(hub, core, node="", version="", http=0, lag=telemetry.LoopLag())
+    core |= dict.fromkeys(telemetry.BACKEND_HELP, 0)
+    declared = telemetry.worker_metrics(
+        hub, core, refusals={}, node="", version="", http=0, lag=telemetry.LoopLag()
+    )
     rows = [(code(metric.name), metric.type, metric.help) for metric in declared]
     note = NOTE.format(source="realtime/edge/telemetry.py")
     return note + METRICS_INTRODUCTION + table(("Metric", "Type", "Meaning"), rows)
@@ -356,12 +358,6 @@ additions; nothing is formatted until somebody asks. Beside it, `GET /health` sa
 and `GET /ready` whether it may take traffic: 503 from the first moment of a drain on.
 
 """
-
-
-class NoStamp:
-    """Stands in for the hub where nothing is published."""
-
-    timestamp = b""
 
 
 # ---------------------------------------------------------------- all pages

@@ -21,6 +21,7 @@ import pytest
 
 from realtime.loading import CONFIG_VARIABLE
 from realtime.settings import KNOBS, as_text
+from tests.postgres import own_postgres, postgres  # noqa: F401 - fixtures
 
 # A busy machine must not fail a test: hypothesis bounds the examples here, not the time of one.
 hypothesis.settings.register_profile("realtime", deadline=None, print_blob=True)
@@ -35,10 +36,12 @@ _ADDRESS = re.compile(r"http://(?P<host>\[[^]]+\]|[^\s:/]+):(?P<port>\d+)")
 class Server:
     """A `realtime serve` process. Settings are given by name; `port` 0 lets the system choose.
 
-    Without a `sqlite_path` of its own it keeps nothing: servers of one run would lock each other out.
+    `module` is what runs it: `realtime`, or a module that adds features to it for a test. Without a
+    `sqlite_path` of its own it keeps nothing: servers of one run would lock each other out.
     """
 
-    def __init__(self, settings: dict[str, object]) -> None:
+    def __init__(self, settings: dict[str, object], module: str = "realtime") -> None:
+        self.module = module
         self.settings = {"port": 0, "sqlite_path": "", **settings}
         self.log: list[str] = []
         self.may_log_tracebacks = False
@@ -50,7 +53,7 @@ class Server:
         self._said_all = False
         began = len(self.log)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "realtime", "serve"],
+            [sys.executable, "-m", self.module, "serve"],
             cwd=ROOT,
             env=self._environ(),
             stdin=subprocess.DEVNULL,
@@ -155,8 +158,8 @@ def serve() -> Iterator[Callable[..., Server]]:
     """Start servers with settings of one's own: `serve(max_message_bytes=1024, echo_path="/echo")`."""
     started: list[Server] = []
 
-    def start(**settings: object) -> Server:
-        started.append(Server(settings))
+    def start(module: str = "realtime", **settings: object) -> Server:
+        started.append(Server(settings, module))
         return started[-1]
 
     yield start

@@ -33,10 +33,11 @@ _OURS = {knob.variable for knob in describe()}
 @pytest.mark.parametrize(
     ("arguments", "mentions"),
     [
-        (["--help"], ["serve", "check", "settings", "token", "replay", "examples:"]),
+        (["--help"], ["serve", "check", "settings", "migrate", "token", "replay", "examples:"]),
         (["serve", "--help"], ["--host", "--echo", "--no-compression", "REALTIME_PORT", "default 8000"]),
         (["check", "--help"], ["--config", "REALTIME_CONFIG"]),
         (["settings", "--help"], ["markdown"]),
+        (["migrate", "--help"], ["--status", "--sqlite-path"]),
         (["token", "make", "--help"], ["--sub", "--ttl", "--roles"]),
         (["replay", "--help"], ["--connections"]),
     ],
@@ -193,6 +194,45 @@ def test_check_says_that_the_server_would_start():
     assert "compiled build: present" in done.stdout
     assert "features: events" in done.stdout
     assert "port: can listen on http://127.0.0.1:" in done.stdout
+
+
+def test_check_says_what_the_store_is_and_makes_none(tmp_path):
+    path = tmp_path / "s.sqlite"
+    assert f"ok    store: {path} will be made" in check_store(path)
+    assert list(tmp_path.iterdir()) == []
+    realtime("migrate", "--sqlite-path", str(path))
+    assert f"ok    store: {path} opens" in check_store(path)
+    assert "warn  store: none: durable rooms are kept in memory only" in check_store("")
+    path.write_text("my notes" * 1000)
+    assert f"fail  store: {path} is not a database of ours" in check_store(path)
+    assert "fail  store:" in check_store(tmp_path / "nowhere" / "s.sqlite")
+
+
+def check_store(path) -> str:
+    return realtime("check", "--port", "0", "--sqlite-path", str(path)).stdout
+
+
+def test_migrate_prints_what_it_applies_and_status_what_there_is(tmp_path):
+    path = tmp_path / "s.sqlite"
+    status = realtime("migrate", "--status", "--sqlite-path", str(path))
+    assert status.stdout.split() == ["core", "001_publications.sql", "due"]
+    assert list(tmp_path.iterdir()) == []
+    done = realtime("migrate", "--sqlite-path", str(path))
+    assert done.stdout == "core: applied 001_publications.sql\n"
+    assert (done.returncode, done.stderr) == (0, "")
+    again = realtime("migrate", "--sqlite-path", str(path))
+    assert again.stdout == "nothing to apply: the store is up to date\n"
+    status = realtime("migrate", "--status", "--sqlite-path", str(path))
+    assert status.stdout.split()[:3] == ["core", "001_publications.sql", "applied"]
+
+
+def test_migrate_without_a_store_says_what_to_set():
+    for arguments in (["migrate"], ["migrate", "--status"]):
+        done = realtime(*arguments)
+        assert done.returncode == 1
+        assert done.stderr == (
+            "realtime: there is no store to migrate: set REALTIME_SQLITE_PATH or POSTGRES_URL\n"
+        )
 
 
 @pytest.mark.parametrize("command", ["serve", "check"])

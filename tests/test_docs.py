@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
+from realtime.core.limits import LIMITS
 from realtime.settings import KNOBS
 from tests.conftest import Server
 
@@ -28,7 +29,7 @@ def load(path: Path) -> ModuleType:
 
 
 docs = load(ROOT / "scripts" / "docs.py")
-HAND_WRITTEN = ["README.md", "docs/index.md", "docs/protocol.md", "docs/architecture.md"]
+HAND_WRITTEN = ["README.md", "docs/index.md", "docs/protocol.md", "docs/limits.md", "docs/architecture.md"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [*HAND_WRITTEN, *docs.PAGES]
 
@@ -68,6 +69,11 @@ def test_variables_that_pages_name_exist(page: str):
     known = {knob.variable for knob in KNOBS.values()} | {"REALTIME_CONFIG", "REALTIME_BUILD_ONLY"}
     text = (ROOT / page).read_text(encoding="utf-8")
     assert set(re.findall(r"\bREALTIME_[A-Z0-9_]*[A-Z0-9]\b", text)) - known == set()
+
+
+def test_the_limits_page_has_every_limit_that_an_answer_can_name():
+    page = (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
+    assert {limit for limit in LIMITS if f"`{limit}`" not in page} == set()
 
 
 def test_make_verbs_that_pages_name_exist():
@@ -177,11 +183,13 @@ def test_every_page_that_the_readme_names_answers(server: Server, path: str):
         assert answer.status == 200
 
 
-def test_the_metrics_page_has_what_a_server_says(server: Server):
+def test_the_metrics_page_has_what_a_server_says(serve: Callable[..., Server], tmp_path: Path):
+    server = serve(sqlite_path=str(tmp_path / "rooms.sqlite"))
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as answer:
         said = set(re.findall(r"^# TYPE (\w+) ", answer.read().decode(), re.MULTILINE))
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
-    assert said == set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    of_postgres = {"realtime_store_reconnects_total"}
+    assert said | of_postgres == set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
 
 
 def test_the_architecture_page_has_a_place_for_every_native_module():

@@ -25,9 +25,10 @@ class DurableBroker:
     """Streams of durable kinds stand on `store`, all others are those of `memory`.
 
     How much of a durable room is in memory is as `memory` says, out of the same budget; the rest is in the
-    store. What is read for one recovery is bounded by `recovery_bytes`: a larger one is refused. Of rooms
-    without a subscriber at most `idle_rooms` stay loaded, for `recovery_window_s` after their last use; they
-    lose nothing by being forgotten. An idempotency key is good for `recovery_window_s`, over restarts too.
+    store. Not much more than `answer_bytes` is read for one answer: a page of history ends there, a larger
+    recovery is refused. Of rooms without a subscriber at most `idle_rooms` stay loaded, for
+    `recovery_window_s` after their last use; they lose nothing by being forgotten. An idempotency key is good
+    for `recovery_window_s`, over restarts too.
     """
 
     def __init__(
@@ -39,14 +40,14 @@ class DurableBroker:
         *,
         recovery_window_s: float = 300.0,
         idle_rooms: int = 10_000,
-        recovery_bytes: int = 512 * KB,
+        answer_bytes: int = 512 * KB,
     ) -> None:
         self.memory = memory
         self.store = store
         self.clock = clock
         self.stamp = stamp
         self.recovery_window_s = recovery_window_s
-        self.recovery_bytes = recovery_bytes
+        self.answer_bytes = answer_bytes
         self.in_flight = 0  # rows that the store has not told of
         self.waiting = 0  # publications whose rooms are being loaded
         self.waiting_bytes = 0
@@ -78,9 +79,12 @@ class DurableBroker:
         if not kind.durable:
             return self.memory.publish(room, kind, type, sender, content, terms)
         stream = self._stream(room, kind)
-        if stream.deliver is None:
-            self.rest(stream)
-        return stream.publish(type, sender, content, terms)
+        try:
+            return stream.publish(type, sender, content, terms)
+        finally:
+            # Only now, when it is busy: were it forgotten before, a second one would give the same offsets.
+            if stream.deliver is None:
+                self.rest(stream)
 
     def rest(self, stream: DurableStream) -> None:
         """Count a stream without a subscriber as just used."""

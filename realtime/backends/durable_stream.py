@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from realtime.backends.broker_memory import weigh
-from realtime.backends.kept_order import READ_ROWS, KeptOrder
+from realtime.backends.kept_order import KeptOrder
 from realtime.backends.keys import RoomKeys
 from realtime.core.contracts import Deliver, Page, Position, Receipt, Recovery, RoomKey, Row, Terms
 from realtime.core.kinds import RoomKind
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger("realtime.broker")
 
 CLOCK_STEP_MS: Final = 60_000
+READ_ROWS: Final = 500  # of the store at once, after a failure: they were in memory just now
 RETRY_S: Final = 1.0  # when to try again, where the store does not say
 
 
@@ -96,7 +97,7 @@ class DurableStream:
         self, type: str, sender: bytes | None, content: bytes, terms: Terms | None = None
     ) -> Pending[Receipt]:
         """Order and keep one publication, then deliver it, as `Stream.publish`."""
-        if self._ready:
+        if self._ready and not self._is_outdated():
             return self._submit(type, sender, content, terms, Pending())
         broker = self._broker
         if broker.full:
@@ -110,7 +111,9 @@ class DurableStream:
 
     def recover(self, since: Position | None) -> Recovery | Awaitable[Recovery]:
         """Return the committed position and what was missed, as `Stream.recover`."""
-        return self._recover_later(since) if self._kept is None else self._kept.recover(since)
+        if self._kept is None or self._is_outdated():
+            return self._recover_later(since)
+        return self._kept.recover(since)
 
     def history(self, before: int | None, after: int | None, limit: int) -> Page | Awaitable[Page]:
         """Return a page of all that was ever kept, as `Stream.history`."""
@@ -259,16 +262,17 @@ class DurableStream:
         # All keys are known that were used before the failure; the rest is for a clock that was set back.
         since_ms = max(int((now - broker.recovery_window_s) * 1000), self._doubtful_from_ms - CLOCK_STEP_MS)
         remembered = await broker.store.remembered(self.room, since_ms)
-        known = 0
         if self._kept is None:
             self._kept = self._new_order(remembered.offset)
             self._kept.deliver_to(self.deliver)
         else:
-            known = self._kept.offset
             await self._deliver_kept(self._kept, remembered.offset)
+            if self._kept.epoch != broker.store.epoch:
+                # The offsets go on, so that the members see what was lost as a gap between two epochs.
+                self._kept = self._new_order(self._kept.offset)
+                self._kept.deliver_to(self.deliver)
         for sender, key, offset, at_ms in remembered.keys:
-            if offset > known:
-                self._keys.add(sender, key, offset, age_s=max(0.0, now - at_ms / 1000))
+            self._keys.add(sender, key, offset, age_s=max(0.0, now - at_ms / 1000))
 
     async def _deliver_kept(self, kept: KeptOrder, last: int) -> None:
         """Deliver what was kept though nobody was told; `last` is the store's last offset."""
@@ -283,11 +287,23 @@ class DurableStream:
         if kept.offset > last:
             log.error("%s: the store has lost what is after offset %d", self.room.room, last)
 
+    def _is_outdated(self) -> bool:
+        """Whether the store has begun another epoch since the last look; then there has to be another look.
+
+        A database that was restored, or has lost its tail with its primary, comes back so while we run. What
+        is in flight meanwhile ends in the epoch that it began in.
+        """
+        if self._kept is None or self._flight or self._kept.epoch == self._broker.store.epoch:
+            return False
+        self._ready = False
+        self._broker.unknown.add(self)
+        return True
+
     def _new_order(self, offset: int) -> KeptOrder:
         broker = self._broker
         epoch = broker.store.epoch
         make_ring = partial(broker.memory.sequence, self.room, self._kind, epoch)
-        return KeptOrder(self.room, broker.store, offset, make_ring, broker.recovery_bytes)
+        return KeptOrder(self.room, broker.store, offset, make_ring, broker.answer_bytes)
 
     def _set_deliver(self, deliver: Deliver | None) -> None:
         self.deliver = deliver

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from realtime.core.contracts import Kept, Row
+from realtime.core.contracts import Clock, Kept, Row
 from realtime.errors import Unavailable
 
 log: Final = logging.getLogger("realtime.store")
@@ -100,11 +100,12 @@ class Queue:
         self._tell(lost, error)
         return len(lost)
 
-    def fail_all(self, error: Unavailable) -> None:
-        """Tell the owners of all that waits that it is not committed."""
+    def fail_all(self, error: Unavailable) -> int:
+        """Tell the owners of all that waits that it is not committed; return how many rows it was."""
         lost = list(self._waiting)
         self._waiting.clear()
         self._tell(lost, error)
+        return len(lost)
 
     def _tell(self, entries: list[Entry], error: Unavailable | None) -> None:
         self._bounds.release(entries)  # first: an owner may append at once
@@ -113,3 +114,32 @@ class Queue:
                 kept(row, error)
             except Exception:  # one owner's mistake must not keep the news from the others
                 log.exception("%s: what waited for offset %d failed", row.room.room, row.position.offset)
+
+
+class Episode:
+    """Whether something works. Logs one line when it stops to, and one when it does again."""
+
+    __slots__ = ("_clock", "_since", "_what")
+
+    def __init__(self, what: str, clock: Clock) -> None:
+        self._what = what
+        self._clock = clock
+        self._since: float | None = None
+
+    @property
+    def over(self) -> bool:
+        return self._since is None
+
+    def begin(self, why: object) -> None:
+        """It does not work; `why` is logged if it did until now."""
+        if self._since is None:
+            self._since = self._clock.monotonic()
+            log.error("%s cannot be written: %s", self._what, why)
+
+    def end(self) -> None:
+        """It works."""
+        if self._since is not None:
+            log.warning(
+                "%s is written again, after %.1f s", self._what, self._clock.monotonic() - self._since
+            )
+            self._since = None

@@ -9,24 +9,28 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+import msgspec
+
 from realtime.core.contracts import Deliver, Page, Position, Recovery, RoomKey, Store
 from realtime.core.history import missed, page
 from realtime.core.pending import Pending
 from realtime.errors import Unavailable
 from realtime.native.sequence import Sequence
 
-READ_ROWS: Final = 500  # of the store at once
+# Asked of the store first; how many more is known when these show how large they are. Of small ones all come
+# with the second question, and of the largest no answer is many times what may be sent.
+FIRST_ROWS: Final = 16
 PUSH_BYTES_MIN: Final = 100  # no push is smaller: its keys, epoch and timestamp are that much
 
 
 class KeptOrder:
     """A room's committed publications, from the one after `offset` on in memory as they come.
 
-    `make_ring` makes the part in memory, empty, after an offset. A recovery of more than `recovery_bytes` is
-    refused.
+    `make_ring` makes the part in memory, empty, after an offset. Not much more than `answer_bytes` is read
+    of the store for one answer.
     """
 
-    __slots__ = ("_make_ring", "_reading", "_recovery_bytes", "_ring", "_room", "_store", "_too_far")
+    __slots__ = ("_answer_bytes", "_make_ring", "_reading", "_ring", "_room", "_store", "_too_far")
 
     def __init__(
         self,
@@ -34,12 +38,12 @@ class KeptOrder:
         store: Store,
         offset: int,
         make_ring: Callable[[int], Sequence],
-        recovery_bytes: int,
+        answer_bytes: int,
     ) -> None:
         self._room = room
         self._store = store
         self._make_ring = make_ring
-        self._recovery_bytes = recovery_bytes
+        self._answer_bytes = answer_bytes
         self._ring = make_ring(offset)
         self._reading: Pending[bool] | None = None  # the end of the recovery that reads the store
         self._too_far = -1  # a recovery since this offset, or one before it, has been found too large
@@ -90,7 +94,7 @@ class KeptOrder:
             covered = ring.first == 1 or before - limit > ring.first
         if covered:
             return page(ring, before, after, limit)
-        return self._store.page(self._room, before, after, limit)
+        return self._page(before, after, limit)
 
     def _recover_now(self, since: Position | None) -> Recovery | None:
         """Return the recovery if it needs no look at the store."""
@@ -100,7 +104,7 @@ class KeptOrder:
         messages = missed(ring, since)
         if messages is not None:
             return Recovery(ring.offset, ring.epoch, True, messages)
-        rows_max = self._recovery_bytes // PUSH_BYTES_MIN
+        rows_max = self._answer_bytes // PUSH_BYTES_MIN
         if since.offset <= self._too_far or ring.offset - since.offset > rows_max:
             return self._refused()
         return None
@@ -119,38 +123,56 @@ class KeptOrder:
             if recovery is not None:
                 return recovery
         reading = self._reading = Pending[bool]()
+        outcome: bool | Exception = True  # also where this one is cancelled: the next one reads
         try:
-            recovery = await self._read(since)
+            return await self._read(since)
         except Unavailable as error:
-            self._reading = None
-            reading.settle(error)
+            outcome = error
             raise
-        except BaseException:
+        finally:
             self._reading = None
-            reading.settle(Unavailable("a recovery was broken off"))
-            raise
-        self._reading = None
-        reading.settle(True)
-        return recovery
+            reading.settle(outcome)
 
     async def _read(self, since: Position) -> Recovery:
         """Return what the store has from `since` to where the room is now; refused where that is not all."""
-        at, last, size = since.offset, self.offset, 0
+        at, last, size, ask = since.offset, self.offset, 0, FIRST_ROWS
         messages: list[bytes] = []
         while at < last:
-            rows = await self._store.read(self._room, at, min(READ_ROWS, last - at))
+            rows = await self._store.read(self._room, at, min(ask, last - at))
             for position, push in rows:
                 at += 1
                 if position != Position(at, since.epoch):
                     return self._refused()
                 messages.append(push)
                 size += len(push)
-            if size > self._recovery_bytes:
+            if size > self._answer_bytes:
                 self._too_far = max(self._too_far, since.offset)
-            if size > self._recovery_bytes or not rows:
+            if size > self._answer_bytes or not rows:
                 return self._refused()
+            ask = self._rows_left(len(messages), size)
         self._lengthen(since.offset, messages)
         return Recovery(last, since.epoch, True, messages)
+
+    async def _page(self, before: int | None, after: int | None, limit: int) -> Page:
+        """Return a page of the store, or as much of it as one answer may hold."""
+        messages: list[bytes] = []
+        size, ask, more = 0, FIRST_ROWS, True
+        while more and len(messages) < limit and size <= self._answer_bytes:
+            found, more = await self._store.page(self._room, before, after, min(ask, limit - len(messages)))
+            pushes = list(found)
+            if not pushes:
+                break
+            if after is None:
+                before, messages = _offset_of(pushes[0]), pushes + messages
+            else:
+                after, messages = _offset_of(pushes[-1]), messages + pushes
+            size += sum(map(len, pushes))
+            ask = self._rows_left(len(messages), size)
+        return Page(messages, more)
+
+    def _rows_left(self, rows: int, size: int) -> int:
+        """Return how many more would fill an answer, of which `rows` have `size` bytes."""
+        return max(FIRST_ROWS, (self._answer_bytes - size) * rows // max(size, 1) + 1)
 
     def _lengthen(self, offset: int, messages: list[bytes]) -> None:
         """Keep in memory what was read after `offset`, before what came since; as far as it fits."""
@@ -165,3 +187,14 @@ class KeptOrder:
         if len(longer) > len(ring):
             longer.deliver = ring.deliver
             self._ring = longer
+
+
+class _Placed(msgspec.Struct):
+    offset: int
+
+
+_decode_placed = msgspec.json.Decoder(_Placed).decode
+
+
+def _offset_of(push: bytes) -> int:
+    return _decode_placed(push).offset

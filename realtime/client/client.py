@@ -364,7 +364,7 @@ class Client:
             except RealtimeError as error:
                 if error.retryable:
                     await self._clock.sleep(error.retry_after_s or 1.0)
-                else:
+                elif self._rooms.get(room.name) is room:
                     logger.warning("%s: what was missed is not to be had: %s", room.name, error)
                     room.order.give_up(ask)
 

@@ -47,8 +47,16 @@ class UnknownError(RealtimeError):
     code = "unknown"
     retryable = False
 
-    def __init__(self, message: str = "", *, name: str, retry_after_s: float | None = None) -> None:
-        super().__init__(message, retry_after_s=retry_after_s)
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        name: str,
+        retry_after_s: float | None = None,
+        limit: str | None = None,
+        allowed: float | None = None,
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s, limit=limit, allowed=allowed)
         self.name = name
 
 
@@ -75,13 +83,15 @@ def from_wire(content: Any) -> RealtimeError:
     """Return the content of an `error` message as an exception. Never raises, whatever the server sends."""
     body = content if isinstance(content, dict) else {}
     name, message = str(body.get("name", "internal")), str(body.get("message", ""))
-    retry_after = body.get("retry_after")
+    retry_after, limit, allowed = body.get("retry_after"), body.get("limit"), body.get("allowed")
     retry_after_s = float(retry_after) if isinstance(retry_after, int | float) else None
+    limit = limit if isinstance(limit, str) else None
+    allowed = allowed if isinstance(allowed, int | float) else None
     known = _CLASSES.get(name)
     if known is not None:
-        return known(message, retry_after_s=retry_after_s)
+        return known(message, retry_after_s=retry_after_s, limit=limit, allowed=allowed)
     unknown = UnknownTemporaryError if body.get("temporary") is True else UnknownError
-    return unknown(message, name=name, retry_after_s=retry_after_s)
+    return unknown(message, name=name, retry_after_s=retry_after_s, limit=limit, allowed=allowed)
 
 
 # The peer finds our frames wrong, or is done with us: the next attempt would end the same way.

@@ -7,7 +7,7 @@ hands it to `page`. Pushes that come meanwhile wait behind it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -82,7 +82,7 @@ class Order:
         assert self.position is not None
         return Ask({"after": self.position.offset, "limit": self._limit}, stage)
 
-    def joined(self, here: Position | None, recovered: bool, messages: Iterable[Message]) -> None:
+    def joined(self, here: Position | None, recovered: bool, messages: Sequence[Message]) -> None:
         """Take the answer to a join: the room is at `here`, where the answer says so.
 
         A room that was joined before goes on after `position`: with `messages` where they are all that was
@@ -95,8 +95,10 @@ class Order:
         self._stage = None
         self._later.clear()  # published after `position`, so they come again
         self._resuming, self._whole = True, True
+        if here is None and recovered:
+            here = _end_of(messages) or since  # the messages themselves say where they lead
         if here is None:
-            self._join_nowhere(recovered, messages)
+            self._stage = _Fill(None, "unrecoverable")
         elif here.epoch != since.epoch:
             self._change_epoch(here)
         elif here.offset < since.offset:
@@ -169,7 +171,7 @@ class Order:
         assert self.position is not None
         return self.position.offset
 
-    def _take(self, messages: Iterable[Message]) -> None:
+    def _take(self, messages: Sequence[Message]) -> None:
         """Deliver what follows the position without a hole, as far as the reader has room for it."""
         assert self.position is not None
         free = self._inbox.free
@@ -255,14 +257,6 @@ class Order:
         if seek.low is None or turn.offset <= self._offset:
             self._filled(self._stage)  # the history has nothing of the old one there
 
-    def _join_nowhere(self, recovered: bool, messages: Iterable[Message]) -> None:
-        """The answer names no place: the messages that come, and those of the history, tell by their own."""
-        for message in messages:
-            if message.offset is not None and message.epoch is not None:
-                self.push(message)
-        if not recovered and self._stage is None:
-            self._stage = _Fill(None, "unrecoverable")
-
     def _restart(self, here: Position) -> None:
         self.position = here
         self._tell(Gap(None, None, "epoch_changed"))
@@ -292,3 +286,10 @@ class Order:
         self._later.append(item)
         if len(self._later) > self._limit:
             self._later.popleft()
+
+
+def _end_of(messages: Sequence[Message]) -> Position | None:
+    """The place of the last message; None where there is none, or it has none."""
+    if not messages or messages[-1].offset is None or messages[-1].epoch is None:
+        return None
+    return Position(messages[-1].offset, messages[-1].epoch)

@@ -46,7 +46,9 @@ class Room:
         return self.order.position
 
     async def publish(self, type_: str, content: object, *, key: str | None = None) -> Position | None:
-        """Publish, and return the message's place once the server keeps it; None for what has no place.
+        """Publish, and return the message's place once the server keeps it; None where it names none.
+
+        What is not kept at all, such as typing, is for `signal`.
 
         While there is no connection it waits for one. Over reconnects it is sent again under the same
         idempotency key; give your own `key` (at most 64 bytes) to be able to repeat it yourself, too.

@@ -183,7 +183,8 @@ class Store(Protocol):
     @property
     def epoch(self) -> bytes:
         """The order that this store's rooms are in. It is made with the store and kept with it; a new one
-        is made only where the last writer may have told of rows that are lost (a power cut without fsync).
+        is made only where the last writer may have told of rows that are lost (a power cut without fsync, a
+        standby that took over). The latter may be met while the store is open: after a failure, look again.
         """
         ...
 

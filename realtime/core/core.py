@@ -8,7 +8,7 @@ admitted and never connected. A connection that is to authenticate by its first 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -140,6 +140,11 @@ class Core:
             "acks_owed": self._router.owed,
             **self._broker.stats(),
         }
+
+    @property
+    def refusals(self) -> Mapping[str, int]:
+        """How many messages were refused over which limit, and connections closed, since the start."""
+        return self._router.refusals
 
     def _handler(self, message: MessageType) -> Handle:
         """Return what handles a feature's message: its own handler, or the publisher; content checked."""

@@ -9,9 +9,9 @@ from typing import Final
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.contents import decode_token
 from realtime.core.contracts import Clock, Connection
-from realtime.core.limits import Limits, count_connection, discount_connection
+from realtime.core.limits import Allowances, Limits, count_connection, discount_connection
 from realtime.core.membership import Membership
-from realtime.core.router import Router
+from realtime.core.router import Router, error_reason
 from realtime.core.session import NO_HANDLERS, Handlers, Session
 from realtime.core.tenant import Tenants
 from realtime.errors import CloseCode, ConnectionLimit, Forbidden, RealtimeError, TokenExpired, Unauthorized
@@ -47,6 +47,7 @@ class Entry:
         self._tenants = tenants
         self._clock = clock
         self._limits = limits
+        self._allowances = Allowances(limits, clock)
         self._authenticator = authenticator
         self._greet = greet
         self._handlers = NO_HANDLERS
@@ -97,6 +98,7 @@ class Entry:
         self.sessions -= 1
         self._membership.leave_all(session)
         if session.identity is not None:
+            self._allowances.release(session.allowance)
             self._forget_expiry(session, session.identity)
             self.release(session.identity)
 
@@ -171,6 +173,8 @@ class Entry:
         session.send(greeting if message.id is None else b'{"id":%b,%b' % (message.id, greeting[1:]))
 
     def _establish(self, session: Session, identity: Identity) -> None:
+        if session.identity is None:  # renewed, it goes on with what it holds
+            session.allowance = self._allowances.hold(identity)
         session.authenticate(identity, self._tenants[identity.tenant])
         if identity.expires_at is not None:
             step = int(identity.expires_at) // EXPIRY_STEP_S
@@ -192,7 +196,7 @@ class Entry:
         if not isinstance(error, Unauthorized | Forbidden | ConnectionLimit):
             raise error
         self._router.fail(session, message, error)
-        session.close(error.close_code, close_reason(error.code))
+        session.close(error.close_code, error_reason(error))
 
     def _forget_expiry(self, session: Session, identity: Identity) -> None:
         if identity.expires_at is None:

@@ -35,10 +35,12 @@ def by_type(type: str, content: bytes) -> str:
 class RoomKind(msgspec.Struct, frozen=True, kw_only=True):
     """The rules of one kind of rooms.
 
-    `history_messages` and `history_bytes` bound what a room keeps for recovery, whichever is reached first;
-    None takes the server's setting, 0 keeps nothing. `slow_reader` is what happens to a member that lags
-    `lag_limit_bytes` or `lag_limit_messages` behind; `conflate` says for LATEST what replaces what. Where a
-    connection is behind, its rooms of a higher `priority` are sent first; the order in a room stays.
+    A `durable` room is in the server's store, where there is one: what is published is delivered and acked
+    when it is kept there. `history_messages` and `history_bytes` bound what a room keeps in memory for
+    recovery, whichever is reached first; None takes the server's setting, 0 keeps nothing. `slow_reader` is
+    what happens to a member that lags `lag_limit_bytes` or `lag_limit_messages` behind; `conflate` says for
+    LATEST what replaces what. Where a connection is behind, its rooms of a higher `priority` are sent first;
+    the order in a room stays.
     `may_join` and `may_publish` decide for who is authenticated, None allows; a publisher has to be a member
     unless `open_to_publish`.
     """

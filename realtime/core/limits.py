@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Final
 
 import msgspec
 
+from realtime.core.auth import Identity
 from realtime.core.contracts import Clock
 from realtime.core.session import Session
 from realtime.core.tenant import Tenant
 from realtime.errors import ConnectionLimit, RateLimited
-from realtime.ids import UserId
-from realtime.native.ratelimit import KeyedLimiter
+from realtime.ids import TenantId, UserId
+from realtime.native.ratelimit import Allowance, KeyedLimiter, Tariff
 
 # Connections whose buckets are remembered; those of silent ones are full again and forgotten by themselves.
 METERED_CONNECTIONS: Final = 1_000_000
 # Messages paid for at once: one call of the limiter (0.2 us) a chunk, not a message. It lets nobody send
 # more than the rate, only up to a chunk of it later than it was paid for.
 CREDIT_CHUNK: Final = 64
+# Users and tenants whose allowances are remembered while they are gone; at 100 to 300 bytes each.
+ALLOWANCES_MAX: Final = 200_000
+# Looked at when one is added: two for one, so that what is full again goes by itself.
+FORGET_CHECKS: Final = 2
+# What an error or a close can name as its limit. Each is a setting, but for the backlog.
+LIMITS: Final = (
+    "messages_per_second",
+    "bytes_per_second",
+    "messages_per_second_per_user",
+    "bytes_per_second_per_user",
+    "deliveries_per_second_per_user",
+    "messages_per_second_per_tenant",
+    "bytes_per_second_per_tenant",
+    "deliveries_per_second_per_tenant",
+    "errors_per_second",
+    "max_connections_per_user",
+    "max_rooms_per_connection",
+    "max_message_bytes",
+    "messages_per_frame",
+    "backlog_messages",
+)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +51,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     messages_per_frame: int = 100
     messages_per_second: float = 100_000
     messages_burst: float = 100_000
+    # All connections of a user, and of a tenant, together; 0 does not limit. A publish makes as many
+    # deliveries as its room has members here, at least one.
+    messages_per_second_per_user: float = 0
+    messages_per_second_per_tenant: float = 0
+    bytes_per_second_per_user: float = 0
+    bytes_per_second_per_tenant: float = 0
+    deliveries_per_second_per_user: float = 0
+    deliveries_per_second_per_tenant: float = 0
+    rate_burst_s: float = 2.0  # seconds of those six rates that may come at once
     content_bytes: int = 64 * 1024
     errors_per_second: float = 1.0  # a connection that keeps causing more is closed (4509)
     errors_burst: float = 100
@@ -58,6 +90,7 @@ class Meters:
         self._errors = KeyedLimiter(
             limits.errors_per_second, limits.errors_burst, METERED_CONNECTIONS, clock=clock.monotonic_ns
         )
+        self._limits = limits
         self._chunk = max(1, min(CREDIT_CHUNK, int(limits.messages_burst) // 8))
 
     def pay(self, session: Session) -> None:
@@ -72,11 +105,83 @@ class Meters:
             return
         wait_s = self._messages.take(key)
         if wait_s > 0.0:
-            raise RateLimited(retry_after_s=wait_s)
+            raise rate_limited("messages_per_second", self._limits.messages_per_second, wait_s)
 
     def count_error(self, session: Session) -> bool:
         """Count an error that the peer caused; False when it causes too many to be kept."""
         return bool(self._errors.take(str(session.connection.id)) == 0.0)
+
+
+class Allowances:
+    """The buckets of users and of tenants, which all their connections share: messages, bytes, deliveries.
+
+    A session holds its user's, with the tenant's above it, or the tenant's alone, or none: as the limits ask.
+    One that nobody holds is remembered until it is full again, so that nobody gets a new one by coming back.
+    """
+
+    def __init__(self, limits: Limits, clock: Clock) -> None:
+        self._user = _tariff(limits, "user", clock)
+        self._tenant = _tariff(limits, "tenant", clock)
+        self._known: OrderedDict[TenantId | tuple[TenantId, UserId], Allowance] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many are remembered."""
+        return len(self._known)
+
+    def hold(self, identity: Identity) -> Allowance | None:
+        """Return what a session of `identity` draws on until `release`; None where nothing is limited."""
+        tenant = None if self._tenant is None else self._held(identity.tenant, self._tenant)
+        if self._user is None:
+            return tenant
+        user = self._held((identity.tenant, identity.user), self._user)
+        user.above = (
+            tenant  # the one of now: while nobody held the user's, the tenant's may have been forgotten
+        )
+        return user
+
+    def release(self, allowance: Allowance | None) -> None:
+        """Hold it no longer."""
+        while allowance is not None:
+            allowance.holders -= 1
+            allowance = allowance.above
+
+    def _held(self, key: TenantId | tuple[TenantId, UserId], tariff: Tariff) -> Allowance:
+        found = self._known.get(key)
+        if found is None:
+            self._forget()
+            found = self._known[key] = Allowance(tariff)
+        found.holders += 1
+        return found
+
+    def _forget(self) -> None:
+        """Forget of the ones longest not looked at those that nobody holds and that owe nothing.
+
+        Past `ALLOWANCES_MAX` one that owes goes too: its user begins anew, which costs others nothing.
+        """
+        for _ in range(min(FORGET_CHECKS, len(self._known))):
+            key, allowance = next(iter(self._known.items()))
+            crowded = len(self._known) >= ALLOWANCES_MAX
+            if not allowance.holders and (crowded or allowance.full):
+                del self._known[key]
+            else:
+                self._known.move_to_end(key)
+
+
+def rate_limited(limit: str, allowed: float, wait_s: float) -> RateLimited:
+    """The error for what is over a rate."""
+    message = f"{limit} allows {allowed:g}; wait {wait_s:.3f} s"
+    return RateLimited(message, retry_after_s=wait_s, limit=limit, allowed=allowed)
+
+
+def _tariff(limits: Limits, whose: str, clock: Clock) -> Tariff | None:
+    """The rates of each user, or tenant; None where none is limited."""
+    messages, octets, deliveries = (
+        f"{what}_per_second_per_{whose}" for what in ("messages", "bytes", "deliveries")
+    )
+    rates = getattr(limits, messages), getattr(limits, octets), getattr(limits, deliveries)
+    if not any(rates):
+        return None
+    return Tariff((messages, octets, deliveries), rates, limits.rate_burst_s, clock=clock.monotonic_ns)
 
 
 def count_connection(tenant: Tenant, user: UserId, limit: int) -> None:
@@ -87,7 +192,11 @@ def count_connection(tenant: Tenant, user: UserId, limit: int) -> None:
     """
     held = tenant.connections.get(user, 0)
     if held >= limit:
-        raise ConnectionLimit(f"{limit} connections of this user are open already")
+        raise ConnectionLimit(
+            f"{limit} connections of this user are open already",
+            limit="max_connections_per_user",
+            allowed=limit,
+        )
     tenant.connections[user] = held + 1
 
 

@@ -158,7 +158,9 @@ class Membership:
         if kind.may_join is not None and not kind.may_join(identity, room_name(RoomId(name))):
             raise Forbidden("you may not join this room")
         if len(session.rooms) >= self._limits.rooms_per_connection:
-            raise RoomLimit(f"a connection may be in {self._limits.rooms_per_connection} rooms")
+            allowed = self._limits.rooms_per_connection
+            message = f"a connection may be in {allowed} rooms; leave one first"
+            raise RoomLimit(message, limit="max_rooms_per_connection", allowed=allowed)
         if room is None:
             members_named = self._limits.presence_members
             if kind.presence_members is not None:

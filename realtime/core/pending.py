@@ -1,7 +1,8 @@
 """What is not there yet: outcomes that somebody else brings, without a task a message.
 
-A task costs 4 to 6 us and 1 KB while it waits; a callback 0.2 us. What is kept in groups of hundreds is told
-by callbacks, and whoever would rather wait may await the same object.
+What is kept in groups of hundreds is told by callbacks: from its frame to its ack a publication to a durable
+room takes 5.6 us so, and 13.2 us with a task each (500 a group, without the store's own work). Whoever would
+rather wait may await the same object.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from realtime.core.catalog import Catalog
 from realtime.core.contracts import Broker, Receipt, RoomKey, Stamp, Terms
 from realtime.core.kinds import RoomKind
-from realtime.core.limits import Limits
+from realtime.core.limits import Limits, rate_limited
 from realtime.core.membership import Membership
 from realtime.core.pending import Owed, Pending
 from realtime.core.session import Session
@@ -41,6 +41,7 @@ class Publisher:
             BadMessage: it names no room.
             NotJoined, Forbidden: this session may not publish this there.
             TooLarge: the content is over `content_bytes`.
+            RateLimited: its user or tenant may not cause as many deliveries now.
             Conflict, Unavailable: the broker refuses.
         """
         content = self._content(message)
@@ -50,11 +51,13 @@ class Publisher:
         if room is None or room not in session.rooms:
             kind = self._catalog.kind_of(name)
             self._check(session, message, kind, name, joined=False)
+            charge(session, 1 if room is None else room.members)
             key = RoomKey(session.tenant.id, RoomId(name))
             receipt = self._broker.publish(key, kind, message.type, session.user_json, content, terms)
             return acknowledge(session, message.id, json_string(name), receipt)
         if message.type not in room.types:
             self._check(session, message, room.kind, name, joined=True)
+        charge(session, room.members)
         receipt = room.stream.publish(message.type, session.user_json, content, terms)
         return acknowledge(session, message.id, room.json, receipt)
 
@@ -68,6 +71,7 @@ class Publisher:
             BadMessage: it names no room, or has a `key`: there is nothing that a repeat could find.
             NotJoined, Forbidden: this session may not publish this there.
             TooLarge: the content is over `content_bytes`.
+            RateLimited: its user or tenant may not cause as many deliveries now.
         """
         content = self._content(message)
         if message.key is not None:
@@ -75,6 +79,7 @@ class Publisher:
         room = self._membership.joined_room(session, message)
         if message.type not in room.types:
             self._check(session, message, room.kind, room.key.room, joined=True)
+        charge(session, room.members)
         room.broadcast(
             b'{"type":%b,"room":%b,"from":%b,"content":%b,"timestamp":"%b"}'
             % (json_string(message.type), room.json, session.user_json, content, self._stamp.timestamp)
@@ -86,7 +91,11 @@ class Publisher:
         """Return the content of a publication."""
         content = message.content or b"null"
         if len(content) > self._content_bytes:
-            raise TooLarge(f"content has {len(content)} bytes; at most {self._content_bytes} are taken")
+            raise TooLarge(
+                f"content has {len(content)} bytes; at most {self._content_bytes} are taken",
+                limit="max_message_bytes",
+                allowed=self._content_bytes,
+            )
         return content
 
     def _check(self, session: Session, message: Envelope, kind: RoomKind, name: str, *, joined: bool) -> None:
@@ -104,6 +113,19 @@ class Publisher:
             if kind.may_join is not None and not kind.may_join(identity, id):
                 raise Forbidden("you may not join this room")
             raise NotJoined
+
+
+def charge(session: Session, members: int) -> None:
+    """Take what a publication to so many members costs from what the session's user and tenant may send.
+
+    Raises:
+        RateLimited: it is more than they may send now; nothing is taken.
+    """
+    if session.allowance is None:
+        return
+    over = session.allowance.take(0, 0, max(1, members))
+    if over is not None:
+        raise rate_limited(*over)
 
 
 def acknowledge(

@@ -35,8 +35,8 @@ class Room(RoomBase):
     """A live room. `members` counts sessions, `roster` the users that they are; `passive` are the members
     that are in none of its logs.
 
-    What the relay reads stands in `RoomBase`: `json`, `types`, `sequence`, `log`, and `arriving`, which
-    counts the joins that wait for the broker.
+    What the relay reads stands in `RoomBase`: `json`, `types`, `sequence`, `log`, `members`, and
+    `arriving`, which counts the joins that wait for the broker.
     """
 
     __slots__ = (
@@ -46,7 +46,6 @@ class Room(RoomBase):
         "key",
         "kind",
         "lanes",
-        "members",
         "newest",
         "passive",
         "recent",

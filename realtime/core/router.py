@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from realtime.core.contracts import Receipt
-from realtime.core.limits import Limits, Meters
+from realtime.core.limits import LIMITS, Limits, Meters, rate_limited
 from realtime.core.pending import Owed
 from realtime.core.session import Handlers, Session
 from realtime.errors import (
@@ -33,7 +33,6 @@ log = logging.getLogger("realtime.core")
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 """Runs a coroutine beside the rest. The core's never raise."""
 
-TOO_MANY_ERRORS: Final = close_reason("too_many_errors")
 QUOTED_CHARS_MAX: Final = 64  # of a peer's own words in an error
 
 
@@ -42,11 +41,13 @@ class Router:
 
     def __init__(self, meters: Meters, limits: Limits, spawn: Spawn) -> None:
         self._backlog_messages = limits.backlog_messages
+        self._errors_per_second = limits.errors_per_second
         self._count_error = meters.count_error
         self._spawn = spawn
         self.pay = meters.pay
         self.errors = 0  # answered since the start
         self.failures = 0  # of them our own
+        self.refusals = dict.fromkeys(LIMITS, 0)  # of them those over a limit, by its name
         self._owed: set[Owed] = set()  # acks of publications that are being kept
 
     def set_aside(self, session: Session, message: Envelope | Malformed) -> None:
@@ -61,10 +62,16 @@ class Router:
         if session.state.over:
             return
         if isinstance(message, Malformed):
-            raise BadMessage(message.reason)
+            over = message.messages_max or None
+            raise BadMessage(message.reason, limit="messages_per_frame" if over else None, allowed=over)
         if session.backlog is not None:
             if len(session.backlog) >= self._backlog_messages:
-                raise Unavailable("too many messages wait for one before them", retry_after_s=1.0)
+                raise Unavailable(
+                    "too many messages wait for one before them",
+                    retry_after_s=1.0,
+                    limit="backlog_messages",
+                    allowed=self._backlog_messages,
+                )
             session.backlog.append(message)
         elif session.state is State.NEW:
             raise Unauthorized("not authenticated; send `connect` with a token first")
@@ -95,19 +102,26 @@ class Router:
             log.error("handler of %r failed", getattr(message, "type", None), exc_info=error)
             error = Internal()
         self.errors += 1
+        if error.limit is not None:
+            self.refusals[error.limit] = self.refusals.get(error.limit, 0) + 1
         session.send(error_reply(message.id, error, getattr(message, "room", None)))
         if self._count_error(session):
             return True
+        self.refusals["errors_per_second"] += 1
+        code, name = CloseCode.TOO_MANY_ERRORS, "too_many_errors"
         if error.retryable:
-            session.close(error.close_code, close_reason(error.code))
-        else:
-            session.close(CloseCode.TOO_MANY_ERRORS, TOO_MANY_ERRORS)
+            code, name = error.close_code, error.code
+        session.close(code, close_reason(name, limit="errors_per_second", allowed=self._errors_per_second))
         return False
 
     @property
     def owed(self) -> int:
         """How many acks wait for what they acknowledge to be kept."""
         return len(self._owed)
+
+    def over(self, limit: str, allowed: float, wait_s: float) -> RealtimeError:
+        """Return the error for a message over a rate of its user or tenant."""
+        return rate_limited(limit, allowed, wait_s)
 
     def hold(self, session: Session, state: State) -> None:
         """Let the session's messages wait in `state` until `resume`: they find done what they follow."""
@@ -146,6 +160,11 @@ class Router:
             self.fail(session, message, error)
 
 
+def error_reason(error: RealtimeError) -> bytes:
+    """The reason of a close over `error`."""
+    return close_reason(error.code, limit=error.limit, allowed=error.allowed)
+
+
 def error_reply(id: bytes | None, error: RealtimeError, room: str | None = None) -> bytes:
     """Encode the answer to whoever caused `error`."""
     return encode_error(
@@ -156,4 +175,6 @@ def error_reply(id: bytes | None, error: RealtimeError, room: str | None = None)
         error.retryable,
         error.retry_after_s,
         None if room is None else json_string(room),
+        error.limit,
+        error.allowed,
     )

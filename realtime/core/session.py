@@ -13,6 +13,7 @@ from realtime.core.auth import Identity
 from realtime.core.tenant import NOBODY, Tenant
 from realtime.native.encode import json_string
 from realtime.native.message import Envelope
+from realtime.native.ratelimit import Allowance
 from realtime.native.relay import SessionBase
 from realtime.protocol.codecs import to_msgpack
 from realtime.protocol.session import State
@@ -38,7 +39,8 @@ class Session(SessionBase):
 
     `state` says how far it has come, and `handlers` what it may send there: `move` changes both, so that a
     message need not look at the state. `rooms` are those it has joined; `credit` counts the messages it may
-    send before the limiter is asked again; `backlog` holds the messages that wait for one before them to be
+    send before the limiter is asked again, `allowance` what its user and tenant may send, None where that is
+    not limited; `backlog` holds the messages that wait for one before them to be
     done, None where they need not.
     """
 
@@ -49,6 +51,7 @@ class Session(SessionBase):
     tenant: Tenant
     rooms: Collection[Room]
     backlog: list[Envelope] | None
+    allowance: Allowance | None
     state: State
 
     def __init__(self, connection: Connection, entrance: Handlers) -> None:

@@ -41,6 +41,7 @@ def findings(loaded: Loaded) -> Iterator[Finding]:
     yield native
     if native.ok:
         yield _features()
+        yield _store(settings)
     yield _files(settings)
     yield _port(settings)
 
@@ -66,6 +67,20 @@ def _features() -> Finding:
         return Finding(False, f"features: {error}")
     names = ", ".join(feature.name for feature in catalog.features)
     return Finding(True, f"features: {names}; {len(catalog.messages)} message types")
+
+
+def _store(settings: Settings) -> Finding:
+    from realtime.edge import store  # not at the top: as the features
+    from realtime.features import discover
+
+    try:
+        text = store.finding(settings, discover())
+    except (ImportError, TypeError) as error:  # of a feature: its own finding says so
+        return Finding(False, f"store: not looked at: {error}")
+    except StartupError as error:
+        return Finding(False, f"store: {error.message}")
+    none = not (settings.postgres_url or settings.sqlite_path)
+    return Finding(True, f"store: {text}", warning=none)
 
 
 def _files(settings: Settings) -> Finding:

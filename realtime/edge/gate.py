@@ -6,11 +6,14 @@ is a handful of lookups, and what is not needed to decide is left for the connec
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from functools import lru_cache
 from typing import Final, Protocol
 from urllib.parse import parse_qs, unquote
 
 from realtime.core.auth import Authenticator, Identity
+from realtime.core.router import error_reason
 from realtime.core.session import Session
 from realtime.edge.expiry import SilentTokens
 from realtime.edge.welcome import Welcome
@@ -19,7 +22,6 @@ from realtime.ids import UserId, parse_user
 from realtime.native.encode import json_string
 from realtime.native.hub import Accept, Handshake, Refuse
 from realtime.protocol import deflate, subprotocols
-from realtime.protocol.closing import close_reason
 from realtime.protocol.subprotocols import JSON, MSGPACK, Choice
 from realtime.settings import Settings
 
@@ -76,6 +78,7 @@ class Gate:
 
     def __init__(self, settings: Settings, authenticator: Authenticator | None) -> None:
         self.draining = False
+        self.refusals: Counter[str] = Counter()  # of handshakes over a limit, by its name
         self._authenticator = authenticator
         self._path = settings.ws_path
         self._prefix = settings.ws_path + "/"
@@ -124,6 +127,7 @@ class Gate:
             try:
                 self._admissions.admit(state)
             except RealtimeError as error:
+                self._count(error)
                 return _accept_to_close(error, choice)
             welcome = self._welcome.json(number, json_string(user))
         return self._accept(state, choice, extensions, bits, welcome)
@@ -143,6 +147,7 @@ class Gate:
                 state = self._authenticate(token, user)
                 self._admissions.admit(state)
             except RealtimeError as error:
+                self._count(error)
                 seen = header is not None and not isinstance(error, ConnectionLimit)
                 return _refuse(error) if seen else _accept_to_close(error, choice)
             self._silent.add(state)
@@ -164,6 +169,10 @@ class Gate:
             pending=welcome is None,
             welcome=welcome,
         )
+
+    def _count(self, error: RealtimeError) -> None:
+        if error.limit is not None:
+            self.refusals[error.limit] += 1
 
     def _authenticate(self, token: str, user: UserId | None) -> Identity:
         assert self._authenticator is not None
@@ -220,7 +229,10 @@ def _query_token(query: str) -> str | None:
 def _refuse(error: RealtimeError) -> Refuse:
     """Refuse by an HTTP status, for a client that set a header and so will see it."""
     headers = 'WWW-Authenticate: Bearer error="invalid_token"\r\n' if error.number == 401 else ""
-    return Refuse(error.number, f"{error.message}\n", headers)
+    if error.retry_after_s is not None:
+        headers += f"Retry-After: {math.ceil(error.retry_after_s)}\r\n"
+    limit = "" if error.limit is None else f"{error.limit}: "
+    return Refuse(error.number, f"{limit}{error.message}\n", headers)
 
 
 def _accept_to_close(error: RealtimeError, choice: Choice) -> Accept:
@@ -230,5 +242,5 @@ def _accept_to_close(error: RealtimeError, choice: Choice) -> Accept:
         subprotocol=choice.subprotocol,
         binary=choice.binary,
         close_code=error.close_code,
-        close_reason=close_reason(error.code),
+        close_reason=error_reason(error),
     )

@@ -21,8 +21,9 @@ from realtime.edge.process import (
     raise_file_limit,
     settle_gc,
 )
-from realtime.edge.storage import open_store
+from realtime.edge.store import open_store
 from realtime.edge.worker import Worker
+from realtime.features import discover
 from realtime.loading import Loaded
 from realtime.settings import Settings
 
@@ -41,7 +42,12 @@ def serve(loaded: Loaded) -> int:
     configure_logging(settings)
     files = raise_file_limit()
     listening = listener.listen(settings)
-    for warning in (*loaded.warnings, file_limit_warning(files, settings), _unused(settings)):
+    for warning in (
+        *loaded.warnings,
+        file_limit_warning(files, settings),
+        _unused(settings),
+        _forgetful(settings),
+    ):
         if warning:
             log.warning(warning)
     uvloop.run(_serve(settings, listening, connections_allowed(files, settings)))
@@ -50,7 +56,7 @@ def serve(loaded: Loaded) -> int:
 
 async def _serve(settings: Settings, listening: socket.socket, connections_max: int) -> None:
     clock = SystemClock()
-    store = await open_store(settings, clock)
+    store = await open_store(settings, clock, discover())
     try:
         await _serve_on(store, settings, clock, listening, connections_max)
     finally:
@@ -92,3 +98,9 @@ def _unused(settings: Settings) -> str:
     if not settings.redis_url:
         return ""
     return "redis_url will be ignored: this version runs embedded, in one process"
+
+
+def _forgetful(settings: Settings) -> str:
+    if settings.postgres_url or settings.sqlite_path:
+        return ""
+    return "no sqlite_path, no postgres_url: durable rooms are kept in memory only, and lost with the process"

@@ -44,7 +44,10 @@ HUB_COUNTERS: Final = {
     "parked": ("parked_total", "Times that a slow member was parked until it read again."),
     "heartbeat_timeouts": ("heartbeat_timeouts_total", "Connections cut because they fell silent (4002)."),
     "handshake_timeouts": ("handshake_timeouts_total", "Handshakes or authentications not done in time."),
-    "rate_limited": ("rate_limited_total", "Frames over their connection's rate."),
+    "rate_limited": ("rate_limited_total", "Frames over their connection's rates."),
+    "accept_rests": ("accept_rests_total", "Times that accepting rested over accepts_per_second."),
+    "full": ("connections_refused_total", "Connections over max_connections (HTTP 503)."),
+    "aged": ("connections_aged_total", "Connections closed at max_connection_age_s (4006)."),
     "protocol_errors": ("protocol_errors_total", "Connections that broke RFC 6455."),
 }
 HUB_GAUGES: Final = {
@@ -61,7 +64,27 @@ CORE_GAUGES: Final = {
     "sessions": ("sessions", "Connections that have spoken."),
     "tenants": ("tenants", "Tenants with connections here."),
     "rooms": ("rooms", "Rooms with members here."),
+    "passive_members": ("passive_members", "Members that get counts instead of messages, in each room."),
     "acks_owed": ("acks_owed", "Publications received whose commit is waited for."),
+}
+# What backends count, `_total` for a counter; which of it there is depends on what the server stands on.
+BACKEND_HELP: Final = {
+    "broker_failures_total": "Times that a durable room had to look what the store has kept.",
+    "store_failed_rows_total": "Rows that the store gave up.",
+    "store_groups_total": "Groups of rows committed.",
+    "store_reconnects_total": "Connections to PostgreSQL made anew.",
+    "store_rows_total": "Rows committed.",
+    "broker_durable_rooms": "Durable rooms that are loaded.",
+    "broker_history_bytes": "Bytes of publications held in memory for recovery.",
+    "broker_idle_rooms": "Rooms held in memory that nobody is in.",
+    "broker_in_flight": "Publications that the store has not told of yet.",
+    "broker_keys": "Idempotency keys remembered.",
+    "broker_rooms": "Rooms held in memory.",
+    "broker_unknown_rooms": "Durable rooms that have still to find out what the store has kept.",
+    "broker_waiting": "Publications that wait for their rooms to be loaded.",
+    "store_ok": "1 while the store takes rows, 0 while it fails.",
+    "store_queued_bytes": "Bytes that wait to be committed.",
+    "store_queued_rows": "Rows that wait to be committed.",
 }
 LAG_BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
@@ -87,17 +110,30 @@ class LoopLag:
 
 
 def worker_metrics(
-    hub: Mapping[str, int], core: Mapping[str, int], *, node: str, version: str, http: int, lag: LoopLag
+    hub: Mapping[str, int],
+    core: Mapping[str, int],
+    *,
+    refusals: Mapping[str, int],
+    node: str,
+    version: str,
+    http: int,
+    lag: LoopLag,
 ) -> Iterator[Metric]:
-    """Everything one worker has to say; `http` is the number of open HTTP connections."""
+    """Everything one worker has to say.
+
+    `refusals` are by the name of the limit; `http` is the number of open HTTP connections.
+    """
     about = {"node": node, "version": version}
     yield Metric("realtime_info", "This worker.", "gauge", (Sample(1, about),))
     yield from _named(hub, HUB_COUNTERS, HUB_GAUGES)
     yield from _named(core, CORE_COUNTERS, CORE_GAUGES)
+    help = "Messages and connections refused over a limit, or closed over it."
+    samples = tuple(Sample(count, {"limit": limit}) for limit, count in sorted(refusals.items()))
+    yield Metric("realtime_refusals_total", help, "counter", samples)
     known = CORE_COUNTERS.keys() | CORE_GAUGES.keys()
-    for name in sorted(core.keys() - known):  # a backend's own: it knows what they are, we do not
-        words = name.removesuffix("_total").replace("_", " ").capitalize()
-        yield (counter if name.endswith("_total") else gauge)(f"realtime_{name}", f"{words}.", core[name])
+    for name in sorted(core.keys() - known):  # a backend's own
+        help = BACKEND_HELP.get(name) or f"{name.removesuffix('_total').replace('_', ' ').capitalize()}."
+        yield (counter if name.endswith("_total") else gauge)(f"realtime_{name}", help, core[name])
     yield gauge("realtime_http_connections", "Open HTTP connections.", http)
     yield lag.metric()
     yield from process_metrics()

@@ -46,13 +46,16 @@ class Welcome:
 
 def _terms(settings: Settings) -> bytes:
     """What is the same for every connection, as a JSON object."""
+    limits = {
+        "message_bytes": settings.max_message_bytes,
+        "messages_per_second": settings.messages_per_second,
+        "rooms": settings.max_rooms_per_connection,
+    }
+    if settings.bytes_per_second:
+        limits["bytes_per_second"] = settings.bytes_per_second
     terms = {
         "heartbeat_s": settings.heartbeat_interval_s,
-        "limits": {
-            "message_bytes": settings.max_message_bytes,
-            "messages_per_second": settings.messages_per_second,
-            "rooms": settings.max_rooms_per_connection,
-        },
+        "limits": limits,
         "reconnect": {"min_ms": settings.reconnect_min_ms, "max_ms": settings.reconnect_max_ms},
     }
     return json.dumps(terms, separators=(",", ":")).encode()

@@ -22,7 +22,7 @@ from realtime.core.auth import Authenticator, Identity
 from realtime.core.catalog import Catalog
 from realtime.core.contracts import Broker, Clock, Store
 from realtime.core.core import Core
-from realtime.core.limits import Limits
+from realtime.core.limits import Limits, rate_limited
 from realtime.core.session import Session
 from realtime.edge import metrics
 from realtime.edge.drain import drain
@@ -32,7 +32,7 @@ from realtime.edge.http import HttpServer, Routes, upgrade_required
 from realtime.edge.pages import Report, system_routes, web_routes
 from realtime.edge.telemetry import LoopLag, worker_metrics
 from realtime.edge.welcome import Welcome
-from realtime.errors import CloseCode, RateLimited
+from realtime.errors import CloseCode
 from realtime.features import discover
 from realtime.ids import UserId
 from realtime.native.encode import json_string
@@ -110,10 +110,10 @@ class Worker:
         """Take the first message of a connection: it has no session yet."""
         self.core.receive(self._session(state, self.hub.current()), payload)
 
-    def _on_limited(self, state: State, payload: bytes, retry_after_s: float) -> None:
-        """Answer a frame that is over its connection's rate; its messages are not handled."""
+    def _on_limited(self, state: State, payload: bytes, limit: str, retry_after_s: float) -> None:
+        """Answer a frame that is over a rate of its connection; its messages are not handled."""
         session = self._session(state, self.hub.current())
-        error = RateLimited(f"wait {retry_after_s:.3f} s", retry_after_s=retry_after_s)
+        error = rate_limited(limit, getattr(self._settings, limit), retry_after_s)
         scan_frame = scan_msgpack if session.binary else scan
         for message in scan_frame(payload, self._settings.messages_per_frame):
             if not self.core.fail(session, message, error):
@@ -202,6 +202,18 @@ class Worker:
             close_timeout_s=settings.close_timeout_s,
             messages_per_second=settings.messages_per_second,
             message_burst=settings.messages_burst,
+            bytes_per_second=settings.bytes_per_second,
+            bytes_burst=settings.bytes_per_second * settings.rate_burst_s,
+            accepts_per_second=settings.accepts_per_second,
+            accepts_burst=settings.accepts_per_second * settings.rate_burst_s,
+            max_age_s=settings.max_connection_age_s,
+            max_age_reason=close_reason(
+                "rebalance",
+                limit="max_connection_age_s",
+                allowed=settings.max_connection_age_s,
+                min_ms=settings.reconnect_min_ms,
+                max_ms=max(settings.reconnect_min_ms, settings.reconnect_max_ms),
+            ),
             unicast_limit_bytes=settings.queue_bytes(settings.unicast_limit_bytes),
             room_lag_limit_bytes=settings.queue_bytes(settings.room_lag_limit_bytes),
             room_lag_limit_messages=settings.room_lag_limit_messages,
@@ -247,7 +259,7 @@ class Worker:
             self.hub,
             recovery_window_s=settings.recovery_window_s,
             idle_rooms=settings.idle_rooms,
-            recovery_bytes=settings.answer_bytes,
+            answer_bytes=settings.answer_bytes,
         )
 
     def _greet(self, number: int, identity: Identity) -> bytes:
@@ -281,6 +293,9 @@ class Worker:
             worker_metrics(
                 self.hub.stats(),
                 self.core.stats(),
+                refusals={
+                    limit: count + self._gate.refusals[limit] for limit, count in self.core.refusals.items()
+                },
                 node=self._node,
                 version=__version__,
                 http=len(self._http.connections),
@@ -313,6 +328,13 @@ def _limits(settings: Settings) -> Limits:
         messages_per_frame=settings.messages_per_frame,
         messages_per_second=settings.messages_per_second,
         messages_burst=settings.messages_burst + 1 + settings.messages_per_second * RATE_SLACK_S,
+        messages_per_second_per_user=settings.messages_per_second_per_user,
+        messages_per_second_per_tenant=settings.messages_per_second_per_tenant,
+        bytes_per_second_per_user=settings.bytes_per_second_per_user,
+        bytes_per_second_per_tenant=settings.bytes_per_second_per_tenant,
+        deliveries_per_second_per_user=settings.deliveries_per_second_per_user,
+        deliveries_per_second_per_tenant=settings.deliveries_per_second_per_tenant,
+        rate_burst_s=settings.rate_burst_s,
         content_bytes=settings.max_message_bytes,
         errors_per_second=settings.errors_per_second,
         errors_burst=settings.errors_burst,

@@ -38,30 +38,42 @@ def may_reconnect(code: int) -> bool:
     return code in _RECONNECT or 4000 <= code <= 4499
 
 
-def close_reason(reason: str, *, min_ms: int | None = None, max_ms: int | None = None) -> bytes:
+def close_reason(
+    reason: str,
+    *,
+    limit: str | None = None,
+    allowed: float | None = None,
+    min_ms: int | None = None,
+    max_ms: int | None = None,
+) -> bytes:
     """Return the reason of a close frame: JSON such as `{"r":"drain","min":500,"max":15000}`.
 
-    `min_ms` and `max_ms` are the window from which the client draws its reconnect delay. A `reason`
-    that does not fit into 123 bytes is cut at a character; the JSON stays whole.
+    `min_ms` and `max_ms` are the window from which the client draws its reconnect delay. Where a limit closes
+    the connection, `limit` is its name and `allowed` its number. A `reason` that does not fit into 123 bytes
+    is cut at a character; the JSON stays whole.
 
     Raises:
         ValueError: only one end of the window is given, it is not 0 <= min_ms <= max_ms < 2^31, or
             `reason` holds a lone surrogate.
     """
-    window: dict[str, int] = {}
+    more: dict[str, str | float] = {}
+    if limit is not None:
+        more["limit"] = limit
+    if allowed is not None:
+        more["allowed"] = int(allowed) if allowed == int(allowed) else allowed
     if (min_ms is None) != (max_ms is None):
         raise ValueError("a reconnect window needs both min_ms and max_ms")
     if min_ms is not None and max_ms is not None:
         if not 0 <= min_ms <= max_ms < 2**31:
             raise ValueError(f"reconnect window {min_ms} to {max_ms} ms: need 0 <= min_ms <= max_ms < 2^31")
-        window = {"min": min_ms, "max": max_ms}
+        more |= {"min": min_ms, "max": max_ms}
     reason = reason[:REASON_BYTES_MAX]  # no character takes less than a byte
-    encoded = _encode({"r": reason, **window})
+    encoded = _encode({"r": reason, **more})
     while len(encoded) > REASON_BYTES_MAX:
         reason = reason[:-1]
-        encoded = _encode({"r": reason, **window})
+        encoded = _encode({"r": reason, **more})
     return encoded
 
 
-def _encode(reason: dict[str, str | int]) -> bytes:
+def _encode(reason: dict[str, str | float]) -> bytes:
     return json.dumps(reason, ensure_ascii=False, separators=(",", ":")).encode()

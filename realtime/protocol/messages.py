@@ -52,6 +52,9 @@ class ConnectionLimits(Content, frozen=True):
     message_bytes: Annotated[int, Meta(ge=1, description="Of one frame that the client sends.")]
     messages_per_second: Annotated[float, Meta(gt=0)]
     rooms: Annotated[int, Meta(ge=1, description="That one connection may be in.")]
+    bytes_per_second: (
+        Annotated[float, Meta(gt=0, description="Absent where they are not limited.")] | None
+    ) = None
 
 
 class ReconnectWindow(Content, frozen=True):
@@ -100,7 +103,7 @@ class Pong(Content, frozen=True):
 
 
 class Ack(Content, frozen=True):
-    """Kept, at this place; of `passive`: where the room is. `leave` and `refresh` come without one."""
+    """Kept, at this place; of `passive`: where the room is. `leave`, `refresh` and what is ephemeral have none."""
 
     offset: Offset | None = None
     epoch: Epoch | None = None
@@ -114,6 +117,8 @@ class Error(Content, frozen=True):
     message: Annotated[str, Meta(description="One sentence for a human.")]
     temporary: Annotated[bool, Meta(description="Whether a retry may succeed.")]
     retry_after: Annotated[float, Meta(ge=0, description="Seconds to wait before it.")] | None = None
+    limit: Annotated[str, Meta(description="The limit that was met: its setting's name.")] | None = None
+    allowed: Annotated[float, Meta(ge=0, description="What that limit allows.")] | None = None
 
 
 class Gap(Content, frozen=True):

@@ -54,6 +54,8 @@ class Visit {
   #joins = { node: null, names: [] };
   #resumedMs = -Infinity;
   #caughtUp = 0;
+  #backOnline = false; // the next "resumed" is after a reconnect, not because somebody looks again
+  #unread = 0; // shown in the conversation below
   #oldest = null; // lowest offset fetched of the present epoch; 1: there is nothing below
   #stopped = new AbortController();
 
@@ -62,14 +64,16 @@ class Visit {
     this.#title = title;
     this.thread = new Thread(
       { scroller: $("scroller"), log: $("log"), pending: $("pending"), pill: $("pill"), empty: $("empty") },
-      name, (unread) => this.#showTitle(unread));
+      name, (unread) => { this.#unread = unread; this.#showTitle(); });
     const url = new URL("ws", location.href);
     url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
     url.search = url.hash = "";
     const token = new URLSearchParams(location.hash.slice(1)).get("token");
-    this.client = connect(url.href, { user: name, token, pingIntervalMs: 1_000, backoffCapMs: 5_000 });
+    this.client = connect(url.href, {
+      user: name, token, pingIntervalMs: 1_000, backoffCapMs: 5_000, passiveWhenHidden: true,
+    });
     this.#listen();
-    this.#showTitle(0);
+    this.#showTitle();
     $("room-name").textContent = title;
     this.#showMembers([]);
     this.#showState("connecting", {});
@@ -120,6 +124,7 @@ class Visit {
     room.on("event", (message) => this.#onMessage(message));
     room.on("gap", (gap) => this.#onGap(gap));
     room.on("resumed", (how) => this.#onResumed(how));
+    room.on("unread", () => this.#showTitle());
     this.#showMembers(room.members);
     this.#showFacts();
     await this.#loadOlder();
@@ -160,19 +165,6 @@ class Visit {
       this.thread.addOlder(found);
       $("older").hidden = false;
       if (!error.temporary) this.thread.note(`Earlier messages are not to be had: ${error.message}`, "warn");
-    }
-  }
-
-  /** Others came back before us, and may have spoken already: show that below `line`. */
-  async #loadNewEpoch(line) {
-    const { offset, epoch } = this.#room.position;
-    if (offset < 1) return;
-    try {
-      const { messages } = await this.#room.history({ before: offset + 1, limit: HISTORY_PAGE });
-      if (this.#room.position.epoch !== epoch) return;
-      this.thread.addOlder(messages.filter(({ type }) => type === "chat_message"), line);
-    } catch (error) {
-      this.thread.note(`What was said meanwhile is not to be had: ${error.message}`, "warn");
     }
   }
 
@@ -295,7 +287,8 @@ class Visit {
     this.thread.setWaiting(state !== "online");
     this.#showFacts();
     if (state === "online") {
-      if (this.client.reconnects) this.#resumedMs = performance.now();
+      this.#backOnline = this.client.reconnects > 0;
+      if (this.#backOnline) this.#resumedMs = performance.now();
       this.#caughtUp = 0;
       if (!$("banner").hidden) this.#flash("Back online.");
     } else if (state === "waiting") {
@@ -332,7 +325,9 @@ class Visit {
   }
 
   #onResumed({ recovered }) {
-    if (!recovered || this.#caughtUp === 0) return;
+    const backOnline = this.#backOnline;
+    this.#backOnline = false;
+    if (!backOnline || !recovered || this.#caughtUp === 0) return;
     this.#flash(`Back online with ${count(this.#caughtUp, "message", "messages")} that you missed.`);
   }
 
@@ -341,7 +336,7 @@ class Visit {
       $("older").hidden = true; // what was before it cannot be fetched any more
       this.#oldest = 1;
       const text = "The server restarted and its history was lost. From here on nothing is missing.";
-      this.#loadNewEpoch(this.thread.note(text, "warn"));
+      this.thread.note(text, "warn");
     } else if (from !== null) {
       this.thread.note(`${count(to - from + 1, "message is", "messages are")} missing here.`, "warn");
     }
@@ -373,7 +368,9 @@ class Visit {
       [el("dt", {}, term), el("dd", { title: value }, value)]));
   }
 
-  #showTitle(unread) {
+  /** What came and was not looked at, and what is only counted while the tab is hidden. */
+  #showTitle() {
+    const unread = this.#unread + (this.#room?.unread ?? 0);
     document.title = `${unread ? `(${unread}) ` : ""}#${this.#title}`;
   }
 }

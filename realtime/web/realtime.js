@@ -10,19 +10,18 @@
  *   room.on("message", (message) => console.log(message.from, message.content));
  *   const { offset } = await room.publish("chat_message", { text: "hi" });
  *
- * What it promises: the messages of a room come in order and once; what could not be had comes as a
- * `gap`; a publish that was under way when the connection broke is sent again under the same
+ * What it promises: the messages of a room come in order and once, over any number of reconnects; what
+ * was missed is fetched from the room's history, and what the server no longer has comes as a `gap`; a publish that was under way when the connection broke is sent again under the same
  * idempotency key, so that it is kept once. All its queues are bounded.
  */
 
+import { backoffMs, mayReconnect, readCloseReason } from "./reconnect.js";
 import { Emitter, RealtimeError, Room, randomKey } from "./room.js";
 
-export { RealtimeError, Room, randomKey };
+export { RealtimeError, Room, backoffMs, mayReconnect, randomKey, readCloseReason };
 
 const SUBPROTOCOL = "realtime.v1.json";
 
-/** The peer finds our frames wrong, or is done with us: the next attempt would end the same way. */
-const FINAL_CLOSE_CODES = new Set([1000, 1002, 1003, 1007, 1008, 1009, 1010]);
 const NO_HEARTBEAT = 4002;
 const UNREADABLE = 1007;
 
@@ -37,41 +36,11 @@ const DEFAULTS = {
   backoffCapMs: 30_000,
   pendingLimit: 1_000,
   queueLimit: 1_000,
+  /** Make all rooms passive while the page is hidden, and active again when somebody looks: then that
+   *  is not for others to decide. */
+  passiveWhenHidden: false,
   random: Math.random,
 };
-
-/**
- * Milliseconds to wait before reconnect attempt `attempt` (0 is the first): full jitter over a
- * window that doubles with every attempt, on top of the floor that the server asked for.
- *
- * @param {number} attempt
- * @param {{ min: number, max: number }} window
- * @param {number} capMs the jitter's own upper bound
- * @param {() => number} random uniform in [0, 1)
- */
-export function backoffMs(attempt, window, capMs, random) {
-  const width = Math.max(window.max - window.min, 0);
-  const spread = Math.min(width * 2 ** Math.min(attempt, 30), Math.max(capMs, width));
-  return window.min + random() * spread;
-}
-
-/** A close code's class: may the client come back? 4500–4999 and RFC 6455's verdicts say no. */
-export function mayReconnect(code) {
-  return !FINAL_CLOSE_CODES.has(code) && !(code >= 4500 && code <= 4999);
-}
-
-/** `{"r":"drain","min":500,"max":15000}` as a close reason; anything else reads as no advice. */
-export function readCloseReason(reason) {
-  const advice = { text: reason, window: null };
-  try {
-    const { r, min, max } = JSON.parse(reason);
-    if (typeof r === "string") advice.text = r;
-    if (min >= 0 && max >= min) advice.window = { min, max };
-  } catch {
-    // Plain text or nothing at all: both are allowed, and carry no window.
-  }
-  return advice;
-}
 
 /**
  * One connection that comes back by itself. Events:
@@ -117,6 +86,7 @@ export class Client extends Emitter {
       this.#giveUp.push(reject);
     });
     this.ready.catch(() => {}); // nobody has to wait for it: the state event tells the same
+    if (this.options.passiveWhenHidden && globalThis.document) this.#followVisibility(document);
     this.#open();
   }
 
@@ -133,11 +103,12 @@ export class Client extends Emitter {
     const known = this.#rooms.get(name);
     if (known) return known.promise;
     const room = new Room(this, name);
-    const entry = { room };
+    room.isPassive = this.options.passiveWhenHidden && globalThis.document?.hidden === true;
+    const entry = { room, fetching: false };
     entry.promise = new Promise((resolve, reject) => Object.assign(entry, { resolve, reject }));
     this.#rooms.set(name, entry);
     if (this.state === "closed") this.#dropRoom(entry, this.#closedError());
-    else if (this.state === "online") this.#sendJoins([entry]);
+    else if (this.state === "online") this.#sendJoin(entry);
     return entry.promise;
   }
 
@@ -179,8 +150,8 @@ export class Client extends Emitter {
     }
     return new Promise((resolve, reject) => {
       const request = this.#newRequest(type, room.name, content, key, reject);
-      request.resolve = ({ content: ack }) =>
-        resolve({ offset: ack.offset, epoch: ack.epoch, duplicate: ack.duplicate === true });
+      request.resolve = ({ content: { offset, epoch, duplicate } }) =>
+        resolve(epoch === undefined ? null : { offset, epoch, duplicate: duplicate === true });
       const limit = this.greeting?.limits?.message_bytes ?? Infinity;
       const bytes = new TextEncoder().encode(JSON.stringify(request.envelope)).length;
       if (bytes > limit) {
@@ -201,6 +172,28 @@ export class Client extends Emitter {
       request.resolve = resolve;
       this.#transmit(request);
     });
+  }
+
+  async _passive(room) {
+    room.isPassive = true;
+    if (!room.joined) return;
+    try {
+      await this._request("passive", room.name, {});
+    } catch (error) {
+      if (error.code === "disconnected") return; // the next connection asks again
+      room.isPassive = false;
+      // Whatever became of the request, after this it is active, and misses nothing.
+      const entry = this.#rooms.get(room.name);
+      if (room.joined && entry?.room === room) this.#sendJoin(entry);
+      throw error;
+    }
+  }
+
+  async _active(room) {
+    room.isPassive = false;
+    room._setUnread(0);
+    const entry = this.#rooms.get(room.name);
+    if (room.joined && entry?.room === room) await new Promise((resolve) => this.#sendJoin(entry, resolve));
   }
 
   async _leave(room) {
@@ -290,17 +283,21 @@ export class Client extends Emitter {
   }
 
   #onPush(message) {
-    const room = this.#rooms.get(message.room ?? message.content?.room)?.room;
-    if (!room) this._emit("message", message);
-    else if (message.type === "gap") room._onGap(message.content);
-    else if (message.type === "presence") room._presenceChanged(message.content);
-    else room._onMessage(message);
+    const entry = this.#rooms.get(message.room ?? message.content?.room);
+    if (!entry) {
+      this._emit("message", message);
+      return;
+    }
+    entry.room._onPush(message);
+    if (entry.room._wanted) this.#catchUp(entry);
   }
 
   #onError(content, request) {
     const error = new RealtimeError(content.name ?? "internal", content.message ?? "", {
       temporary: content.temporary === true,
       retryAfterS: content.retry_after ?? null,
+      limit: content.limit ?? null,
+      allowed: content.allowed ?? null,
     });
     if (request) this.#settle(request, error);
     else this._emit("error", error);
@@ -316,31 +313,75 @@ export class Client extends Emitter {
     this.#window = min >= 0 && max > min ? { min, max } : this.#ownWindow();
     this.#setState("online");
     this._emit("connected", greeting);
-    this.#sendJoins([...this.#rooms.values()]);
+    for (const entry of [...this.#rooms.values()]) this.#sendJoin(entry);
     this.#ping();
   }
 
-  /** Join, again where we were; then send what waits for the room, in its old order. */
-  #sendJoins(entries) {
-    for (const entry of entries) {
-      const { room } = entry;
-      const since = room.position;
-      this._request("join", room.name, since ? { since } : {}).then(
-        ({ content }) => {
-          if (this.#rooms.get(room.name) !== entry) return;
-          room._onJoined(content);
-          entry.resolve(room);
-          for (const request of [...this.#requests.values()]) {
-            if (request.key && request.room === room.name) this.#transmit(request);
-          }
-        },
-        (error) => {
-          // Without a connection the next `connected` brings the next try; a refusal is final.
-          if (error.code === "disconnected" || this.state !== "online") return;
-          if (error.temporary) this.#retryJoin(entry, error);
-          else this.#dropRoom(entry, error);
-        },
-      );
+  /** Join, again where we were; then send what waits for the room, in its old order. `done` is called
+   *  when it is settled either way. */
+  #sendJoin(entry, done = () => {}) {
+    const { room } = entry;
+    const since = room.position;
+    const request = this.#newRequest("join", room.name, since ? { since } : {}, null, (error) => {
+      done();
+      // Without a connection the next `connected` brings the next try; a refusal is final.
+      if (error.code === "disconnected" || this.state !== "online") return;
+      if (error.temporary) this.#retryJoin(entry, error);
+      else this.#dropRoom(entry, error);
+    });
+    // At once and not by a promise: pushes that follow in the same frame must find the room joined.
+    request.resolve = ({ content }) => {
+      if (this.#rooms.get(room.name) === entry) this.#onJoined(entry, content);
+      done();
+    };
+    this.#transmit(request);
+  }
+
+  #onJoined(entry, content) {
+    const { room } = entry;
+    const wasJoined = room.joined;
+    room._onJoined(content);
+    if (room._wanted) this.#catchUp(entry);
+    entry.resolve(room);
+    if (wasJoined) return; // it only turned active: what waits is on its way
+    if (room.isPassive) this._passive(room).catch((error) => this._emit("error", error));
+    for (const request of [...this.#requests.values()]) {
+      if (request.key && request.room === room.name) this.#transmit(request);
+    }
+  }
+
+  /** Page through the history until nothing is missing, no faster than the room is read. A lost
+   *  connection ends it where it is, and the next one goes on from there. */
+  async #catchUp(entry) {
+    const { room } = entry;
+    if (entry.fetching) return;
+    entry.fetching = true;
+    try {
+      for (;;) {
+        await room._halfEmpty();
+        const ask = room._wanted;
+        if (!ask || !room.joined || !await this.#fetchPage(room, ask)) return;
+      }
+    } finally {
+      entry.fetching = false;
+    }
+  }
+
+  /** @returns {Promise<boolean>} whether to go on asking over this connection */
+  async #fetchPage(room, ask) {
+    try {
+      const { content } = await this._request("history", room.name, ask.content);
+      room._onPage(ask, content);
+      return true;
+    } catch (error) {
+      if (error.code === "disconnected" || this.state !== "online") return false;
+      if (error.temporary) {
+        const delayMs = (error.retryAfterS ?? 1) * 1000;
+        await new Promise((resolve) => { setTimeout(resolve, delayMs); });
+      } else {
+        room._giveUp(ask);
+      }
+      return true;
     }
   }
 
@@ -351,7 +392,7 @@ export class Client extends Emitter {
       : error.retryAfterS * 1000;
     setTimeout(() => {
       const current = this.#rooms.get(entry.room.name) === entry;
-      if (current && socket === this.#socket && this.state === "online") this.#sendJoins([entry]);
+      if (current && socket === this.#socket && this.state === "online") this.#sendJoin(entry);
     }, delayMs);
   }
 
@@ -366,6 +407,18 @@ export class Client extends Emitter {
     entry.promise.catch(() => {}); // told below as well
     entry.reject(reason);
     room._emit("closed", error);
+  }
+
+  #followVisibility(page) {
+    const follow = () => {
+      for (const { room } of this.#rooms.values()) {
+        if (room.isPassive !== page.hidden) {
+          (page.hidden ? room.passive() : room.active()).catch((error) => this._emit("error", error));
+        }
+      }
+    };
+    page.addEventListener("visibilitychange", follow);
+    this.#giveUp.push(() => page.removeEventListener("visibilitychange", follow));
   }
 
   /** Ping now, and again after an interval: the round trip for the user, a deadline for the server. */

@@ -1,6 +1,6 @@
 /**
- * A room as its members see it: the order of its messages, gaps, members; and the queue behind
- * `for await`. Knows nothing of the connection; realtime.js is where to start reading.
+ * A room as its members see it: its messages in their order (order.js), members, counts; and the queue
+ * behind `for await`. Knows nothing of the connection; realtime.js is where to start reading.
  *
  * @typedef {{ offset: number, epoch: string }} Position  a message's place in its room
  * @typedef {{ type: string, room: string, from?: string, offset?: number, epoch?: string,
@@ -10,14 +10,19 @@
  * @typedef {"connecting"|"online"|"waiting"|"closed"} State
  */
 
+import { Order, isPlaced } from "./order.js";
+
 /** An `error` of the server, or a failure of the connection under the same kind of stable name. */
 export class RealtimeError extends Error {
   /**
    * @param {string} code stable name, such as "rate_limited", "forbidden", "ack_timeout"
    * @param {string} message
-   * @param {{ temporary?: boolean, retryAfterS?: number|null, closeCode?: number|null }} [detail]
+   * @param {{ temporary?: boolean, retryAfterS?: number|null, closeCode?: number|null,
+   *           limit?: string|null, allowed?: number|null }} [detail]
    */
-  constructor(code, message, { temporary = false, retryAfterS = null, closeCode = null } = {}) {
+  constructor(
+    code, message, { temporary = false, retryAfterS = null, closeCode = null, limit = null, allowed = null } = {},
+  ) {
     super(message);
     this.name = "RealtimeError";
     this.code = code;
@@ -25,6 +30,9 @@ export class RealtimeError extends Error {
     this.temporary = temporary;
     this.retryAfterS = retryAfterS;
     this.closeCode = closeCode;
+    /** Which of the server's limits was met, and what it allows. */
+    this.limit = limit;
+    this.allowed = allowed;
   }
 }
 
@@ -57,11 +65,17 @@ export class Emitter {
  *   event (Message)     something unordered: typing, cursors
  *   gap (Gap)           offsets that will not come
  *   presence ({ joined: string[], left: string[], members: string[] })
- *   resumed ({ recovered: boolean, missed: number })   after a reconnect
+ *   resumed ({ recovered: boolean, missed: number })   joined again, after a reconnect or to be active,
+ *                       and what was missed is here; not `recovered`: a gap has told what is not
+ *   unread ({ count: number, position: Position|null })   while passive, about once a second: how much was
+ *                       published since it turned passive; 0 when that is over
  *   closed (RealtimeError|null)   left, or refused when it came to join again
  */
 export class Room extends Emitter {
   #client;
+  #order;
+  /** What readers have not taken yet, of all who iterate. */
+  #queues = new Set();
   /** What came before somebody listened; one frame may hold our `joined` and the first messages. */
   #early;
 
@@ -69,15 +83,27 @@ export class Room extends Emitter {
   constructor(client, name) {
     super();
     this.#client = client;
-    this.#early = new BoundedQueue(client.options.queueLimit);
+    this.#early = this.#newQueue();
+    this.#order = new Order({
+      message: (message) => this.#deliver("message", message),
+      gap: (gap) => this.#deliver("gap", gap),
+      resumed: (how) => this._emit("resumed", how),
+      free: () => Math.min(...[...this.#queues].map((queue) => queue.free), Infinity),
+    }, client.options.queueLimit >> 2);
     this.name = name;
-    /** @type {Position|null} the last message seen, or where we joined */
-    this.position = null;
     /** @type {string[]} user ids */
     this.members = [];
     /** May be more than are named: the server lists a large room's first members only. */
     this.memberCount = 0;
     this.joined = false;
+    this.isPassive = false;
+    /** Publications since it turned passive. */
+    this.unread = 0;
+  }
+
+  /** @returns {Position|null} the last message seen, or where we joined */
+  get position() {
+    return this.#order.position;
   }
 
   on(name, listener) {
@@ -88,12 +114,13 @@ export class Room extends Emitter {
 
   /**
    * Publish, and resolve to its place in the room once the server keeps it. While offline it waits
-   * for the connection; rejects at once when `pendingLimit` publishes wait already.
+   * for the connection; rejects at once when `pendingLimit` publishes wait already. What is not kept
+   * at all, such as typing, is for `signal`.
    *
    * @param {string} type event type, such as "chat_message"
    * @param {any} content
    * @param {{ key?: string }} [options] your own idempotency key, to try again after an error
-   * @returns {Promise<Position & { duplicate: boolean }>}
+   * @returns {Promise<(Position & { duplicate: boolean })|null>} null where it names no place
    */
   publish(type, content, { key = randomKey() } = {}) {
     return this.#client._publish(this, type, content, key);
@@ -117,6 +144,18 @@ export class Room extends Emitter {
     return this.members;
   }
 
+  /** Get counts, as `unread` events, instead of messages, until `active`: for what nobody looks at. We
+   *  stay a member. After a reconnect what was missed comes as messages, and the count begins anew.
+   *  Without a connection it is passive from the next one on. */
+  passive() {
+    return this.#client._passive(this);
+  }
+
+  /** Get messages again, those that were missed first. */
+  active() {
+    return this.#client._active(this);
+  }
+
   leave() {
     return this.#client._leave(this);
   }
@@ -124,7 +163,7 @@ export class Room extends Emitter {
   /** Messages and gaps as they come, at most `queueLimit` waiting; above it the oldest are dropped,
    *  and a gap with the reason "slow_reader" stands in for them. Ends when the room is closed. */
   async *[Symbol.asyncIterator]() {
-    const queue = new BoundedQueue(this.#client.options.queueLimit);
+    const queue = this.#newQueue();
     const ends = [
       this.on("message", (message) => queue.put(message)),
       this.on("gap", (gap) => queue.put(gapItem(this.name, gap))),
@@ -134,10 +173,22 @@ export class Room extends Emitter {
       yield* queue;
     } finally {
       for (const end of ends) end();
+      this.#drop(queue);
     }
   }
 
   // --- called by Client -----------------------------------------------------------------------
+
+  #newQueue() {
+    const queue = new BoundedQueue(this.#client.options.queueLimit);
+    this.#queues.add(queue);
+    return queue;
+  }
+
+  #drop(queue) {
+    this.#queues.delete(queue);
+    queue.take();
+  }
 
   #deliver(name, value) {
     if (!this.#early) this._emit(name, value);
@@ -145,7 +196,9 @@ export class Room extends Emitter {
   }
 
   #releaseEarly() {
-    const early = this.#early?.take() ?? [];
+    if (!this.#early) return;
+    const early = this.#early.take();
+    this.#drop(this.#early);
     this.#early = null;
     for (const item of early) {
       if (item.type === "gap") this._emit("gap", item.content);
@@ -172,56 +225,52 @@ export class Room extends Emitter {
   }
 
   _onJoined({ members = [], count, offset, epoch, recovered, messages = [] }) {
-    const since = this.position;
     this.joined = true;
+    this._setUnread(0);
     this._setMembers(members, count);
-    if (since === null) {
-      this.position = { offset, epoch };
-      return;
-    }
-    if (recovered) {
-      const before = since.offset;
-      for (const message of messages) this._onMessage(message);
-      this._skipTo({ offset, epoch }, "lost");
-      this._emit("resumed", { recovered: true, missed: offset - before });
-      return;
-    }
-    this.position = { offset, epoch };
-    const sameOrder = since.epoch === epoch && offset >= since.offset;
-    if (!sameOrder) this.#deliver("gap", { from: null, to: null, reason: "epoch_changed" });
-    else if (offset > since.offset) {
-      this.#deliver("gap", { from: since.offset + 1, to: offset, reason: "unrecoverable" });
-    }
-    this._emit("resumed", { recovered: false, missed: 0 });
+    const here = isPlaced({ offset, epoch }) ? { offset, epoch } : null;
+    this.#order.joined(here, recovered === true, messages);
   }
 
-  _onMessage(message) {
-    if (typeof message.offset !== "number") {
-      this._emit("event", message);
-      return;
-    }
-    const { offset, epoch } = message;
-    if (this.position && epoch === this.position.epoch && offset <= this.position.offset) return;
-    this._skipTo({ offset: offset - 1, epoch }, "lost");
-    this.position = { offset, epoch };
-    this.#deliver("message", message);
+  _onPush(message) {
+    const { type, content } = message;
+    if (type === "gap") this._onGap(content);
+    else if (type === "presence") this._presenceChanged(content);
+    else if (type === "unread") this._onUnread(content);
+    else if (isPlaced(message)) this.#order.push(message);
+    else this._emit("event", message);
   }
 
-  /** Move to `position`; what lies between is a gap. Does nothing when we are there already. */
-  _skipTo(position, reason) {
-    const here = this.position ?? position;
-    this.position = here;
-    if (position.epoch !== here.epoch) {
-      this.position = position;
-      this.#deliver("gap", { from: null, to: null, reason: "epoch_changed" });
-    } else if (position.offset > here.offset) {
-      this.position = position;
-      this.#deliver("gap", { from: here.offset + 1, to: position.offset, reason });
-    }
+  _onGap({ from, to, reason = "dropped" }) {
+    if (typeof to === "number") this.#order.gap({ from: typeof from === "number" ? from : null, to, reason });
   }
 
-  _onGap({ to, reason }) {
-    if (this.position) this._skipTo({ offset: to, epoch: this.position.epoch }, reason ?? "dropped");
+  _onUnread({ count, offset, epoch }) {
+    if (this.isPassive) this._setUnread(count, { offset, epoch }); // else on its way when we turned active
+  }
+
+  _setUnread(count, position = null) {
+    if (count === this.unread) return;
+    this.unread = count;
+    this._emit("unread", { count, position });
+  }
+
+  /** The page of history that is missing next, or null. */
+  get _wanted() {
+    return this.#order.wanted;
+  }
+
+  _onPage(ask, content) {
+    this.#order.page(ask, content);
+  }
+
+  _giveUp(ask) {
+    this.#order.giveUp(ask);
+  }
+
+  /** Resolves when every reader has taken at least half of what may wait for it. */
+  async _halfEmpty() {
+    for (const queue of this.#queues) await queue.halfEmpty();
   }
 }
 
@@ -229,11 +278,21 @@ class BoundedQueue {
   #items = [];
   #limit;
   #wake = null;
+  #taken = null;
   #ended = false;
   #error = null;
 
   constructor(limit) {
     this.#limit = limit;
+  }
+
+  /** How many may be put at once: half of it is left for what comes by itself. */
+  get free() {
+    return (this.#limit >> 1) - this.#items.length;
+  }
+
+  async halfEmpty() {
+    while (this.free < 0) await new Promise((resolve) => { this.#taken = resolve; });
   }
 
   put(item) {
@@ -259,12 +318,17 @@ class BoundedQueue {
 
   /** All that waits, and empty it. */
   take() {
+    this.#taken?.();
     return this.#items.splice(0);
   }
 
   async *[Symbol.asyncIterator]() {
     for (;;) {
-      while (this.#items.length) yield this.#items.shift();
+      while (this.#items.length) {
+        const item = this.#items.shift();
+        if (this.free >= 0) this.#taken?.();
+        yield item;
+      }
       if (this.#ended) break;
       await new Promise((resolve) => { this.#wake = resolve; });
       this.#wake = null;

@@ -60,12 +60,11 @@ export class Thread {
     return true;
   }
 
-  /** Put earlier messages on top, or right after the line `after`; oldest first, and without moving
-   *  what the reader looks at. */
-  addOlder(messages, after = null) {
+  /** Put earlier messages on top, oldest first, and without moving what the reader looks at. */
+  addOlder(messages) {
     const { log, scroller } = this.#parts;
     const before = scroller.scrollHeight;
-    const anchor = after ? after.nextElementSibling : log.firstElementChild;
+    const anchor = log.firstElementChild;
     // Announcing fifty old lines would bury a screen reader's user.
     log.setAttribute("aria-busy", "true");
     for (const message of messages) {

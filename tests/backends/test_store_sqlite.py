@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import sqlite3
 import subprocess
 import sys
@@ -109,6 +110,110 @@ async def test_that_the_writer_has_begun_is_synced_before_it_writes(tmp_path, mo
     await store.close()
 
 
+async def test_a_power_cut_takes_a_tail_and_says_so_by_a_new_epoch(tmp_path):
+    """The log loses its end at any byte: what is left are whole groups, and the order is another."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    store = await opened(tmp_path / "s.sqlite")
+    owner = Owner(store)
+    for first in range(1, 301, 3):
+        await owner.keep(a_row(store, offset) for offset in range(first, first + 3))
+    log = (tmp_path / "s.sqlite-wal").read_bytes()
+    begun = log_bytes_when_opened(tmp_path)
+    lengths = set()
+    for cut in range(25):
+        folder = tmp_path / f"cut{cut}"
+        folder.mkdir()
+        (folder / "s.sqlite").write_bytes((tmp_path / "s.sqlite").read_bytes())
+        (folder / "s.sqlite-wal").write_bytes(log[: rng.randrange(begun, len(log))])
+        after = await opened(folder / "s.sqlite", boot_id="second boot")
+        there = await offsets(after)
+        assert there == list(range(1, len(there) + 1))
+        assert len(there) % 3 == 0, "a group is there in part"
+        assert after.epoch != store.epoch
+        await Owner(after).keep([a_row(after, len(there) + 1)])
+        lengths.add(len(there))
+        await after.close()
+    assert len(lengths) > 5
+    await store.close()
+
+
+def log_bytes_when_opened(folder: Path) -> int:
+    """How long the log is once a store is open: so much is synced before anything is written."""
+    database = sqlite_database.Database(folder / "fresh.sqlite", "normal", time.time, lambda: "first boot")
+    size = (folder / "fresh.sqlite-wal").stat().st_size
+    database.close()
+    return size
+
+
+@pytest.mark.parametrize(("synchronous", "level"), [("normal", 1), ("full", 2)])
+async def test_groups_are_synced_as_the_setting_says(tmp_path, synchronous, level):
+    store = await opened(tmp_path / "s.sqlite", synchronous=synchronous)
+    assert store._database.db.execute("PRAGMA synchronous").fetchone() == (level,)
+    assert store._database.db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    await store.close()
+
+
+async def test_what_was_not_synced_is_synced_soon(tmp_path, monkeypatch):
+    synced = watched_syncs(monkeypatch)
+    store = await opened(tmp_path / "s.sqlite")
+    for offset in (1, 2):
+        await Owner(store).keep([a_row(store, offset)])
+        await synced.get()
+    await store.close()
+
+
+async def test_with_full_nothing_is_left_to_sync(tmp_path, monkeypatch):
+    synced = watched_syncs(monkeypatch)
+    store = await opened(tmp_path / "s.sqlite", synchronous="full")
+    await Owner(store).keep([a_row(store, 1)])
+    assert store._sync is None
+    await store.close()
+    assert synced.empty()
+
+
+async def test_a_disk_that_does_not_sync_is_logged_once_and_the_store_goes_on(tmp_path, monkeypatch, caplog):
+    synced = watched_syncs(monkeypatch, OSError(5, "Input/output error"))
+    store = await opened(tmp_path / "s.sqlite")
+    for offset in (1, 2):
+        await Owner(store).keep([a_row(store, offset)])
+        await synced.get()
+    await Owner(store).keep([a_row(store, 3)])
+    await store.close()
+    assert len([line for line in caplog.messages if "(fsync) cannot be written" in line]) == 1
+
+
+def watched_syncs(monkeypatch, error: OSError | None = None) -> asyncio.Queue[None]:
+    """Let syncs be seen, or fail."""
+    seen: asyncio.Queue[None] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    sync = sqlite_database.Database.sync
+
+    def watched(self) -> None:
+        sync(self)
+        loop.call_soon_threadsafe(seen.put_nowait, None)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(sqlite_database.Database, "sync", watched)
+    return seen
+
+
+async def test_an_epoch_that_was_taken_out_is_made_anew(tmp_path):
+    """What to do after a file was put back from a backup (docs/architecture.md)."""
+    path = tmp_path / "s.sqlite"
+    store = await opened(path)
+    await store.close()
+    db = sqlite3.connect(path)
+    db.execute("DELETE FROM store WHERE name = 'epoch'")
+    db.commit()
+    db.close()
+    again = await opened(path)
+    assert again.epoch != store.epoch
+    await again.close()
+
+
 def test_the_machine_names_its_boot():
     assert len(sqlite_database.machine_boot_id()) == 36
 
@@ -194,9 +299,10 @@ async def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path)
     assert path.read_text() == "these are my notes, " * 100
 
 
-async def test_a_folder_that_is_not_there_is_refused_with_advice(tmp_path):
+@pytest.mark.parametrize("folder", ["no-such-folder", "/proc"])  # nobody writes there, not even root
+async def test_a_folder_that_cannot_be_written_is_refused_with_advice(tmp_path, folder):
     with pytest.raises(StartupError, match=r"cannot write beside .*make its folder.*--sqlite-path"):
-        await opened(tmp_path / "no" / "s.sqlite")
+        await opened(tmp_path / folder / "s.sqlite")
 
 
 async def test_a_folder_in_its_place_is_refused_with_advice(tmp_path):
@@ -279,7 +385,7 @@ async def test_rows_that_came_during_a_commit_are_the_next_group(tmp_path):
     other = sqlite3.connect(tmp_path / "s.sqlite", isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")  # the first commit waits for us
     owner.append(a_row(store, 1))
-    for _ in range(3):
+    while len(store._queue):  # noqa: ASYNC110 - the writer's thread takes it and tells nobody
         await asyncio.sleep(0)
     for offset in range(2, 301):
         owner.append(a_row(store, offset))

@@ -17,6 +17,13 @@ def test_a_short_run_loses_nothing(question: str):
     assert "realtime" in done.stdout or "fast members" in done.stdout, done.stdout
 
 
+def test_a_short_run_of_the_stores_finds_every_row():
+    command = [sys.executable, "-m", "bench.store", "--short"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("rows/s") == 9
+
+
 @pytest.mark.parametrize(
     ("module", "arguments", "figures"),
     [

@@ -1,76 +1,14 @@
 """The JavaScript client, in a browser, against a server that fails on command."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-import pytest_asyncio
-from playwright.async_api import Page
 
-from tests.client.fake_server import FakeServer, Message, Peer
+from tests.browser.js import CONNECT, fake, once, page, run
+from tests.client.fake_server import Message, Peer
 
-# Jitter at its lowest: reconnects at once, as the fake names no window.
-CONNECT = """
-  const { connect, RealtimeError, backoffMs, mayReconnect, readCloseReason } = await import("/realtime.js");
-  const seen = [];
-  const follow = (room) => {
-    room.on("message", ({ content }) => seen.push(content));
-    room.on("gap", (gap) => seen.push(gap));
-    room.on("resumed", (how) => seen.push(how));
-  };
-  const until = (condition) => new Promise((resolve) => {
-    const look = () => condition() ? resolve() : requestAnimationFrame(look);
-    look();
-  });
-  const failure = (promise) => promise.then(() => "no failure", (error) => error.code);
-"""
-
-Run = Callable[..., Awaitable[Any]]
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def fake() -> AsyncIterator[FakeServer]:
-    async with FakeServer() as running:
-        yield running
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def page(server: Any, open_page: Any) -> Page:
-    # The page comes from the real server, whose policy would not let it talk to another one.
-    page = await open_page(bypass_csp=True)
-    await page.goto(f"{server.url}/")
-    return page
-
-
-@pytest.fixture
-def run(page: Page, fake: FakeServer) -> Run:
-    """Run JavaScript with a client of the fake server as `client`; `options` are the client's."""
-
-    async def go(body: str, **options: Any) -> Any:
-        return await page.evaluate(
-            f"""async ([url, options]) => {{
-              {CONNECT}
-              const client = connect(url, {{ user: "al", random: () => 0, ...options }});
-              try {{ {body} }} finally {{ client.close(); }}
-            }}""",
-            [fake.url, options],
-        )
-
-    return go
-
-
-def once(action: Callable[[Peer, Message], object], *, type_: str) -> Callable[[Peer, Message], bool]:
-    spent: list[bool] = []
-
-    def fault(peer: Peer, message: Message) -> bool:
-        if spent or message["type"] != type_:
-            return False
-        spent.append(True)
-        action(peer, message)
-        return True
-
-    return fault
+__all__ = ["fake", "page", "run"]  # fixtures
 
 
 async def test_publishing_resolves_to_the_place_and_the_message_comes_back(run):
@@ -117,7 +55,8 @@ async def test_a_push_that_comes_twice_is_seen_once_and_a_jump_is_a_gap(run, fak
     async def answer(peer: Peer) -> None:
         place = {"type": "chat_message", "room": "chat:x", "epoch": fake.epoch}
         pushes = [place | {"offset": offset, "content": offset} for offset in (1, 1, 2, 1, 5)]
-        await peer.send(*pushes, {"type": "gap", "room": "chat:x", "content": {"to": 9, "reason": "slow"}})
+        gap = {"from": 6, "to": 9, "reason": "slow"}
+        await peer.send(*pushes, {"type": "gap", "room": "chat:x", "content": gap})
 
     async def later(peer: Peer, message: Message) -> None:
         await answer(peer)

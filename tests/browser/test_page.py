@@ -264,6 +264,45 @@ async def test_who_scrolled_up_is_told_of_news_and_brought_to_it(server, enter, 
     await expect(ada).to_have_title(re.compile(r"^#"))
 
 
+HIDE = """(hidden) => {
+  // document.hidden is the browser's to say, and headless it never does.
+  Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+async def test_a_hidden_page_counts_in_its_title_and_shows_all_when_somebody_looks(server, enter, room):
+    ada, ben = await enter(server.url, "Ada", room), await enter(server.url, "Ben", room)
+    await say(ben, "seen")
+    await expect(bubbles(ada)).to_have_text(["seen"])
+    await ada.evaluate(HIDE, True)
+    for number in range(3):
+        await say(ben, f"unseen {number}")
+    await expect(bubbles(ben)).to_have_count(4)
+    await expect(ada).to_have_title(re.compile(r"^\(\d+\) #"))
+    await expect(bubbles(ada)).to_have_text(["seen"])
+    await expect(ben.locator("#members .who")).to_have_text(["Ben", "Ada"])
+    await ada.evaluate(HIDE, False)
+    await expect(bubbles(ada)).to_have_text(["seen", *(f"unseen {number}" for number in range(3))])
+    await expect(ada).to_have_title(re.compile(r"^#"))
+    await expect(ada.locator("#banner")).to_be_hidden()
+    await say(ben, "seen again")
+    await expect(bubbles(ada).last).to_have_text("seen again")
+
+
+async def test_a_hidden_page_that_reconnects_is_told_and_misses_nothing(serve, enter, room):
+    running = serve(**QUICK)
+    ada, ben = await enter(running.url, "Ada", room), await enter(running.url, "Ben", room)
+    await ada.evaluate(HIDE, True)
+    await restart(running, kill=True)
+    await expect(ada.locator("#status")).to_have_attribute("data-state", "online")
+    await say(ben, "said while hidden")
+    await expect(ada).to_have_title(re.compile(r"^\(\d+\) #"))
+    await ada.evaluate(HIDE, False)
+    await expect(bubbles(ada)).to_have_text(["said while hidden"])
+    await expect(ada).to_have_title(re.compile(r"^#"))
+
+
 async def test_a_link_with_room_and_name_leads_straight_in_and_shows_what_was_said(server, open_page, room):
     await fill(server, room, 130)
     ben = await open_page()

@@ -35,6 +35,7 @@ class Peer:
     socket: ServerConnection
     user: str
     rooms: set[str] = field(default_factory=set)
+    passive: dict[str, int] = field(default_factory=dict)  # by room, since which offset
     gone: bool = False
 
     @property
@@ -81,6 +82,8 @@ class FakeServer:
         self.refuse: tuple[HTTPStatus, Headers] | None = None
         self.greeting: Message = {}
         self.epoch = secrets.token_hex(2)
+        self.answer_messages = 1 << 30  # most in one answer: a recovery of more is refused, a page is cut
+        self.joined_lacks: set[str] = set()  # keys that its `joined` leaves out
         self.tokens: list[str | None] = []
         self.changed = asyncio.Condition()
         self._server: Server | None = None
@@ -145,9 +148,18 @@ class FakeServer:
         }
         room.messages.append(push)
         for peer in list(self.peers):
-            if room_name in peer.rooms:
+            if room_name in peer.rooms and room_name not in peer.passive:
                 await self.push_to(peer, push)
         return push
+
+    async def tell_unread(self, room_name: str) -> None:
+        """Tell the passive members of a room their counts, as a server does once a second."""
+        room = self._room(room_name)
+        last = len(room.messages)
+        for peer in list(self.peers):
+            if room_name in peer.passive:
+                content = {"count": last - peer.passive[room_name], "offset": last, "epoch": room.epoch}
+                await peer.send({"type": "unread", "room": room_name, "content": content})
 
     async def push_to(self, peer: Peer, push: Message) -> None:
         """Deliver one publication to one member; servers that cheat do it their way."""
@@ -209,8 +221,13 @@ class FakeServer:
         match message["type"]:
             case "join":
                 await self._join(peer, message, room, content.get("since"))
+            case "passive":
+                last = len(self._room(room).messages)
+                peer.passive.setdefault(room, last)
+                await self._answer(peer, message, "ack", {"offset": last, "epoch": self._room(room).epoch})
             case "leave":
                 peer.rooms.discard(room)
+                peer.passive.pop(room, None)
                 await peer.send({"type": "left", "id": message["id"], "room": room, "content": {}})
                 await self._presence(room, left=[peer.user])
             case "presence":
@@ -236,23 +253,25 @@ class FakeServer:
         missed: list[Message] = []
         recovered = False
         if since and since["epoch"] == room.epoch and room.forgotten <= since["offset"]:
-            recovered = since["offset"] <= len(room.messages)
             missed = room.messages[since["offset"] :]
+            recovered = since["offset"] <= len(room.messages) and len(missed) <= self.answer_messages
         peer.rooms.add(name)
+        peer.passive.pop(name, None)
         joined = {
             "members": self._members(name),
             "offset": len(room.messages),
             "epoch": room.epoch,
             "recovered": recovered,
-            "messages": missed,
+            "messages": missed if recovered else [],
         }
-        await self._answer(peer, message, "joined", joined)
+        kept = {key: value for key, value in joined.items() if key not in self.joined_lacks}
+        await self._answer(peer, message, "joined", kept)
         await self._presence(name, joined=[peer.user], but=peer)
 
     async def _history(self, peer: Peer, message: Message, content: Message) -> None:
         room = self._room(message["room"])
         kept = [one for one in room.messages if one["offset"] > room.forgotten]
-        limit = content.get("limit", 50)
+        limit = min(content.get("limit", 50), self.answer_messages)
         if "after" in content:
             found = [one for one in kept if one["offset"] > content["after"]]
             page = found[:limit]

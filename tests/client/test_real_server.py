@@ -8,7 +8,7 @@ import uuid
 import jwt
 import pytest
 
-from realtime.client import Closed, Gap, Message, Options, Resumed, Room, connect
+from realtime.client import Closed, Gap, Message, Options, Resumed, Room, Unread, connect
 from realtime.errors import BadMessage, Forbidden, NotJoined, Unauthorized, UnknownType
 
 AT_ONCE = Options(uniform=lambda: 0.0)
@@ -166,6 +166,45 @@ async def test_a_broken_connection_is_resumed_without_loss(server, lobby):
         assert al.reconnects == 1
 
 
+async def test_more_than_one_answer_holds_comes_back_whole(server, lobby, codec):
+    async with (
+        connect(server.ws_url, user="al", codec=codec, options=AT_ONCE) as al,
+        connect(server.ws_url, user="bo", options=AT_ONCE) as bo,
+    ):
+        room, theirs = await al.join(lobby), await bo.join(lobby)
+        text = (
+            "x" * 6000
+        )  # 120 of them are more than the server puts into one answer, and fewer than it keeps
+        await theirs.publish("chat_message", 0)
+        assert (await anext(aiter(room))).content == 0
+        await room.passive()
+        await asyncio.gather(*(theirs.publish("chat_message", [n, text]) for n in range(1, 121)))
+        _cut(al)
+        messages = aiter(room)
+        assert [(await anext(messages)).content[0] for _ in range(120)] == list(range(1, 121))
+        assert al.reconnects == 1
+
+
+async def test_a_passive_room_tells_counts_and_turns_active_without_loss(server, lobby, codec):
+    async with (
+        connect(server.ws_url, user="al", codec=codec) as al,
+        connect(server.ws_url, user="bo") as bo,
+    ):
+        room, theirs = await al.join(lobby), await bo.join(lobby)
+        await room.passive()
+        await asyncio.gather(*(theirs.publish("chat_message", number) for number in range(100)))
+        async with asyncio.timeout(10):
+            async for event in room.events():
+                assert not isinstance(event, Message)
+                if isinstance(event, Unread) and event.count == 100:
+                    break
+        turning = asyncio.ensure_future(room.active())
+        await asyncio.gather(*(theirs.publish("chat_message", number) for number in range(100, 200)))
+        messages = aiter(room)
+        assert [(await anext(messages)).content for _ in range(200)] == list(range(200))
+        await turning
+
+
 async def test_a_token_that_is_wrong_is_refused_for_good(serve):
     running = serve(jwt_secret="s" * 32)
     with pytest.raises(Closed):
@@ -208,3 +247,23 @@ async def _until_members(room, expected: set[str]) -> None:
 def _cut(client) -> None:
     """End the socket without a word, as a broken network does."""
     client._link._connection._socket.transport.abort()
+
+
+async def test_what_is_not_kept_is_for_signals_and_counts_for_nobody(server, lobby, codec):
+    async with (
+        connect(server.ws_url, user="al", codec=codec) as al,
+        connect(server.ws_url, user="bo") as bo,
+    ):
+        room, theirs = await al.join(lobby), await bo.join(lobby)
+        with pytest.raises(BadMessage, match="not kept"):
+            await theirs.publish("chat_typing", {})
+        theirs.signal("chat_typing", {"n": 1})
+        assert (await anext(aiter(room))).content == {"n": 1}
+        await room.passive()
+        theirs.signal("chat_typing", {"n": 2})
+        await theirs.publish("chat_message", "said")
+        async with asyncio.timeout(10):
+            async for event in room.events():
+                if isinstance(event, Unread):
+                    break
+        assert room.unread == 1

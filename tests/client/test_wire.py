@@ -56,8 +56,12 @@ def test_an_error_gets_the_class_of_its_name(content, kind, retryable):
     assert error.retryable is retryable
 
 
-def test_an_error_says_when_to_retry():
-    assert from_wire({"name": "rate_limited", "retry_after": 1.5}).retry_after_s == 1.5
+@pytest.mark.parametrize("name", ["rate_limited", "brand_new"])
+def test_an_error_says_when_to_retry_and_which_limit_it_met(name):
+    error = from_wire({"name": name, "retry_after": 1.5, "limit": "messages_per_second", "allowed": 10})
+    assert (error.retry_after_s, error.limit, error.allowed) == (1.5, "messages_per_second", 10)
+    strange = from_wire({"name": name, "retry_after": "soon", "limit": 3, "allowed": None})
+    assert (strange.retry_after_s, strange.limit, strange.allowed) == (None, None, None)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest_asyncio
 from realtime.backends.broker_durable import DurableBroker
 from realtime.backends.broker_memory import MemoryBroker
 from realtime.core.contracts import Broker, Store
-from tests.contract.stores import STORES, Place
+from tests.contract.stores import Place, PostgresPlace, SqlitePlace
 from tests.oracles.hub import FakeClock, FakeHub
 from tests.oracles.store import FakeStore
 
@@ -18,11 +18,18 @@ MakeBroker = Callable[..., Broker]
 
 MEMORY = ["memory"]
 # What these forget they find again in their store.
+STORES = ["sqlite", "postgres"]
 LASTING = ["durable", *(f"durable on {name}" for name in STORES)]
 
 
-async def broker_maker(name: str, clock: FakeClock, folder: Path, closing: AsyncExitStack) -> MakeBroker:
-    """Return what makes brokers of one kind, on one store where they stand on one.
+async def place_of(name: str, request, folder: Path) -> Place:
+    if name == "sqlite":
+        return SqlitePlace(folder)
+    return PostgresPlace(await request.getfixturevalue("postgres").new_database())
+
+
+async def broker_maker(request, clock: FakeClock, folder: Path, closing: AsyncExitStack) -> MakeBroker:
+    """Return what makes brokers of the kind asked for, on one store where they stand on one.
 
     Options: history_messages, history_bytes, memory_bytes, recovery_window_s, idle_rooms.
     """
@@ -30,12 +37,14 @@ async def broker_maker(name: str, clock: FakeClock, folder: Path, closing: Async
     def memory(**options) -> MemoryBroker:
         return MemoryBroker(clock, FakeHub(clock), **options)
 
+    name = request.param
     if name == "memory":
         return memory
     if name == "durable":
         store: Store = FakeStore(commits_itself=True)
     else:
-        store = await STORES[name.removeprefix("durable on ")](folder).open(clock=clock)
+        place = await place_of(name.removeprefix("durable on "), request, folder)
+        store = await place.open(clock=clock)
     closing.push_async_callback(store.close)
 
     def durable(**options) -> DurableBroker:
@@ -58,7 +67,7 @@ async def closing() -> AsyncIterator[AsyncExitStack]:
 
 @pytest_asyncio.fixture(params=MEMORY + LASTING)
 async def make_broker(request, clock, tmp_path, closing) -> MakeBroker:
-    return await broker_maker(request.param, clock, tmp_path, closing)
+    return await broker_maker(request, clock, tmp_path, closing)
 
 
 @pytest.fixture
@@ -69,19 +78,19 @@ def broker(make_broker) -> Broker:
 @pytest_asyncio.fixture(params=MEMORY)
 async def make_forgetful_broker(request, clock, tmp_path, closing) -> MakeBroker:
     """Make brokers that have nothing but their memory."""
-    return await broker_maker(request.param, clock, tmp_path, closing)
+    return await broker_maker(request, clock, tmp_path, closing)
 
 
 @pytest_asyncio.fixture(params=LASTING)
 async def make_lasting_broker(request, clock, tmp_path, closing) -> MakeBroker:
     """Make brokers that forget nothing."""
-    return await broker_maker(request.param, clock, tmp_path, closing)
+    return await broker_maker(request, clock, tmp_path, closing)
 
 
-@pytest.fixture(params=STORES)
-def place(request, tmp_path) -> Place:
+@pytest_asyncio.fixture(params=STORES)
+async def place(request, tmp_path) -> Place:
     """Where stores of one kind are kept: `await place.open(…)` opens what is kept there."""
-    return STORES[request.param](tmp_path)
+    return await place_of(request.param, request, tmp_path)
 
 
 @pytest_asyncio.fixture

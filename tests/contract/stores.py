@@ -2,10 +2,13 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+import asyncpg
+
+from realtime.backends.store_postgres import PostgresStore, open_postgres
 from realtime.backends.store_sqlite import SqliteStore, open_sqlite
 from realtime.core.clock import SystemClock
 from realtime.core.contracts import Position, RoomKey, Row, Store
@@ -21,6 +24,8 @@ class Place(Protocol):
     """One database, which stores may be opened on one after another."""
 
     dialect: str
+    at_once: dict[str, Any]
+    """Options for `open` that wait for no other server's end."""
 
     async def open(self, **options: Any) -> Store:
         """Open a store on it. `synchronous` is "normal" unless given."""
@@ -48,6 +53,7 @@ class SqlitePlace:
     """A file."""
 
     dialect = "sqlite"
+    at_once: dict[str, Any] = {}  # noqa: RUF012
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "realtime.sqlite"
@@ -74,7 +80,39 @@ class SqlitePlace:
         await self.execute("DROP TRIGGER refuse")
 
 
-STORES: dict[str, Callable[[Path], Place]] = {"sqlite": SqlitePlace}
+class PostgresPlace:
+    """A database of a running server."""
+
+    dialect = "postgres"
+    at_once: dict[str, Any] = {"lock_wait_s": 0.05}  # noqa: RUF012
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.arguments = ["postgres", url]
+
+    async def open(self, **options: Any) -> PostgresStore:
+        return await open_postgres(self.url, **{"synchronous": "normal", "clock": SystemClock()} | options)
+
+    async def execute(self, statement: str) -> list[tuple[Any, ...]]:
+        connection = await asyncpg.connect(self.url, server_settings={"search_path": "realtime"})
+        try:
+            if statement.startswith("SELECT"):
+                return [tuple(row) for row in await connection.fetch(statement)]
+            await connection.execute(statement)
+            return []
+        finally:
+            await connection.close()
+
+    async def refuse(self, room: RoomKey) -> None:
+        await self.execute(
+            f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            f"IF NEW.room = (SELECT id FROM realtime.rooms WHERE tenant = '{room.tenant}' "
+            f"AND name = '{room.room}') THEN RAISE 'refused by the test'; END IF; RETURN NEW; END $$; "
+            f"CREATE TRIGGER refuse BEFORE INSERT ON publications FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+
+    async def accept(self) -> None:
+        await self.execute("DROP FUNCTION refuse CASCADE")
 
 
 def a_row(store: Store, offset: int, room: RoomKey = LOBBY, **given: Any) -> Row:

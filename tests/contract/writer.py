@@ -1,30 +1,33 @@
 """Appends to a store until it is killed: `python -m tests.contract.writer sqlite PATH` (or `postgres URL`).
 
-Prints the store's epoch, then every offset once it is kept; 64 rows are on their way at any time.
+It goes on after what is there. Prints the store's epoch, then every offset once it is kept; 64 rows are on
+their way at any time.
 """
 
 import asyncio
 import sys
 from pathlib import Path
 
+from realtime.backends.store_postgres import open_postgres
 from realtime.backends.store_sqlite import open_sqlite
 from realtime.core.clock import SystemClock
 from realtime.core.contracts import Row, Store
 from realtime.errors import Unavailable
-from tests.contract.stores import a_row
+from tests.contract.stores import LOBBY, a_row
 
 
 async def opened(kind: str, where: str) -> Store:
     """The store that the command line names."""
-    assert kind == "sqlite"
-    return await open_sqlite(Path(where), synchronous="normal", clock=SystemClock())
+    if kind == "sqlite":
+        return await open_sqlite(Path(where), synchronous="normal", clock=SystemClock())
+    return await open_postgres(where, synchronous="normal", clock=SystemClock())
 
 
 async def main() -> None:
     """Write for ever."""
     store = await opened(*sys.argv[1:])
     print(store.epoch.decode(), flush=True)
-    offset = 0
+    offset = (await store.remembered(LOBBY, 0)).offset
 
     def append() -> None:
         nonlocal offset

@@ -270,16 +270,17 @@ def test_whoever_causes_too_many_errors_is_closed_and_slow_ones_are_not():
         assert alice.error("no_such_type") == "unknown_type"
     frame = [{"type": "no_such_type"}] * 20
     alice.send_frame(*frame)
-    assert alice.connection.closed == (CloseCode.TOO_MANY_ERRORS, b'{"r":"too_many_errors"}')
+    reason = b'{"r":"too_many_errors","limit":"errors_per_second","allowed":1}'
+    assert alice.connection.closed == (CloseCode.TOO_MANY_ERRORS, reason)
     assert len(alice.read()) <= 6, "what comes after the close is not answered any more"
 
 
 @pytest.mark.parametrize(
     ("trouble", "code", "reason"),
     [
-        (Unavailable("no answer"), CloseCode.OVERLOADED, b'{"r":"unavailable"}'),
-        (RuntimeError("a bug"), CloseCode.INTERNAL, b'{"r":"internal"}'),
-        (Forbidden("no"), CloseCode.TOO_MANY_ERRORS, b'{"r":"too_many_errors"}'),
+        (Unavailable("no answer"), CloseCode.OVERLOADED, "unavailable"),
+        (RuntimeError("a bug"), CloseCode.INTERNAL, "internal"),
+        (Forbidden("no"), CloseCode.TOO_MANY_ERRORS, "too_many_errors"),
     ],
 )
 def test_whoever_is_closed_over_what_is_the_servers_trouble_is_told_to_come_back(trouble, code, reason):
@@ -289,7 +290,8 @@ def test_whoever_is_closed_over_what_is_the_servers_trouble_is_told_to_come_back
         alice.send("own_fail")
     assert alice.connection.closed is None
     alice.send("own_fail")
-    assert alice.connection.closed == (code, reason)
+    told = b'{"r":"%b","limit":"errors_per_second","allowed":1}' % reason.encode()
+    assert alice.connection.closed == (code, told)
 
 
 def test_above_the_rate_a_message_is_refused_with_the_time_to_wait():
@@ -333,4 +335,5 @@ def test_whoever_goes_on_above_the_rate_is_closed_to_come_back_later():
     alice = world.member("alice")
     for _ in range(10):
         alice.send("ping")
-    assert alice.connection.closed == (CloseCode.RATE_LIMITED, b'{"r":"rate_limited"}')
+    reason = b'{"r":"rate_limited","limit":"errors_per_second","allowed":1}'
+    assert alice.connection.closed == (CloseCode.RATE_LIMITED, reason)

@@ -83,6 +83,59 @@ def test_an_epoch_learned_from_a_push_recovers(world):
     assert (joined["recovered"], contents(joined["messages"])) == (True, ["two"])
 
 
+@pytest.mark.parametrize("variant", [0, 1], ids=["json", "msgpack"])
+def test_every_answer_and_push_names_the_same_epoch(world, variant):
+    alice = world.member("alice", variant=variant)
+    epoch = alice.join(LOBBY)["epoch"]
+    assert epoch
+    assert alice.publish(LOBBY)["epoch"] == epoch
+    assert alice.publish(LOBBY, key="k")["epoch"] == epoch
+    assert alice.publish(LOBBY, key="k") == {"offset": 2, "epoch": epoch, "duplicate": True}
+    assert {push["epoch"] for push in alice.pushes()} == {epoch}
+    assert {push["epoch"] for push in alice.ask("history", room=LOBBY)["content"]["messages"]} == {epoch}
+    assert alice.ask("passive", room=LOBBY)["content"]["epoch"] == epoch
+    assert alice.join(LOBBY, offset=1, epoch=epoch)["epoch"] == epoch
+
+
+def test_offset_0_recovers_everything_from_the_first_on(world):
+    alice, bob = world.member("alice"), world.member("bob")
+    start = alice.join(LOBBY)
+    assert start["offset"] == 0
+    for text in ("one", "two"):
+        alice.publish(LOBBY, text)
+    joined = bob.join(LOBBY, offset=start["offset"], epoch=start["epoch"])
+    assert (joined["recovered"], contents(joined["messages"])) == (True, ["one", "two"])
+
+
+def test_whoever_was_refused_gets_the_pushes_after_the_answers_offset_all_the_same(world):
+    alice, bob = world.member("alice"), world.member("bob")
+    epoch = alice.join(LOBBY)["epoch"]
+    alice.publish(LOBBY, "before")
+    for since in ({"offset": 7, "epoch": epoch}, {"offset": 1, "epoch": "another"}, {"offset": 1}):
+        joined = bob.join(LOBBY, **since)
+        assert (joined["recovered"], joined["offset"], joined["epoch"]) == (False, 1, epoch)
+    alice.publish(LOBBY, "after")
+    assert [(push["content"], push["offset"]) for push in bob.pushes()] == [("after", 2)]
+
+
+def test_a_changed_epoch_is_refused_and_its_own_positions_recover():
+    world = World(recovery_window_s=300)
+    alice = world.member("alice")
+    old = alice.join(LOBBY)["epoch"]
+    alice.publish(LOBBY, "lost")
+    alice.leave()
+    world.pass_time(301)  # nobody is there, and the room is forgotten
+    alice, bob = world.member("alice"), world.member("bob")
+    alice.join(LOBBY)
+    alice.publish(LOBBY, "new")
+    push = alice.pushes()[0]
+    joined = bob.join(LOBBY, offset=1, epoch=old)
+    assert (joined["recovered"], joined["messages"], joined["offset"]) == (False, [], 1)
+    assert joined["epoch"] == push["epoch"] != old
+    joined = bob.join(LOBBY, offset=0, epoch=push["epoch"])
+    assert (joined["recovered"], contents(joined["messages"])) == (True, ["new"])
+
+
 def test_what_the_history_no_longer_reaches_is_refused():
     world = World(history_messages=3)
     alice = world.member("alice")

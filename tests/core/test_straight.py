@@ -42,9 +42,9 @@ def message(chance: random.Random) -> str:
     return "{" + ",".join(f'"{name}":{fields[name]}' for name in names) + "}"
 
 
-def hold(texts: list[list[str]], *, alone: bool) -> list[list[dict]]:
+def hold(texts: list[list[str]], *, alone: bool, **rates: float) -> list[list[dict]]:
     """Let three members, one of them in two rooms and one reading MessagePack, say all of it."""
-    world = World(limits=Limits(content_bytes=500, messages_per_frame=100))
+    world = World(limits=Limits(content_bytes=500, messages_per_frame=100, errors_burst=1000, **rates))
     members = [world.member("alice"), world.member("bob"), world.member("carol", variant=1)]
     for member in members:
         member.join("chat:lobby")
@@ -63,6 +63,19 @@ def test_a_message_comes_to_the_same_alone_and_among_others(seed):
     chance = random.Random(seed)
     texts = [[message(chance).replace("\n", " ") for _ in range(chance.randrange(1, 30))] for _ in range(6)]
     assert hold(texts, alone=True) == hold(texts, alone=False)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_over_a_shared_rate_is_the_same_alone_and_among_others(seed):
+    chance = random.Random(seed)
+    texts = [[message(chance).replace("\n", " ") for _ in range(chance.randrange(1, 30))] for _ in range(6)]
+    rates = {
+        "messages_per_second_per_user": chance.choice([0, 10, 30]),
+        "deliveries_per_second_per_user": chance.choice([0, 20, 60]),
+        "deliveries_per_second_per_tenant": chance.choice([0, 40]),
+        "rate_burst_s": 1.0,
+    }
+    assert hold(texts, alone=True, **rates) == hold(texts, alone=False, **rates)
 
 
 def comparable(message: dict) -> dict:

@@ -3,22 +3,28 @@
 import asyncio
 import contextlib
 import json
+import re
 import signal
-import sqlite3
 
 import pytest
+import pytest_asyncio
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from realtime.edge.telemetry import BACKEND_HELP
 from tests.edge.peer import ask, get, metric, receive
 
 ROOM = "chat:lobby"
 
 
-@pytest.fixture
-def start(serve, tmp_path):
-    """Start servers that keep durable rooms in one file."""
-    return lambda **settings: serve(sqlite_path=str(tmp_path / "rooms.sqlite"), **settings)
+@pytest_asyncio.fixture(params=["sqlite", "postgres"])
+async def start(request, serve, tmp_path):
+    """Start servers that keep durable rooms in one store."""
+    if request.param == "sqlite":
+        store = {"sqlite_path": str(tmp_path / "rooms.sqlite")}
+    else:
+        store = {"postgres_url": await request.getfixturevalue("postgres").new_database()}
+    return lambda **settings: serve(**store, **settings)
 
 
 async def enter(server, user="alice", room=ROOM, **since):
@@ -83,7 +89,7 @@ async def test_kills_in_the_middle_of_publishing_lose_nothing_acked_and_double_n
                 if answer["type"] == "ack":
                     acked.append(answer["id"])
         server.kill()
-        await ws.close()
+        ws.transport.abort()  # `close` would wait for what is in its buffers
         server.start()
     ws, _ = await enter(server)
     async with ws:
@@ -93,7 +99,7 @@ async def test_kills_in_the_middle_of_publishing_lose_nothing_acked_and_double_n
     assert len(epochs) == 1
 
 
-async def test_only_durable_kinds_touch_the_disk(start, tmp_path):
+async def test_only_durable_kinds_touch_the_disk(start):
     server = start()
     ws, joined = await enter(server, room="events:news")
     async with ws:
@@ -101,9 +107,8 @@ async def test_only_durable_kinds_touch_the_disk(start, tmp_path):
         await ask(ws, type="join", id=2, room=ROOM)
         assert (await ask(ws, type="chat_typing", id=3, room=ROOM))["content"] == {}
         await say(ws, "kept")
+    assert metric(server, "store_rows_total") == 1
     server.kill()
-    with sqlite3.connect(tmp_path / "rooms.sqlite") as db:
-        assert db.execute("SELECT count(*) FROM publications").fetchone() == (1,)
     server.start()
     ws, again = await enter(server, room="events:news")
     async with ws:
@@ -147,6 +152,11 @@ async def test_ready_and_metrics_tell_of_the_store(start):
     assert metric(server, "store_rows_total") == 1
     assert metric(server, "broker_durable_rooms") == 1
     assert metric(server, "acks_owed") == 0
+    page = get(f"{server.url}/metrics")[2].decode()
+    of_backends = re.findall(r"^# TYPE realtime_((?:broker|store)_\w+) (\w+)$", page, re.MULTILINE)
+    assert of_backends
+    for name, kind in of_backends:
+        assert (name in BACKEND_HELP, kind == "counter") == (True, name.endswith("_total")), name
 
 
 async def test_without_a_store_durable_rooms_live_in_memory_and_the_log_says_so(serve):
@@ -161,7 +171,7 @@ async def test_without_a_store_durable_rooms_live_in_memory_and_the_log_says_so(
         assert (again["offset"], again["epoch"] != joined["epoch"]) == (0, True)
 
 
-def test_a_second_server_on_the_same_file_is_refused(start):
+async def test_a_second_server_on_the_same_store_is_refused(start):
     start()
     with pytest.raises(pytest.fail.Exception, match="is in use by another server"):
         start()

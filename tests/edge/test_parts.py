@@ -205,6 +205,7 @@ def test_the_exposition_holds_every_source():
         worker_metrics(
             {"accepted": 3, "connections": 2},
             {"rooms": 4, "streams_idle": 9},
+            refusals={"max_message_bytes": 6},
             node="n",
             version="1",
             http=1,
@@ -217,6 +218,7 @@ def test_the_exposition_holds_every_source():
         "realtime_connections 2",
         "realtime_rooms 4",
         "realtime_streams_idle 9",
+        'realtime_refusals_total{limit="max_message_bytes"} 6',
         "realtime_http_connections 1",
         'realtime_loop_lag_seconds_bucket{le="0.0025"} 0',
         'realtime_loop_lag_seconds_bucket{le="0.005"} 1',

@@ -60,7 +60,8 @@ async def test_too_many_errors_close_with_4509_and_harm_nobody_else(serve):
         await ws.send('{"type":"no_such_type","id":9}\n{"type":"ping","id":10}')
         assert (await receive(ws))["id"] == 9
         code, reason = await closed(ws)
-        assert (code, json.loads(reason)) == (4509, {"r": "too_many_errors"})
+        told = {"r": "too_many_errors", "limit": "errors_per_second", "allowed": 0.001}
+        assert (code, json.loads(reason)) == (4509, told)
         assert (await ask(other, type="ping", id=1))["type"] == "pong"
 
 

@@ -89,6 +89,23 @@ async def test_a_position_ahead_of_the_room_is_refused(server):
     assert (found["recovered"], found["messages"]) == (False, [])
 
 
+async def test_a_new_epoch_of_a_new_process_is_refused_and_its_own_positions_recover(serve):
+    server, room = serve(), "events:restarted"
+    async with await enter(server, "alice", room) as alice:
+        old = await say(alice, room, 1, 2, 3)
+    server.restart()
+    async with await enter(server, "alice") as alice, await enter(server, "bob", room) as bob:
+        found = await rejoin(alice, room, **old)
+        assert (found["recovered"], found["messages"], found["offset"]) == (False, [], 0)
+        assert found["epoch"] != old["epoch"]
+        await say(bob, room, "new")
+        while "offset" not in (push := await receive(alice)):
+            pass
+        assert (push["offset"], push["epoch"]) == (1, found["epoch"])
+        again = await rejoin(alice, room, offset=0, epoch=push["epoch"])
+        assert [each["content"] for each in again["messages"]] == ["new"]
+
+
 async def test_what_the_history_no_longer_reaches_is_refused_and_never_half_recovered(serve):
     server, room = serve(history_messages=3), "events:short"
     async with await enter(server, "alice", room) as alice:

@@ -79,7 +79,7 @@ class Chaos:
         self.hub = Hub(
             on_handshake=self.on_handshake,
             on_message=self.on_message,
-            on_limited=lambda state, payload, wait_s: self.on_message(state, payload),
+            on_limited=lambda state, payload, limit, wait_s: self.on_message(state, payload),
             on_close=self.on_close,
             on_http=lambda fd, received, remote: os.close(fd),
             on_wake=self.on_wake,

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realtime.native.ratelimit import KeyedLimiter
-from tests.oracles.ratelimit import Bucket
+from realtime.native.ratelimit import Allowance, KeyedLimiter, Tariff
+from tests.oracles.ratelimit import Bucket, Purse
 
 SECOND = 1_000_000_000
 
@@ -196,3 +196,111 @@ def test_the_default_clock_is_monotonic_time():
     limiter = KeyedLimiter(1e-6, 1, 10)
     assert limiter.take("a") == 0
     assert limiter.take("a") == pytest.approx(1e6, rel=1e-3)
+
+
+# -- what users and tenants share ---------------------------------------------------------------------------
+
+USER = ("messages of a user", "bytes of a user", "deliveries of a user")
+TENANT = ("messages of a tenant", "bytes of a tenant", "deliveries of a tenant")
+# Powers of two: their nanoseconds are whole numbers, so that the twin and it agree to the last one.
+RATE = st.sampled_from([0, 1, 2, 8, 64, 512])
+AMOUNT = st.integers(0, 40)
+STEPS = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(0, SECOND), st.tuples(AMOUNT, AMOUNT, AMOUNT)), max_size=60
+)
+
+
+def allowances(clock, user_rates, tenant_rates, burst_s):
+    """Two users of one tenant, and the tenant's own."""
+    tenant = Allowance(Tariff(TENANT, tenant_rates, burst_s, clock=clock))
+    users = [Allowance(Tariff(USER, user_rates, burst_s, clock=clock)) for _ in range(2)]
+    for user in users:
+        user.above = tenant
+    return [*users, tenant]
+
+
+@given(st.tuples(RATE, RATE, RATE), st.tuples(RATE, RATE, RATE), st.sampled_from([0.5, 1, 4]), STEPS)
+def test_an_allowance_is_buckets_that_are_overdrawn_only_from_full(user_rates, tenant_rates, burst_s, steps):
+    clock = FakeClock()
+    ours = allowances(clock, user_rates, tenant_rates, burst_s)
+    theirs = Purse(tenant_rates, burst_s, clock.now_ns)
+    twins = [*(Purse(user_rates, burst_s, clock.now_ns, theirs) for _ in range(2)), theirs]
+    for who, later_ns, amounts in steps:
+        clock.now_ns += later_ns
+        over = ours[who].take(*amounts)
+        wait_ns = twins[who].take(amounts, clock.now_ns)
+        assert (0 if over is None else round(over[2] * SECOND)) == wait_ns
+
+
+@given(st.tuples(RATE, RATE, RATE), st.tuples(RATE, RATE, RATE), st.sampled_from([0.5, 1, 4]), STEPS)
+def test_over_any_window_no_more_passes_than_the_rate_and_a_burst(user_rates, tenant_rates, burst_s, steps):
+    """Or, instead of a burst, the largest thing that passed, where that is more."""
+    clock = FakeClock()
+    ours = allowances(clock, user_rates, tenant_rates, burst_s)
+    passed = []
+    for who, later_ns, amounts in steps:
+        clock.now_ns += later_ns
+        if ours[who].take(*amounts) is None:
+            passed.append((who, clock.now_ns, amounts))
+    users = [([each for each in passed if each[0] == who], user_rates) for who in range(2)]
+    for those, rates in [*users, (passed, tenant_rates)]:
+        for kind, rate in enumerate(rates):
+            if rate:
+                assert_bounded([(at_ns, amounts[kind]) for _, at_ns, amounts in those], rate, burst_s)
+
+
+def assert_bounded(passed, rate, burst_s):
+    most = max([rate * burst_s, *(amount for _, amount in passed)])
+    for first, (begin_ns, _) in enumerate(passed):
+        total = 0
+        for end_ns, amount in passed[first:]:
+            total += amount
+            assert total <= rate * (end_ns - begin_ns) / SECOND + most
+
+
+def test_an_allowance_says_which_limit_is_in_the_way_and_takes_nothing(clock):
+    user, _, tenant = allowances(clock, (10, 0, 100), (1000, 0, 50), 1)
+    assert user.take(1, 1e9, 50) is None
+    assert user.take(1, 0, 20) == (TENANT[2], 50, 0.4), "the tenant has spent its deliveries"
+    assert user.take(10, 0, 0) == (USER[0], 10, 0.1)
+    assert [user.take(1, 0, 0) for _ in range(9)] == [None] * 9, "what was refused has cost nothing"
+    assert tenant.take(0, 0, 1)[2] == 0.02
+    clock.now_ns += SECOND
+    assert user.take(10, 0, 50) is None
+
+
+def test_what_costs_more_than_the_burst_passes_from_full_and_is_paid_off(clock):
+    user = Allowance(Tariff(USER, (0, 0, 100), 1, clock=clock))
+    assert user.take(0, 0, 500) is None
+    assert user.take(0, 0, 1) == (USER[2], 100, 4.01)
+    assert user.take(0, 0, 500) == (USER[2], 100, 5)
+    clock.now_ns += 5 * SECOND
+    assert user.full
+    assert user.take(0, 0, 500) is None
+    assert not user.full
+
+
+@pytest.mark.parametrize("amounts", [(-1, 0, 0), (0, math.nan, 0), (0, 0, 1e13)])
+def test_an_amount_that_is_none_is_a_mistake_of_the_caller(clock, amounts):
+    with pytest.raises(ValueError, match="from 0 to 1e"):
+        Allowance(Tariff(USER, (1, 1, 1), 1, clock=clock)).take(*amounts)
+
+
+@pytest.mark.parametrize(
+    ("names", "rates", "burst_s", "why"),
+    [
+        (USER[:2], (1, 1), 1, "3 limits and rates, not 2 and 2"),
+        (USER, (1, -1, 1), 1, "bytes of a user must be 0 or from 0.001 to 1e"),
+        (USER, (1, 1, 1e10), 1, "deliveries of a user must be"),
+        (USER, (1, 1, 1), 0, "burst_s must be above 0"),
+    ],
+)
+def test_a_tariff_that_cannot_be_kept_is_refused(names, rates, burst_s, why):
+    with pytest.raises(ValueError, match=why):
+        Tariff(names, rates, burst_s)
+
+
+def test_the_largest_debt_does_not_wrap(clock):
+    user = Allowance(Tariff(USER, (1e-3, 0, 0), 366 * 86_400, clock=clock))
+    assert user.take(1e12, 0, 0) is None
+    assert user.take(1, 0, 0)[2] > 1e8

@@ -159,6 +159,8 @@ def test_the_limit_of_messages_is_never_met_too_early_and_at_most_a_chunk_late(s
     assert 200 <= lagged <= 200 + 2 * CHUNK // 90, lagged
     if slow_reader == "disconnect":
         stopped.wait(lambda c: c.close_code == 4001)
+        told = b'{"r":"slow_consumer","limit":"room_lag_limit_messages","allowed":200}'
+        assert stopped.close_reason == told
     else:
         stopped.wait(lambda c: covered(c.texts)[-1:] == [room.offset])
         assert covered(stopped.texts) == list(range(1, room.offset + 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from realtime.core.contracts import Kept, Page, Position, Remembered, RoomKey, Row
@@ -27,6 +28,7 @@ class FakeStore:
         self.answers: Unavailable | asyncio.Event | None = None
         self.takes: Unavailable | None = None
         self.asked: list[str] = []
+        self.read_rows = 0  # by `read` and `page`
         self.closed = False
 
     @property
@@ -59,6 +61,11 @@ class FakeStore:
         """Keep a row; one that is there is not changed."""
         self.rows.setdefault(row.room, {}).setdefault(row.position.offset, row)
 
+    def write_oldest(self, rows: int) -> None:
+        """Keep the oldest `rows` that are queued, and tell nobody: what a crash may leave behind."""
+        for row, _ in islice(self.queue, rows):
+            self.write(row)
+
     async def remembered(self, room: RoomKey, since_ms: int) -> Remembered:
         await self._ask("remembered")
         rows = [row for _, row in sorted(self.rows.get(room, {}).items())]
@@ -72,6 +79,7 @@ class FakeStore:
     async def read(self, room: RoomKey, after: int, limit: int) -> list[tuple[Position, bytes]]:
         await self._ask("read")
         rows = [row for offset, row in sorted(self.rows.get(room, {}).items()) if offset > after]
+        self.read_rows += len(rows[:limit])
         return [(row.position, row.push) for row in rows[:limit]]
 
     async def page(self, room: RoomKey, before: int | None, after: int | None, limit: int) -> Page:
@@ -83,6 +91,7 @@ class FakeStore:
         else:
             within = [offset for offset in offsets if before is None or offset < before]
             chosen, more = within[-limit:], len(within) > limit
+        self.read_rows += len(chosen)
         return Page([self.rows[room][offset].push for offset in chosen], more)
 
     async def migrate(self, feature: str, folder: Path) -> list[str]:

@@ -1,0 +1,24 @@
+# cython: language_level=3
+"""The listening socket and new connections."""
+from libc.stdint cimport int64_t
+from realtime.native.reception cimport Reception
+
+
+cdef class Doorway(Reception):
+    cdef int64_t accept_after_ns    # when accepting begins again after a shortage, 0 = it goes on
+    cdef int64_t accept_cost_ns     # 0 = accepting is not limited
+    cdef int64_t accept_burst_ns
+    cdef int64_t accept_bucket
+    cdef bytes full                 # what is answered over max_connections
+    cdef int listener
+    cdef int accept_batch
+    cdef int max_connections
+    cdef bint listening
+
+    cdef limit_accepts(self, double per_second, double burst)
+    cdef void accept_again(self, int64_t now_ns)
+    cdef void rest_listener(self, int64_t rest_ns)
+    cdef int watch_listener(self) except -1
+    cdef bint accept_some(self)
+    cdef void first_visit(self, int fd)
+    cdef bint grow_table(self)

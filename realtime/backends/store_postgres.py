@@ -1,0 +1,219 @@
+"""The store in a PostgreSQL database: two writing connections, a few for reading, groups of up to 500 rows.
+
+Publications of a room go over one connection, in order; a group is what has queued while the last one was
+committed. No error of the driver leaves this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from zlib import crc32
+
+from realtime.backends import migrations, postgres_rows
+from realtime.backends.groups import Bounds, Episode
+from realtime.backends.postgres_database import (
+    ANSWER_TIMEOUT_S,
+    DIAL_TIMEOUT_S,
+    FAILURES,
+    LOCKS,
+    Synchronous,
+    dial,
+    dial_readers,
+    epoch_of,
+    lock,
+    migrate,
+    prepare,
+    session_settings,
+    startup_errors,
+)
+from realtime.backends.postgres_lane import Lane
+from realtime.core.contracts import Clock, Kept, Page, Position, Remembered, RoomKey, Row
+from realtime.errors import Unavailable
+from realtime.settings import mask
+
+log: Final = logging.getLogger("realtime.store")
+
+MB: Final = 1024 * 1024
+LANES: Final = 2
+READERS: Final = 4
+RETRY_S: Final = 1.0
+
+T = TypeVar("T")
+
+
+async def open_postgres(
+    url: str,
+    *,
+    synchronous: Synchronous,
+    clock: Clock,
+    queue_rows: int = 100_000,
+    queue_bytes: int = 64 * MB,
+    exclusive: bool = True,
+    lock_wait_s: float = 5.0,
+) -> PostgresStore:
+    """Open the store in the database `url`, its tables made or brought up to date.
+
+    What is kept outlives kill -9 of any one process, PostgreSQL's included, with either `synchronous`; with
+    "full" it has reached the synchronous standbys too. With `exclusive` no other exclusive server may use the
+    database; one that was killed a moment ago is waited for, `lock_wait_s`.
+
+    Raises:
+        StartupError: it does not answer, lets us not in, is in use, or is newer than we are.
+    """
+    store = PostgresStore(
+        url,
+        session_settings(synchronous),
+        clock,
+        Bounds(queue_rows, queue_bytes),
+        LOCKS if exclusive else -secrets.randbelow(2**31),  # else a lock that only we ask for
+        lock_wait_s,
+    )
+    with startup_errors(url):
+        await store.start()
+    return store
+
+
+class PostgresStore:
+    """A `Store` on a database. `open_postgres` makes it."""
+
+    def __init__(
+        self,
+        url: str,
+        settings: dict[str, str],
+        clock: Clock,
+        bounds: Bounds,
+        locks: int,
+        lock_wait_s: float,
+    ) -> None:
+        self._url = url
+        self._name = mask(url)
+        self._settings = settings
+        self._clock = clock
+        self._bounds = bounds
+        self._locks = locks
+        self._lock_wait_s = lock_wait_s
+        self._lanes: list[Lane] = []
+        self._closing = False
+        self.epoch = b""
+
+    async def start(self) -> None:
+        """Connect. Raises FAILURES, ValueError or StartupError."""
+        first = await self._session(0)
+        try:
+            await prepare(first)
+            await migrate(first, migrations.CORE, migrations.CORE_FOLDER, int(self._clock.time()))
+            self.epoch = await epoch_of(first)
+            if await first.fetchval("SHOW fsync") == "off":
+                log.warning("%s runs with fsync = off: a power cut may cost what was acked", self._name)
+            self._readers = await dial_readers(self._url, self._settings, READERS)
+            connections = [first, *[await self._session(number) for number in range(1, LANES)]]
+        except BaseException:
+            first.terminate()
+            raise
+        self._lanes = [self._lane(number, connection) for number, connection in enumerate(connections)]
+
+    @property
+    def ok(self) -> bool:
+        """Whether all writing connections stand and the last group of each was committed."""
+        return all(lane.ok for lane in self._lanes)
+
+    def append(self, row: Row, kept: Kept) -> None:
+        """Queue one publication, as `Store.append`; Unavailable also while there is no connection."""
+        if self._closing:
+            raise Unavailable("the store is closing")
+        self._lane_of(row.room).append(row, kept)
+
+    async def remembered(self, room: RoomKey, since_ms: int) -> Remembered:
+        """As `Store.remembered`, of what is committed; Unavailable while that is not settled."""
+        lane = self._lane_of(room)
+        lane.check()
+        session = lane.sessions
+        found = await self._ask(postgres_rows.remembered, room, since_ms)
+        lane.check()
+        if lane.sessions != session:
+            raise Unavailable("the store was away; try again", retry_after_s=RETRY_S)
+        return found
+
+    async def read(self, room: RoomKey, after: int, limit: int) -> list[tuple[Position, bytes]]:
+        """As `Store.read`."""
+        return await self._ask(postgres_rows.read, room, after, limit)
+
+    async def page(self, room: RoomKey, before: int | None, after: int | None, limit: int) -> Page:
+        """As `Store.page`."""
+        return await self._ask(postgres_rows.page, room, before, after, limit)
+
+    async def migrate(self, feature: str, folder: Path) -> list[str]:
+        """As `Store.migrate`."""
+        # Not from the pool: what its connections are asked has to be answered in ANSWER_TIMEOUT_S.
+        with startup_errors(self._url):
+            connection = await dial(self._url, self._settings)
+            try:
+                return await migrate(connection, feature, folder, int(self._clock.time()))
+            finally:
+                connection.terminate()
+
+    async def close(self) -> None:
+        """Commit what is queued, then close the connections."""
+        if self._closing:
+            return
+        self._closing = True
+        await asyncio.gather(*(lane.close() for lane in self._lanes))
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await self._readers.close()
+        except FAILURES:
+            self._readers.terminate()
+
+    def stats(self) -> dict[str, int]:
+        """As `Store.stats`."""
+        return {
+            "store_ok": int(self.ok),
+            "store_queued_rows": self._bounds.rows,
+            "store_queued_bytes": self._bounds.bytes,
+            "store_rows_total": sum(lane.rows for lane in self._lanes),
+            "store_groups_total": sum(lane.groups for lane in self._lanes),
+            "store_failed_rows_total": sum(lane.failed_rows for lane in self._lanes),
+            "store_reconnects_total": sum(lane.sessions - 1 for lane in self._lanes),
+        }
+
+    def _lane_of(self, room: RoomKey) -> Lane:
+        # Not hash(): it differs between processes, and a room's lane is what one would look for in a log.
+        return self._lanes[crc32(f"{room.tenant}\0{room.room}".encode()) % LANES]
+
+    def _lane(self, number: int, connection: Any) -> Lane:
+        async def reconnect() -> Any:
+            connection = await self._session(number)
+            try:
+                self.epoch = await epoch_of(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+            return connection
+
+        trouble = Episode(f"{self._name} (connection {number + 1})", self._clock)
+        return Lane(connection, reconnect, self._bounds, trouble)
+
+    async def _session(self, number: int) -> Any:
+        """Return a connection that holds the lock of lane `number`."""
+        connection = await dial(self._url, self._settings)
+        try:
+            await lock(connection, self._locks, number, self._lock_wait_s)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    async def _ask(self, ask: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        if self._closing:
+            raise Unavailable("the store is closing")
+        try:
+            async with self._readers.acquire(timeout=DIAL_TIMEOUT_S) as connection:
+                return await ask(connection, *arguments)
+        except FAILURES as error:
+            log.warning("%s cannot be read: %s", self._name, error or type(error).__name__)
+            raise Unavailable("the store cannot be read; try again", retry_after_s=RETRY_S) from error
