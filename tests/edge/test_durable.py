@@ -11,8 +11,11 @@ import pytest_asyncio
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from realtime.core.contracts import RoomKey
 from realtime.edge.telemetry import BACKEND_HELP
-from tests.edge.peer import ask, get, metric, receive
+from realtime.ids import DEFAULT_TENANT, RoomId
+from tests.contract.stores import SqlitePlace
+from tests.edge.peer import PATIENCE_S, ask, get, metric, receive
 
 ROOM = "chat:lobby"
 
@@ -175,3 +178,54 @@ async def test_a_second_server_on_the_same_store_is_refused(start):
     start()
     with pytest.raises(pytest.fail.Exception, match="is in use by another server"):
         start()
+
+
+# ---------------------------------------------------------------- a store that fails while we run
+
+
+async def until_store_is(state, server):
+    """Ask /ready until it says so."""
+
+    def told():
+        return json.loads(get(f"{server.url}/ready")[2])["checks"]["store"]
+
+    async with asyncio.timeout(3 * PATIENCE_S):
+        while await asyncio.to_thread(told) != state:
+            pass
+
+
+async def test_a_disk_that_takes_nothing_is_told_and_nothing_is_lost_or_doubled_by_it(serve, tmp_path):
+    place = SqlitePlace(tmp_path)
+    server = serve(sqlite_path=str(place.path))
+    ws, joined = await enter(server)
+    async with ws:
+        await say(ws, "before")
+        await place.refuse(RoomKey(DEFAULT_TENANT, RoomId(ROOM)))
+        answer = await ask(ws, type="chat_message", id=1, room=ROOM, content="lost", key="lost")
+        assert (answer["content"]["name"], answer["content"]["temporary"]) == ("unavailable", True)
+        assert answer["content"]["retry_after"] > 0
+        await until_store_is("failing", server)
+        other = await ask(ws, type="join", id=2, room="chat:other")
+        assert (await say(ws, "elsewhere", room="chat:other"))["offset"] == other["content"]["offset"] + 1
+        await place.accept()
+        assert await say(ws, "lost", key="lost") == {"offset": 2, "epoch": joined["epoch"]}
+        await until_store_is("ok", server)
+        assert await contents(ws) == ["before", "lost"]
+
+
+async def test_postgresql_may_be_killed_and_come_back_under_a_running_server(serve, own_postgres):
+    server = serve(postgres_url=await own_postgres.new_database())
+    ws, joined = await enter(server)
+    async with ws:
+        for text in ("one", "two"):
+            await say(ws, text)
+        await asyncio.to_thread(own_postgres.kill)
+        answer = await ask(ws, type="chat_message", id=1, room=ROOM, content="three", key="three")
+        assert answer["content"]["name"] == "unavailable"
+        await until_store_is("failing", server)
+        assert (await ask(ws, type="join", id=2, room="session:x"))["type"] == "joined", "others go on"
+        await asyncio.to_thread(own_postgres.start)
+        await until_store_is("ok", server)
+        assert await say(ws, "three", key="three") == {"offset": 3, "epoch": joined["epoch"]}
+        assert (await say(ws, "four"))["offset"] == 4
+        assert await contents(ws) == ["one", "two", "three", "four"]
