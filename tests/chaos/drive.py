@@ -10,6 +10,7 @@ import asyncio
 import random
 import signal
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -26,23 +27,32 @@ DURABLE = {"chat"}  # kinds that outlive the server
 ROOMS_PER_MEMBER = 3
 RING = 300  # publications that a room keeps in memory: few enough for some to come back too late
 RECOVERS = 80  # behind: they are in the ring, and the largest of them together below `answer_bytes`
+KILLS_BETWEEN_NEWS = 20
 STOPS_PER_KILL = 0.1  # now and then the server is stopped politely
 
 
-def settings(folder: Path) -> dict[str, object]:
-    """Return the settings of a server under test: small bounds, so that they are met."""
-    return {
-        "sqlite_path": str(folder / "chaos.sqlite"),
-        "history_messages": RING,
-        "max_message_bytes": 16_384,
-        "room_lag_limit_bytes": 65_536,
-        "send_buffer_bytes": 16_384,
-        "max_connections_per_user": 1000,  # those that were cut may be noticed late
-        "reconnect_min_ms": 0,
-        "reconnect_max_ms": 1,
-        "drain_timeout_s": 5,
-        "close_timeout_s": 1,
-    }
+# Small, so that they are met.
+BOUNDS: dict[str, object] = {
+    "history_messages": RING,
+    "max_message_bytes": 16_384,
+    "room_lag_limit_bytes": 65_536,
+    "send_buffer_bytes": 16_384,
+    "max_connections_per_user": 1000,  # those that were cut may be noticed late
+    "reconnect_min_ms": 0,
+    "reconnect_max_ms": 1,
+    "drain_timeout_s": 5,
+    "close_timeout_s": 1,
+}
+
+
+def on_sqlite(folder: Path) -> dict[str, object]:
+    """Return the settings of a server under test that keeps durable rooms in a file."""
+    return {"sqlite_path": str(folder / "chaos.sqlite"), **BOUNDS}
+
+
+def on_postgres(url: str) -> dict[str, object]:
+    """Return the settings of a server under test that keeps durable rooms in this database."""
+    return {"postgres_url": url, **BOUNDS}
 
 
 class Person(Protocol):
@@ -56,10 +66,18 @@ class Person(Protocol):
     def end(self) -> None: ...
 
 
-async def chaos(server: Server, seed: int, *, kills: int, members: int = 12, sdk: int = 3) -> Counter[str]:
+async def chaos(
+    server: Server,
+    seed: int,
+    *,
+    kills: int,
+    members: int = 12,
+    sdk: int = 3,
+    tell: Callable[[str], None] | None = None,
+) -> Counter[str]:
     """Kill the server so many times under load, then let everybody catch up; return what happened.
 
-    `sdk` of the members are our Python SDK, the others bare sockets.
+    `sdk` of the members are our Python SDK, the others bare sockets. `tell` hears now and then how it goes.
 
     Raises:
         BrokenPromiseError: something was lost, doubled, out of order, or not what was said.
@@ -75,7 +93,11 @@ async def chaos(server: Server, seed: int, *, kills: int, members: int = 12, sdk
     for task in tasks:
         task.add_done_callback(lambda done: _report(world, done))
     try:
-        await _kill(world, kills, rng)
+        while (done := world.counts["kill"]) < kills:
+            await _kill(world, min(kills, done + KILLS_BETWEEN_NEWS), rng)
+            if tell is not None:
+                tell(_told(world.counts))
+        world.up()
         await _end(world, people)
     except BrokenPromiseError as error:
         again = f"--seed {seed} --kills {kills} --members {members} --sdk {sdk}"
@@ -91,7 +113,7 @@ async def chaos(server: Server, seed: int, *, kills: int, members: int = 12, sdk
 
 
 async def _kill(world: World, kills: int, rng: random.Random) -> None:
-    """Let the server die so many times by the fuse, and stop it politely now and then."""
+    """Let the server die by the fuse until it has so many times; stop it politely now and then."""
     while world.counts["kill"] < kills:
         world.light_fuse()
         world.up()
@@ -102,7 +124,6 @@ async def _kill(world: World, kills: int, rng: random.Random) -> None:
         world.happened("kill")
         if rng.random() < STOPS_PER_KILL:
             await _stop(world)
-    world.up()
 
 
 async def _stop(world: World) -> None:

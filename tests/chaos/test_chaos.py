@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.chaos.drive import chaos, settings
+from tests.chaos.drive import chaos, on_postgres, on_sqlite
 from tests.chaos.judge import Attempt, Judge, Place, Stay
 from tests.chaos.wire import JSON, MSGPACK, Said
 from tests.conftest import Server
@@ -18,10 +18,18 @@ KILLS = 12
 ROOM, FLEETING = "chat:a", "events:a"
 
 
-def test_nothing_is_lost_or_doubled_while_the_server_is_killed(tmp_path: Path):
+@pytest.fixture(params=["sqlite", "postgres"])
+def kept_in(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, object]:
+    """The settings of a server, by where it keeps durable rooms."""
+    if request.param == "sqlite":
+        return on_sqlite(tmp_path)
+    return on_postgres(asyncio.run(request.getfixturevalue("postgres").new_database()))
+
+
+def test_nothing_is_lost_or_doubled_while_the_server_is_killed(kept_in: dict[str, object]):
     seed = int(os.environ.get("CHAOS_SEED", random.randrange(1 << 32)))
     print(f"CHAOS_SEED={seed}")
-    server = Server(settings(tmp_path))
+    server = Server(kept_in)
     try:
         counts = asyncio.run(chaos(server, seed, kills=KILLS))
     finally:
