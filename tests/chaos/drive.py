@@ -7,12 +7,15 @@ when it happens, so that a seed gives the same story with other timing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
+
+import pytest
 
 from tests.chaos.judge import Judge
 from tests.chaos.member import Member
@@ -28,6 +31,8 @@ ROOMS_PER_MEMBER = 3
 RING = 300  # publications that a room keeps in memory: few enough for some to come back too late
 RECOVERS = 80  # behind: they are in the ring, and the largest of them together below `answer_bytes`
 KILLS_BETWEEN_NEWS = 20
+KILLS_AT_START = 0.1  # of the starts
+START_TURNS = 50_000  # of the event loop: longer than a start takes
 STOPS_PER_KILL = 0.1  # now and then the server is stopped politely
 
 
@@ -120,10 +125,26 @@ async def _kill(world: World, kills: int, rng: random.Random) -> None:
         await world.until(lambda: world.is_burnt)
         await asyncio.to_thread(world.server.kill)
         world.judge.died()
-        await asyncio.to_thread(world.server.start)
         world.happened("kill")
+        if rng.random() < KILLS_AT_START:
+            await _kill_at_start(world.server, rng.randint(0, START_TURNS))
+            world.happened("kill at start")
+        await asyncio.to_thread(world.server.start)
         if rng.random() < STOPS_PER_KILL:
             await _stop(world)
+
+
+async def _kill_at_start(server: Server, turns: int) -> None:
+    """Start the server, and kill it after so many turns of this event loop, up or not."""
+    before = server.process
+    starting = asyncio.create_task(asyncio.to_thread(server.start))
+    while turns >= 0:
+        await asyncio.sleep(0)
+        turns -= server.process is not before
+    server.process.kill()
+    with contextlib.suppress(pytest.fail.Exception):  # it ended before it said where it listens
+        await starting
+    await asyncio.to_thread(server.kill)
 
 
 async def _stop(world: World) -> None:
