@@ -16,22 +16,23 @@ cdef class Handshake:
 
 
 cdef class Accept:
-    cdef object state
-    cdef bytes subprotocol
+    cdef readonly object state
+    cdef bytes subprotocol_line
     cdef bytes extensions
-    cdef bytes welcome
-    cdef bytes close_reason
-    cdef int close_code
+    cdef readonly bytes welcome
+    cdef readonly bytes close_reason
+    cdef readonly int close_code
     cdef int deflate_bits
-    cdef bint binary
+    cdef readonly bint binary
     cdef bint echo
-    cdef bint pending
+    cdef readonly bint pending
+    cdef readonly uint32_t user_key
 
 
 cdef class Refuse:
-    cdef int status
-    cdef bytes body
-    cdef bytes headers
+    cdef readonly int status
+    cdef readonly bytes body
+    cdef bytes header_lines
 
 
 cdef class Connection:

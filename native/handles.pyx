@@ -37,6 +37,7 @@ from realtime.native.types cimport (
     ABORT,
     BINARY,
     BLOCKED,
+    DEAD,
     DISCONNECT,
     DROP_OLDEST,
     LAPSED,
@@ -51,6 +52,7 @@ from realtime.native.types cimport (
 )
 from realtime.native.types cimport Connection as CConnection
 from realtime.native.unicast cimport connection_kill, output_reserve
+from realtime.native.users cimport users_add
 from realtime.native.wheel cimport wheel_live
 
 cdef enum:
@@ -103,14 +105,14 @@ cdef class Accept:
     def __init__(
         self, state, *, str subprotocol=None, str extensions=None, bint binary=False, int deflate_bits=0,
         bint echo=False, bint pending=False, bytes welcome=None, int close_code=0,
-        bytes close_reason not None=b"",
+        bytes close_reason not None=b"", uint32_t user_key=0,
     ):
         if close_code and not 1000 <= close_code <= 4999 or PyBytes_GET_SIZE(close_reason) > 123:
             raise ValueError(CLOSE_BOUNDS.format(close_code, len(close_reason)))
         if deflate_bits and not 9 <= deflate_bits <= 15:
             raise ValueError(f"deflate_bits is {deflate_bits}: 0 or 9 to 15")
         self.state = state
-        self.subprotocol = (subprotocol or "").encode("ascii")
+        self.subprotocol_line = (subprotocol or "").encode("ascii")
         self.extensions = (extensions or "").encode("ascii")
         self.binary = binary
         self.deflate_bits = deflate_bits
@@ -119,6 +121,11 @@ cdef class Accept:
         self.welcome = welcome
         self.close_code = close_code
         self.close_reason = close_reason
+        self.user_key = user_key
+
+    @property
+    def subprotocol(self):
+        return self.subprotocol_line.decode("ascii") or None
 
 
 cdef class Refuse:
@@ -129,7 +136,11 @@ cdef class Refuse:
             raise ValueError(f"status is {status}: 400 to 599")
         self.status = status
         self.body = body.encode()
-        self.headers = headers.encode("latin-1")
+        self.header_lines = headers.encode("latin-1")
+
+    @property
+    def headers(self):
+        return self.header_lines.decode("latin-1")
 
 
 @cython.no_gc_clear    # __dealloc__ may run in a collection, and must find the hub still there
@@ -252,6 +263,13 @@ cdef class Connection:
         if self.connection.state == OPEN:
             self.connection.flags &= ~PENDING
             wheel_live(&self.hub.state, self.connection, self.hub.state.heartbeat_ticks)
+
+    def belong(self, uint32_t user_key):
+        """It is a user's from here on: `Hub.connections_of(user_key)` has it until it is gone."""
+        if user_key == 0:
+            raise ValueError("user_key is 0, which is nobody's")
+        if self.connection != NULL and self.connection.state != DEAD:
+            users_add(&self.hub.state, self.connection, user_key)
 
     def join(self, RoomLog room not None):
         """Become a member at the log's end: what is appended from now on comes here, in order."""

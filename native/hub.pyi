@@ -22,7 +22,8 @@ class Accept:
 
     `subprotocol` and `extensions` are sent as they are; `binary` fixes the opcode of messages both ways;
     `deflate_bits` (0, or 9 to 15) turns compression on; `welcome` goes out in one piece with the 101.
-    With `pending` the handshake deadline runs on until `Connection.confirm`. A `close_code` (1000 to 4999,
+    With a `user_key` it is a user's from the start, as by `Connection.belong`. With `pending` the handshake
+    deadline runs on until `Connection.confirm`. A `close_code` (1000 to 4999,
     with a reason of at most 123 bytes) lets it in only to close it: browsers show their pages no HTTP status.
     """
 
@@ -39,12 +40,36 @@ class Accept:
         welcome: bytes | None = None,
         close_code: int = 0,
         close_reason: bytes = b"",
+        user_key: int = 0,
     ) -> None: ...
+    # What whoever is no hub, but keeps to the same verdict, needs of it.
+    @property
+    def state(self) -> object: ...
+    @property
+    def subprotocol(self) -> str | None: ...
+    @property
+    def binary(self) -> bool: ...
+    @property
+    def pending(self) -> bool: ...
+    @property
+    def welcome(self) -> bytes | None: ...
+    @property
+    def close_code(self) -> int: ...
+    @property
+    def close_reason(self) -> bytes: ...
+    @property
+    def user_key(self) -> int: ...
 
 class Refuse:
     """Answer with an HTTP status (400 to 599) and close. `headers` are lines that each end in CRLF."""
 
     def __init__(self, status: int, body: str = "", headers: str = "") -> None: ...
+    @property
+    def status(self) -> int: ...
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def headers(self) -> str: ...
 
 class Connection:
     """A handle of one socket. It outlives the socket; `open` says whether that still stands."""
@@ -75,6 +100,11 @@ class Connection:
         """Close the socket at once, with a reset."""
     def confirm(self) -> None:
         """The peer is authenticated: its handshake deadline ends, heartbeats begin."""
+    def belong(self, user_key: int) -> None:
+        """It is a user's from here on: `Hub.connections_of(user_key)` has it until it is gone.
+
+        `user_key` is a number of 32 bits, not 0, which stands for a user as a hash does: two may share one.
+        """
     def join(self, room: RoomLog) -> None:
         """Become a member at the log's end. Raises ValueError when the variants differ."""
     def leave(self, room: RoomLog) -> None:
@@ -159,6 +189,12 @@ class Hub:
     def current(self) -> Connection:
         """The connection whose callback runs. Raises RuntimeError outside of one."""
     def connections(self) -> list[Connection]: ...
+    def count_of(self, user_key: int) -> int:
+        """How many connections belong to `user_key`, those that are closing included."""
+    def connections_of(self, user_key: int) -> list[Connection]:
+        """The connections that belong to `user_key`, oldest first, those that are closing included."""
+    def take_id(self) -> int:
+        """A connection id that none of this hub's connections will have."""
     def room(
         self,
         variant: int = 0,

@@ -62,6 +62,7 @@ from realtime.native.types cimport (
 )
 from realtime.native.types cimport Connection as CConnection
 from realtime.native.unicast cimport connection_kill, output_frame
+from realtime.native.users cimport users_clear, users_drop
 from realtime.native.wheel cimport TICK_MS, wheel_drop, wheel_live, wheel_take_slot
 
 from realtime.native.handles import Accept, Connection, Handshake, Refuse, RoomLog
@@ -175,6 +176,7 @@ cdef class Hub(Doorway):
         while state.connections:
             self.forget(state.table[state.connections - 1])
         pool_clear(state)
+        users_clear(state)
         free(state.table)
         free(state.dead.items)
         free(state.readable.items)
@@ -366,6 +368,7 @@ cdef class Hub(Doorway):
         cdef HubState* state = &self.state
         cdef CConnection* last
         wheel_drop(state, connection)
+        users_drop(state, connection)
         output_leave_all(state, connection)
         intake_free(connection)
         if connection.output != NULL:

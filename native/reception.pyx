@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Reception: judging a new socket's request head, and the answer to it.
+"""Reception: judging a new socket's request head, and the answer to it; and finding a user's connections.
 
 Parsing and the rules of RFC 6455 are native (`httphead`, `handshake`); who may come in, `on_handshake` says.
 A request that is no upgrade leaves the hub with its socket and the bytes read so far, through `on_http`.
@@ -11,7 +11,7 @@ from cpython.ref cimport Py_INCREF
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from realtime.native.address cimport peer_name
 from realtime.native.frames cimport FIN_BIT, OPCODE_BINARY, OPCODE_TEXT
-from realtime.native.handles cimport Accept, Handshake, Refuse
+from realtime.native.handles cimport Accept, Handshake, Refuse, connection_handle
 from realtime.native.handshake cimport judge_reason, judge_upgrade, write_accept, write_refusal
 from realtime.native.httphead cimport Head, parse_head
 from realtime.native.hubbase cimport HubBase
@@ -21,6 +21,7 @@ from realtime.native.posix cimport EPOLL_CTL_DEL, MSG_DONTWAIT, MSG_NOSIGNAL, ep
 from realtime.native.types cimport BINARY, CLOSING, DEAD, ECHO, FAILED, OPEN, PENDING, HubState
 from realtime.native.types cimport Connection as CConnection
 from realtime.native.unicast cimport connection_kill, output_append, output_frame, output_seal
+from realtime.native.users cimport users_add, users_bucket
 from realtime.native.wheel cimport wheel_live, wheel_set
 
 cdef enum:
@@ -80,7 +81,7 @@ cdef class Reception(HubBase):
             return length
         if type(verdict_object) is Refuse:
             return self.refuse(
-                connection, (<Refuse>verdict_object).status, (<Refuse>verdict_object).headers,
+                connection, (<Refuse>verdict_object).status, (<Refuse>verdict_object).header_lines,
                 (<Refuse>verdict_object).body,
             )
         return self.refuse(connection, 500, b"", b"the handshake failed on our side")
@@ -90,13 +91,21 @@ cdef class Reception(HubBase):
         cdef uint8_t answer[1024]
         cdef size_t n = write_accept(
             answer, sizeof(answer), data + head.key.start,
-            PyBytes_AS_STRING(accept.subprotocol), PyBytes_GET_SIZE(accept.subprotocol),
+            PyBytes_AS_STRING(accept.subprotocol_line), PyBytes_GET_SIZE(accept.subprotocol_line),
             PyBytes_AS_STRING(accept.extensions), PyBytes_GET_SIZE(accept.extensions),
         )
         if n == 0:
-            log.error("subprotocol %r or extensions %r cannot be sent", accept.subprotocol, accept.extensions)
+            log.error(
+                "subprotocol %r or extensions %r cannot be sent", accept.subprotocol_line, accept.extensions
+            )
             self.refuse(connection, 500, b"", b"the handshake failed on our side")
             return
+        if accept.user_key:
+            try:
+                users_add(state, connection, accept.user_key)
+            except MemoryError:
+                self.refuse(connection, 503, b"", b"no memory for another connection")
+                return
         Py_INCREF(accept.state)
         connection.state_object = <void*>accept.state
         connection.state = OPEN
@@ -157,3 +166,34 @@ cdef class Reception(HubBase):
         except BaseException:
             # The descriptor is the callee's even now: closed twice, its number may be another socket's.
             log.exception("on_http")
+
+    # ----------------------------------------------------------------------- who has come in
+
+    def count_of(self, uint32_t user_key):
+        """How many connections belong to `user_key`, those that are closing included."""
+        cdef CConnection* connection = users_bucket(&self.state, user_key)
+        cdef int count = 0
+        while connection != NULL:
+            count += connection.user_key == user_key and connection.state != DEAD
+            connection = connection.user_next
+        return count
+
+    def connections_of(self, uint32_t user_key):
+        """Handles of the connections that belong to `user_key`, oldest first, those closing included."""
+        cdef CConnection* connection = users_bucket(&self.state, user_key)
+        found = []
+        while connection != NULL:
+            if connection.user_key == user_key and connection.state != DEAD:
+                found.append(connection_handle(self, connection))
+            connection = connection.user_next
+        found.sort(key=_number)
+        return found
+
+    def take_id(self):
+        """A connection id that none of this hub's connections will have."""
+        self.state.last_id += 1
+        return self.state.last_id
+
+
+def _number(connection):
+    return connection.id

@@ -158,7 +158,9 @@ cdef struct Connection:
     uint32_t deadline       # in ticks
     uint32_t last_seen      # in ticks
     uint32_t index          # in hub.table
-    uint32_t expires        # the tick at which it is too old, 0 = never; fills what would be padding
+    uint32_t expires        # the tick at which it is too old, 0 = never
+    uint32_t user_key       # whose it is, 0 = nobody's yet; by it it stands in hub.users
+    Connection* user_next   # in the same bucket
     uint64_t id             # counts up from 1, never used again in this process
     int64_t bucket          # GCRA theoretical arrival time, ns: of its messages
     int64_t byte_bucket     # and of their bytes
@@ -187,6 +189,9 @@ cdef struct HubState:
     uint32_t connections    # table[:connections] are all, in no order
     uint64_t last_id
     Connection* wheel[1024]
+    Connection** users      # buckets of the connections that are somebody's, by their user_key
+    uint32_t users_size     # a power of two, or 0 before the first one
+    uint32_t users_count    # connections in them
     ConnectionList dead
     ConnectionList readable
     ConnectionList unicast

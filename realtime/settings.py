@@ -106,6 +106,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = ()
 
+    asgi_listen: Annotated[
+        bool,
+        Meta(
+            description="Inside an ASGI application: listen on host and port too, beside its own.",
+            extra=Flag,
+        ),
+    ] = False
+
     # -- how much one peer may take -----------------------------------------------------------------------
     max_connections: Annotated[
         int,
@@ -125,6 +133,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             extra={"unit": "count", "env": "MAX_WS_CONNECTIONS_PER_USER"},
         ),
     ] = 5
+    connection_limit_policy: Annotated[
+        Literal["reject", "replace"],
+        Meta(
+            description="What happens when a user opens one more: it is rejected (4504), or it replaces the "
+            "user's oldest one (4508).",
+            extra=Text,
+        ),
+    ] = "reject"
     max_message_bytes: Annotated[
         int, Meta(ge=125, le=16 * MB, description="Largest message after defragmentation.", extra=Bytes)
     ] = 64 * KB

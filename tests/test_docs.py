@@ -29,7 +29,10 @@ def load(path: Path) -> ModuleType:
 
 
 docs = load(ROOT / "scripts" / "docs.py")
-HAND_WRITTEN = ["README.md", "docs/index.md", "docs/protocol.md", "docs/limits.md", "docs/architecture.md"]
+HAND_WRITTEN = [
+    *("README.md", "docs/index.md", "docs/protocol.md", "docs/limits.md", "docs/asgi.md"),
+    "docs/architecture.md",
+]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [*HAND_WRITTEN, *docs.PAGES]
 
@@ -159,6 +162,13 @@ def test_the_python_example_of_the_readme_works(server: Server):
     finally:
         process.kill()
         process.communicate()
+
+
+def test_the_asgi_example_is_the_application_that_is_tested():
+    page = (ROOT / "docs" / "asgi.md").read_text(encoding="utf-8")
+    example = re.search(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[1]
+    tested = (ROOT / "tests" / "edge" / "fastapi_app.py").read_text(encoding="utf-8")
+    assert tested.endswith(f"\n\n{example}")
 
 
 def test_the_browser_example_of_the_readme_gets_what_the_readme_shows(serve: Callable[..., Server]):

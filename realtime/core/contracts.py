@@ -7,7 +7,7 @@ an awaitable of it: the memory broker costs no coroutine, the Redis broker no se
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -297,8 +297,30 @@ class Fanout(Stamp, Protocol):
         ...
 
 
+class Registry(Protocol):
+    """Finds connections by whose they are. The hub.
+
+    A key stands for a user as a hash does: two users may share one, so whoever is found is asked who it is.
+    """
+
+    def count_of(self, user_key: int) -> int:
+        """Return how many connections belong to the key, those that are closing included."""
+        ...
+
+    def connections_of(self, user_key: int) -> Iterable[Connection]:
+        """Return the connections that belong to the key, oldest first, those that are closing included."""
+        ...
+
+
+class Sockets(Fanout, Registry, Protocol):
+    """All that the core needs of the hub beside single connections."""
+
+
 class Connection(Protocol):
     """One socket, as the hub (or an adapter) shows it. Once closed, it takes every call and does nothing."""
+
+    state: Any
+    """What stands for it: the identity it was admitted as, its session, or before these the edge's own."""
 
     @property
     def id(self) -> int:
@@ -329,6 +351,14 @@ class Connection(Protocol):
 
     def close(self, code: int, reason: bytes = b"") -> None:
         """Begin the closing handshake. Idempotent."""
+        ...
+
+    def abort(self) -> None:
+        """Be gone at once, whatever is under way. Idempotent."""
+        ...
+
+    def belong(self, user_key: int) -> None:
+        """Belong to `user_key` (32 bits, not 0) until it is gone; it is gone before the core hears of it."""
         ...
 
     def confirm(self) -> None:

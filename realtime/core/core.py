@@ -17,16 +17,18 @@ import msgspec
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.catalog import Catalog
 from realtime.core.contents import decode
-from realtime.core.contracts import Broker, Clock, Connection, Fanout
+from realtime.core.contracts import Broker, Clock, Connection, Sockets
 from realtime.core.entry import Entry, Greet
 from realtime.core.feature import MessageType
 from realtime.core.limits import Limits, Meters
 from realtime.core.membership import Membership
+from realtime.core.notifications import NotificationManager
 from realtime.core.publishing import Publisher
 from realtime.core.queries import Queries
 from realtime.core.router import Router, Spawn
 from realtime.core.session import Handle, Handlers, Session
 from realtime.core.tenant import Tenants
+from realtime.core.users import Users
 from realtime.ids import UserId
 from realtime.native.message import Envelope
 from realtime.native.relay import Relay
@@ -49,7 +51,7 @@ class Core:
         self,
         catalog: Catalog,
         broker: Broker,
-        fanout: Fanout,
+        fanout: Sockets,
         clock: Clock,
         *,
         greet: Greet,
@@ -65,7 +67,10 @@ class Core:
         tenants = self._tenants = Tenants()
         self._membership = Membership(catalog, tenants, broker, fanout, clock, limits, self._router)
         publisher = Publisher(catalog, broker, fanout, limits, self._membership)
-        self._entry = Entry(self._router, self._membership, tenants, clock, limits, authenticator, greet)
+        users = Users(fanout, limits)
+        self._entry = Entry(
+            self._router, self._membership, tenants, users, clock, limits, authenticator, greet
+        )
         queries = Queries(self._membership, fanout, limits)
         # One object each, by which the relay knows them: every `publisher.publish` would be another.
         publish = self._publish = publisher.publish
@@ -89,16 +94,20 @@ class Core:
         )
         self.receive = relay.receive  # (state, payload), for each message of a connection
         self.publish = publish  # (session, envelope), for features that publish after they have checked
+        self.notifications = NotificationManager(users, fanout, limits)
         self.fail = self._router.fail  # (session, message, error), for what the edge does not let through
 
-    def admit(self, identity: Identity) -> None:
-        """Count one more connection of `identity`, until its session ends or `release`.
+    def admit(self, identity: Identity) -> int:
+        """Let in one more connection of `identity`, until its session ends or `release`.
+
+        Return the key that it is to belong to at once: until it does, the next one is not told of it. Where
+        the policy is to replace, the user's oldest connection is closed for it (4508).
 
         Raises:
             TokenExpired: the identity's time has passed.
             ConnectionLimit: the user has as many connections as allowed.
         """
-        self._entry.admit(identity)
+        return self._entry.admit(identity)
 
     def release(self, identity: Identity) -> None:
         """Give back an admission that no session was made of."""

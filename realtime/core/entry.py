@@ -9,11 +9,12 @@ from typing import Final
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.contents import decode_token
 from realtime.core.contracts import Clock, Connection
-from realtime.core.limits import Allowances, Limits, count_connection, discount_connection
+from realtime.core.limits import Allowances, Limits
 from realtime.core.membership import Membership
 from realtime.core.router import Router, error_reason
 from realtime.core.session import NO_HANDLERS, Handlers, Session
 from realtime.core.tenant import Tenants
+from realtime.core.users import Users, user_key
 from realtime.errors import CloseCode, ConnectionLimit, Forbidden, RealtimeError, TokenExpired, Unauthorized
 from realtime.ids import UserId
 from realtime.native.encode import encode_reply
@@ -37,6 +38,7 @@ class Entry:
         router: Router,
         membership: Membership,
         tenants: Tenants,
+        users: Users,
         clock: Clock,
         limits: Limits,
         authenticator: Authenticator | None,
@@ -45,8 +47,8 @@ class Entry:
         self._router = router
         self._membership = membership
         self._tenants = tenants
+        self._users = users
         self._clock = clock
-        self._limits = limits
         self._allowances = Allowances(limits, clock)
         self._authenticator = authenticator
         self._greet = greet
@@ -60,8 +62,10 @@ class Entry:
         """Begin: `handlers` are those of authenticated sessions."""
         self._handlers = handlers
 
-    def admit(self, identity: Identity) -> None:
-        """Count one more connection of `identity`, until `release` (or the end of its session).
+    def admit(self, identity: Identity) -> int:
+        """Let in one more connection of `identity`, until `release` (or the end of its session).
+
+        Return the key that it is to belong to at once: until it does, the next one is not told of it.
 
         Raises:
             TokenExpired: the identity's time has passed.
@@ -69,13 +73,14 @@ class Entry:
         """
         if identity.expires_at is not None and identity.expires_at <= self._clock.time():
             raise TokenExpired
-        tenant = self._tenants.enter(identity.tenant)
-        count_connection(tenant, identity.user, self._limits.connections_per_user)
+        key = self._users.make_room(identity)
+        self._tenants.enter(identity.tenant).connections += 1
+        return key
 
     def release(self, identity: Identity) -> None:
-        """Count an admitted connection of `identity` less."""
+        """Forget an admitted connection of `identity`, which is gone."""
         tenant = self._tenants[identity.tenant]
-        discount_connection(tenant, identity.user)
+        tenant.connections -= 1
         self._tenants.forget_if_idle(tenant)
 
     def connect(
@@ -86,6 +91,7 @@ class Entry:
         Where `user` is given, only a token of that user will do.
         """
         session = Session(connection, self._entrance if user is None else self._entrance_of(user))
+        connection.state = session
         if identity is not None:
             self._establish(session, identity)
             session.move(State.READY, self._handlers)
@@ -176,6 +182,7 @@ class Entry:
         if session.identity is None:  # renewed, it goes on with what it holds
             session.allowance = self._allowances.hold(identity)
         session.authenticate(identity, self._tenants[identity.tenant])
+        session.connection.belong(user_key(identity.tenant, identity.user))
         if identity.expires_at is not None:
             step = int(identity.expires_at) // EXPIRY_STEP_S
             self._expiring.setdefault(step, set()).add(session)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from realtime.core.auth import Identity
 from realtime.core.contracts import Clock
 from realtime.core.session import Session
-from realtime.core.tenant import Tenant
-from realtime.errors import ConnectionLimit, RateLimited
+from realtime.errors import RateLimited
 from realtime.ids import TenantId, UserId
 from realtime.native.ratelimit import Allowance, KeyedLimiter, Tariff
 
@@ -47,6 +46,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Every limit of the core. The edge fills them from the settings of the same names."""
 
     connections_per_user: int = 5
+    connection_limit_policy: Literal["reject", "replace"] = "reject"  # what the one too many meets
     rooms_per_connection: int = 100
     messages_per_frame: int = 100
     messages_per_second: float = 100_000
@@ -182,28 +182,3 @@ def _tariff(limits: Limits, whose: str, clock: Clock) -> Tariff | None:
     if not any(rates):
         return None
     return Tariff((messages, octets, deliveries), rates, limits.rate_burst_s, clock=clock.monotonic_ns)
-
-
-def count_connection(tenant: Tenant, user: UserId, limit: int) -> None:
-    """Count one more connection of `user`.
-
-    Raises:
-        ConnectionLimit: there are `limit` already.
-    """
-    held = tenant.connections.get(user, 0)
-    if held >= limit:
-        raise ConnectionLimit(
-            f"{limit} connections of this user are open already",
-            limit="max_connections_per_user",
-            allowed=limit,
-        )
-    tenant.connections[user] = held + 1
-
-
-def discount_connection(tenant: Tenant, user: UserId) -> None:
-    """Count one connection of `user` less."""
-    held = tenant.connections[user] - 1
-    if held:
-        tenant.connections[user] = held
-    else:
-        del tenant.connections[user]

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from realtime.ids import TenantId, UserId
+from realtime.ids import TenantId
 
 if TYPE_CHECKING:
     from realtime.core.room import Room
 
 
 class Tenant:
-    """The live rooms and counted connections of one tenant."""
+    """The live rooms of one tenant, and how many connections it has."""
 
     __slots__ = ("connections", "id", "rooms")
 
     def __init__(self, id: TenantId) -> None:
         self.id = id
         self.rooms: dict[str, Room] = {}  # by name; those with members here
-        self.connections: dict[UserId, int] = {}
+        self.connections = 0
 
 
 # Where a session is until it has authenticated: it has no rooms, so nothing there can be found.

@@ -46,6 +46,17 @@ def reconnect_window(settings: Settings, connections: int) -> tuple[int, int]:
     return settings.reconnect_min_ms, max(settings.reconnect_max_ms, spread_ms)
 
 
+def rebalance_reason(settings: Settings) -> bytes:
+    """The reason of a close at the end of a connection's allowed age."""
+    return close_reason(
+        "rebalance",
+        limit="max_connection_age_s",
+        allowed=settings.max_connection_age_s,
+        min_ms=settings.reconnect_min_ms,
+        max_ms=max(settings.reconnect_min_ms, settings.reconnect_max_ms),
+    )
+
+
 def slice_size(connections: int, drain_timeout_s: float) -> int:
     """How many to close every `SLICE_INTERVAL_S`, so that all are told within `CLOSING_SHARE` of the time."""
     slices = max(1, int(drain_timeout_s * CLOSING_SHARE / SLICE_INTERVAL_S))

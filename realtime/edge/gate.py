@@ -63,10 +63,20 @@ GUEST: Final = Guest()
 ECHO: Final = Echo()
 
 
-class Admissions(Protocol):
-    """Who may have one connection more; the core."""
+class Request(Protocol):
+    """What is looked at of a handshake, whoever received it."""
 
-    def admit(self, identity: Identity) -> None: ...
+    @property
+    def connection_id(self) -> int: ...
+    @property
+    def query(self) -> str: ...
+    def header(self, name: str) -> str | None: ...
+
+
+class Admissions(Protocol):
+    """Who may have one connection more, and the key that it then belongs to; the core."""
+
+    def admit(self, identity: Identity) -> int: ...
 
 
 class Gate:
@@ -94,11 +104,10 @@ class Gate:
         self._silent = silent
 
     def on_handshake(self, handshake: Handshake) -> Accept | Refuse:
-        """Let a client in or not."""
-        if self.draining:
-            return RESTARTING
-        if self._origins and (handshake.header("origin") or "").lower() not in self._origins:
-            return BAD_ORIGIN
+        """Let a client in or not, by the path that it asks for."""
+        barred = self._barred(handshake)
+        if barred is not None:
+            return barred
         path = handshake.path
         user: UserId | None = None
         try:
@@ -106,7 +115,31 @@ class Gate:
                 if not path.startswith(self._prefix):
                     return self._echo(handshake) if path == self._echo_path else NOT_FOUND
                 user = _user(path[len(self._prefix) :])
-            offers = handshake.header("sec-websocket-protocol")
+        except (BadMessage, ValueError) as error:
+            return Refuse(400, f"{error}\n")
+        return self._judge(handshake, user)
+
+    def on_request(self, request: Request, user: str | None) -> Accept | Refuse:
+        """Let a client in or not whom somebody else's routes lead here, to be `user` where that is given."""
+        barred = self._barred(request)
+        if barred is not None:
+            return barred
+        try:
+            return self._judge(request, None if user is None else parse_user(user))
+        except BadMessage as error:
+            return Refuse(400, f"{error}\n")
+
+    def _barred(self, handshake: Request) -> Refuse | None:
+        """The refusal of whoever may not come in, whoever it is."""
+        if self.draining:
+            return RESTARTING
+        if self._origins and (handshake.header("origin") or "").lower() not in self._origins:
+            return BAD_ORIGIN
+        return None
+
+    def _judge(self, handshake: Request, user: UserId | None) -> Accept | Refuse:
+        offers = handshake.header("sec-websocket-protocol")
+        try:
             choice = KNOWN_OFFERS.get(offers) or subprotocols.choose(offers)
             extensions, bits = self._deflate(handshake) if self._compression else (None, 0)
         except (BadMessage, ValueError) as error:
@@ -122,18 +155,19 @@ class Gate:
         if user is None:
             welcome = self._welcome.guest(number)
             state: State = GUEST
+            key = 0
         else:
             state = Identity(user)
             try:
-                self._admissions.admit(state)
+                key = self._admissions.admit(state)
             except RealtimeError as error:
                 self._count(error)
                 return _accept_to_close(error, choice)
             welcome = self._welcome.json(number, json_string(user))
-        return self._accept(state, choice, extensions, bits, welcome)
+        return self._accept(state, choice, extensions, bits, welcome, key)
 
     def _locked(
-        self, handshake: Handshake, user: UserId | None, choice: Choice, extensions: str | None, bits: int
+        self, handshake: Request, user: UserId | None, choice: Choice, extensions: str | None, bits: int
     ) -> Accept | Refuse:
         """Let in whom a token speaks for; who brings none has to send it as the first message."""
         header = _bearer(handshake.header("authorization"))
@@ -142,20 +176,27 @@ class Gate:
             token = _query_token(handshake.query)
         state: State = Pending(user)
         welcome = None
+        key = 0
         if token is not None:
             try:
                 state = self._authenticate(token, user)
-                self._admissions.admit(state)
+                key = self._admissions.admit(state)
             except RealtimeError as error:
                 self._count(error)
                 seen = header is not None and not isinstance(error, ConnectionLimit)
                 return _refuse(error) if seen else _accept_to_close(error, choice)
             self._silent.add(state)
             welcome = self._welcome.json(handshake.connection_id, json_string(state.user), state.tenant)
-        return self._accept(state, choice, extensions, bits, welcome)
+        return self._accept(state, choice, extensions, bits, welcome, key)
 
     def _accept(
-        self, state: State, choice: Choice, extensions: str | None, bits: int, welcome: bytes | None
+        self,
+        state: State,
+        choice: Choice,
+        extensions: str | None,
+        bits: int,
+        welcome: bytes | None,
+        user_key: int,
     ) -> Accept:
         """Let in; to whom nothing is said yet, the handshake deadline goes on until it has authenticated."""
         if welcome is not None and choice.binary:
@@ -168,6 +209,7 @@ class Gate:
             deflate_bits=bits,
             pending=welcome is None,
             welcome=welcome,
+            user_key=user_key,
         )
 
     def _count(self, error: RealtimeError) -> None:
@@ -188,7 +230,7 @@ class Gate:
         extensions, bits = self._deflate(handshake)
         return Accept(ECHO, extensions=extensions, deflate_bits=bits, echo=True)
 
-    def _deflate(self, handshake: Handshake) -> tuple[str | None, int]:
+    def _deflate(self, handshake: Request) -> tuple[str | None, int]:
         """(header, window bits) of the compression agreed on.
 
         Raises:

@@ -3,7 +3,7 @@
 A request that is no upgrade leaves the hub as a socket and the bytes already read; `HttpServer.adopt` takes
 both. A framework here would sit on the hot loop and cost every connection of the worker; this is a table of
 exact paths and plain functions, and the hub's own request parser, so that the two can never read the same
-bytes differently. It leaves to others: what the pages hold (`pages`), any ASGI application (`asgi`).
+bytes differently. It leaves to others: what the pages hold (`pages`), any ASGI application (`asgi_app`).
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class HttpServer:
     """Serves `routes` on the sockets that the hub hands over, and what is not in them through `fallback`.
 
     A `fallback` makes the protocol that takes a connection over from its first request that no route
-    answers (`asgi.asgi_factory`); without one such a request gets 404.
+    answers (`asgi_app.asgi_factory`); without one such a request gets 404.
     """
 
     routes: Routes

@@ -20,12 +20,12 @@ from realtime.backends.broker_durable import DurableBroker
 from realtime.backends.broker_memory import MemoryBroker
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.catalog import Catalog
-from realtime.core.contracts import Broker, Clock, Store
+from realtime.core.contracts import Broker, Clock, Connection, Store
 from realtime.core.core import Core
 from realtime.core.limits import Limits, rate_limited
 from realtime.core.session import Session
 from realtime.edge import metrics
-from realtime.edge.drain import drain
+from realtime.edge.drain import drain, rebalance_reason
 from realtime.edge.expiry import SilentTokens
 from realtime.edge.gate import Gate, Guest, Pending, State
 from realtime.edge.http import HttpServer, Routes, upgrade_required
@@ -37,7 +37,7 @@ from realtime.features import discover
 from realtime.ids import UserId
 from realtime.native.encode import json_string
 from realtime.native.envelope import scan, scan_msgpack
-from realtime.native.hub import Connection, Hub
+from realtime.native.hub import Hub
 from realtime.protocol.closing import close_reason
 from realtime.settings import Settings
 
@@ -56,6 +56,8 @@ class Worker:
     memory as all others are.
     """
 
+    hub_type: type[Hub] = Hub
+
     def __init__(
         self,
         settings: Settings,
@@ -73,6 +75,7 @@ class Worker:
         self._silent = SilentTokens()
         self._lag = LoopLag()
         self._ticker: asyncio.TimerHandle | None = None
+        self._listening: socket.socket | None = None
         authenticator = _authenticator(settings)
         self._gate = Gate(settings, authenticator)
         self.hub = self._make_hub(connections_max)
@@ -82,27 +85,38 @@ class Worker:
         self._gate.open(self.core, self._welcome, self._silent)
         self._http = self._make_http()
 
-    def start(self, listening: socket.socket) -> None:
-        """Serve on a listening socket, which is the worker's from here on."""
-        self._listening = listening
-        self.hub.listen(listening.fileno())
+    def start(self, listening: socket.socket | None) -> None:
+        """Serve on a listening socket, which is the worker's from here on; without one it accepts nobody."""
+        if listening is not None:
+            self._listening = listening
+            self.hub.listen(listening.fileno())
         self._loop.add_reader(self.hub.fileno(), self.hub.on_ready)
         self._schedule_tick()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it has begun to drain."""
+        return self._gate.draining
 
     async def drain(self) -> int:
         """Stop taking connections, close those there are; return how many had not closed in time."""
         self._gate.draining = True
-        self.hub.stop_listening()
-        self._listening.close()
+        self._stop_listening()
         acks = self._loop.create_task(self.core.paid())
         return await drain(self.hub, self._settings, pending=lambda: {acks, *self._tasks})
 
     def close(self) -> None:
         """Stop at once: what is still open is cut."""
+        self._stop_listening()
         if self._ticker is not None:
             self._ticker.cancel()
         self._loop.remove_reader(self.hub.fileno())
         self._http.close()
+
+    def _stop_listening(self) -> None:
+        if self._listening is not None:
+            self.hub.stop_listening()
+            self._listening.close()
 
     # -- what the hub calls ---------------------------------------------------------------------------------
 
@@ -112,7 +126,10 @@ class Worker:
 
     def _on_limited(self, state: State, payload: bytes, limit: str, retry_after_s: float) -> None:
         """Answer a frame that is over a rate of its connection; its messages are not handled."""
-        session = self._session(state, self.hub.current())
+        self._refuse_frame(self.hub.current(), payload, limit, retry_after_s)
+
+    def _refuse_frame(self, connection: Connection, payload: bytes, limit: str, retry_after_s: float) -> None:
+        session = self._session(connection.state, connection)
         error = rate_limited(limit, getattr(self._settings, limit), retry_after_s)
         scan_frame = scan_msgpack if session.binary else scan
         for message in scan_frame(payload, self._settings.messages_per_frame):
@@ -133,7 +150,6 @@ class Worker:
             assert isinstance(state, Identity)  # the hub answers an Echo by itself
             self._silent.remove(state)
             session = self.core.connect(connection, state)
-        connection.state = session
         return session
 
     def _on_close(self, state: State, code: int, reason: bytes, clean: bool) -> None:
@@ -187,7 +203,7 @@ class Worker:
 
     def _make_hub(self, connections_max: int) -> Hub:
         settings = self._settings
-        return Hub(
+        return self.hub_type(
             on_handshake=self._gate.on_handshake,
             on_message=self._on_early_message,
             on_limited=self._on_limited,
@@ -207,13 +223,7 @@ class Worker:
             accepts_per_second=settings.accepts_per_second,
             accepts_burst=settings.accepts_per_second * settings.rate_burst_s,
             max_age_s=settings.max_connection_age_s,
-            max_age_reason=close_reason(
-                "rebalance",
-                limit="max_connection_age_s",
-                allowed=settings.max_connection_age_s,
-                min_ms=settings.reconnect_min_ms,
-                max_ms=max(settings.reconnect_min_ms, settings.reconnect_max_ms),
-            ),
+            max_age_reason=rebalance_reason(settings),
             unicast_limit_bytes=settings.queue_bytes(settings.unicast_limit_bytes),
             room_lag_limit_bytes=settings.queue_bytes(settings.room_lag_limit_bytes),
             room_lag_limit_messages=settings.room_lag_limit_messages,
@@ -324,6 +334,7 @@ def _authenticator(settings: Settings) -> Authenticator | None:
 def _limits(settings: Settings) -> Limits:
     return Limits(
         connections_per_user=settings.max_connections_per_user,
+        connection_limit_policy=settings.connection_limit_policy,
         rooms_per_connection=settings.max_rooms_per_connection,
         messages_per_frame=settings.messages_per_frame,
         messages_per_second=settings.messages_per_second,

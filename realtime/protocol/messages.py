@@ -10,6 +10,8 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from realtime.protocol.priority import Priority
+
 Sender = Literal["client", "server"]
 Room = Literal["named", "none", "of what failed"]
 
@@ -127,6 +129,16 @@ class Gap(Content, frozen=True):
     first: Annotated[Offset, Meta(description="The first one missing.")] = msgspec.field(name="from")
     last: Annotated[Offset, Meta(description="The last one missing.")] = msgspec.field(name="to")
     reason: str
+
+
+class Notification(Content, frozen=True):
+    """Something for the user, whatever rooms the connection is in. It has no place in any order."""
+
+    id: Annotated[str, Meta(max_length=64, description="Its own: a repeat of it is the same one again.")]
+    title: str
+    content: Annotated[str, Meta(description="What it says, as text.")]
+    priority: Annotated[Priority, Meta(description="0 LOW, 1 NORMAL, 2 HIGH, 3 CRITICAL.")]
+    data: Annotated[dict[str, Any], Meta(description="What the application goes by; empty where nothing.")]
 
 
 class Unread(Content, frozen=True):
@@ -256,6 +268,12 @@ _TYPES: Final = _index(
         content=Gap,
         room="named",
         description="Publications that the server dropped by policy.",
+    ),
+    MessageType(
+        name="notification",
+        sender="server",
+        content=Notification,
+        description="Something for the user, on all of their connections.",
     ),
     MessageType(
         name="unread",

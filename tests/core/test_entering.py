@@ -7,6 +7,7 @@ from realtime.core.limits import Limits
 from realtime.errors import CloseCode, ConnectionLimit, TokenExpired
 from realtime.protocol.session import State
 from tests.core.world import World
+from tests.oracles.hub import FakeConnection
 
 LOBBY = "chat:lobby"
 
@@ -146,12 +147,14 @@ def test_a_stranger_above_the_connection_limit_is_closed_and_counted_out():
 def test_an_admission_without_a_session_can_be_given_back():
     world = World(limits=Limits(connections_per_user=1))
     alice = Identity("alice")
-    world.core.admit(alice)
-    world.core.release(alice)
-    world.core.admit(alice)
-    with pytest.raises(ConnectionLimit):
-        world.core.admit(alice)
-    world.core.release(alice)
+    for _ in range(2):
+        silent = FakeConnection(hub=world.hub)
+        silent.state = alice
+        silent.belong(world.core.admit(alice))
+        with pytest.raises(ConnectionLimit):
+            world.core.admit(alice)
+        silent.gone()
+        world.core.release(alice)
     assert world.core.stats()["tenants"] == 0
 
 

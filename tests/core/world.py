@@ -100,7 +100,7 @@ class Member:
         self._world = world
         self._ids = itertools.count(1)
         self._unread: list[Message] = []
-        self.connection = FakeConnection(variant)
+        self.connection = FakeConnection(variant, world.hub)
         self.session = world.core.connect(self.connection, identity, user)
 
     def send(self, type: str, **fields: Any) -> None:
@@ -164,7 +164,5 @@ class Member:
 
     def leave(self) -> None:
         """Be gone, as a connection that breaks."""
-        self.connection.open = False
-        for log in self.connection.logs[:]:
-            self.connection.leave(log)
+        self.connection.gone()
         self._world.core.disconnect(self.session)

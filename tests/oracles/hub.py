@@ -16,8 +16,11 @@ _numbers = itertools.count(1)
 class FakeConnection:
     """A connection whose peer has read everything: `sent` is what it got, unicast and room, in order."""
 
-    def __init__(self, variant: int = 0) -> None:
+    def __init__(self, variant: int = 0, hub: FakeHub | None = None) -> None:
         self.id = next(_numbers)
+        self.hub = hub
+        self.state: object = None
+        self.aborted = False
         self.variant = variant
         self.binary = bool(variant & 1)
         self.open = True
@@ -38,6 +41,22 @@ class FakeConnection:
             self.closed = (code, reason)
             for log in self.logs[:]:
                 self.leave(log)
+
+    def abort(self) -> None:
+        self.open, self.aborted = False, True
+
+    def belong(self, user_key: int) -> None:
+        if self.hub is not None and self not in self.hub.belonging.setdefault(user_key, []):
+            self.hub.belonging[user_key].append(self)
+
+    def gone(self) -> None:
+        """End, as when its socket is closed."""
+        self.open = False
+        for log in self.logs[:]:
+            self.leave(log)
+        for theirs in () if self.hub is None else self.hub.belonging.values():
+            if self in theirs:
+                theirs.remove(self)
 
     def confirm(self) -> None:
         self.confirmed = True
@@ -90,6 +109,13 @@ class FakeHub:
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
         self.logs: list[FakeLog] = []
+        self.belonging: dict[int, list[FakeConnection]] = {}  # by user key
+
+    def count_of(self, user_key: int) -> int:
+        return len(self.belonging.get(user_key, ()))
+
+    def connections_of(self, user_key: int) -> list[FakeConnection]:
+        return self.belonging.get(user_key, [])[:]
 
     @property
     def timestamp(self) -> bytes:

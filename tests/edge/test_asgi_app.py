@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import uvicorn  # the extra `api`: part of `dev`
 
-from realtime.edge.asgi import AsgiFactory, Message, Receive, Send, asgi_factory
+from realtime.edge.asgi_app import AsgiFactory, Message, Receive, Send, asgi_factory
 from realtime.edge.http import HttpServer, Response, Routes
 
 assert uvicorn

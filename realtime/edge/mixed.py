@@ -1,0 +1,116 @@
+"""The native hub with other servers' connections beside its own: one set of rooms, users and drains for both.
+
+The hub's own connections stay as they are. What is not its own carries `FOREIGN` in its variant, so that a
+room keeps it in a lane of its own, whose log hands every message to each member's outbox.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Final, Protocol
+
+from realtime.core.contracts import OnGap
+from realtime.core.kinds import SlowReader
+from realtime.edge.outbox import ForeignLog
+from realtime.native.hub import Hub
+from realtime.protocol.priority import Priority
+
+FOREIGN: Final = 1 << 5  # above all variants of the hub: deflate window bits (at most 15) << 1 | binary
+
+
+class Foreign(Protocol):
+    """What the hub needs of connections that are not its own, beside what the core does."""
+
+    @property
+    def id(self) -> int: ...
+    def abort(self) -> None: ...
+
+
+class MixedHub(Hub):
+    """A hub that is asked about foreign connections as about its own. `adopt` and `drop` tell it of them."""
+
+    def __init__(self, *, room_lag_limit_bytes: int, room_lag_limit_messages: int, **options: Any) -> None:
+        super().__init__(
+            room_lag_limit_bytes=room_lag_limit_bytes,
+            room_lag_limit_messages=room_lag_limit_messages,
+            **options,
+        )
+        self._lag_limit_bytes = room_lag_limit_bytes
+        self._lag_limit_messages = room_lag_limit_messages
+        self.counts: Counter[str] = Counter()  # of foreign connections, by the names of `stats`
+        self._foreign: dict[int, Foreign] = {}  # by id, oldest first
+        self._by_user: dict[int, list[Foreign]] = {}
+
+    @property
+    def foreign(self) -> Iterable[Foreign]:
+        """The connections that are not its own, oldest first."""
+        return tuple(self._foreign.values())
+
+    def adopt(self, connection: Foreign) -> None:
+        """Take a connection in, until `drop`."""
+        self._foreign[connection.id] = connection
+
+    def drop(self, connection: Foreign, user_key: int) -> None:
+        """Forget a connection that is gone; `user_key` is whose it was, 0 nobody's."""
+        del self._foreign[connection.id]
+        if user_key:
+            theirs = self._by_user[user_key]
+            theirs.remove(connection)
+            if not theirs:
+                del self._by_user[user_key]
+
+    def list_under(self, user_key: int, connection: Foreign) -> None:
+        """Have `connections_of(user_key)` find it. Once per connection."""
+        self._by_user.setdefault(user_key, []).append(connection)
+
+    def room(
+        self,
+        variant: int = 0,
+        *,
+        lag_limit_bytes: int = 0,
+        lag_limit_messages: int = 0,
+        slow_reader: str = "disconnect",
+        priority: int = 1,
+        on_gap: OnGap | None = None,
+    ) -> Any:
+        """Make a log for one room in one variant, the hub's own or a `ForeignLog`."""
+        if variant < FOREIGN:
+            return super().room(
+                variant,
+                lag_limit_bytes=lag_limit_bytes,
+                lag_limit_messages=lag_limit_messages,
+                slow_reader=slow_reader,
+                priority=priority,
+                on_gap=on_gap,
+            )
+        return ForeignLog(
+            lag_limit_bytes=lag_limit_bytes or self._lag_limit_bytes,
+            lag_limit_messages=lag_limit_messages or self._lag_limit_messages,
+            slow_reader=SlowReader(slow_reader),
+            priority=Priority(priority),
+            on_gap=on_gap,
+            counts=self.counts,
+        )
+
+    def connections(self) -> list[Any]:
+        """All connections that have completed their handshake."""
+        return [*super().connections(), *self._foreign.values()]
+
+    def count_of(self, user_key: int) -> int:
+        """How many connections belong to the key, foreign ones included."""
+        return super().count_of(user_key) + len(self._by_user.get(user_key, ()))
+
+    def connections_of(self, user_key: int) -> list[Any]:
+        """The connections that belong to the key, foreign ones included, oldest first."""
+        foreign = self._by_user.get(user_key)
+        own: list[Any] = super().connections_of(user_key)
+        return own if foreign is None else sorted([*own, *foreign], key=lambda each: each.id)
+
+    def stats(self) -> dict[str, int]:
+        """As the hub's, with all connections."""
+        stats = super().stats()
+        stats["connections"] += len(self._foreign)
+        for name, count in self.counts.items():
+            stats[name] += count
+        return stats
