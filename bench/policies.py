@@ -25,6 +25,7 @@ from realtime.native.message import Envelope
 from realtime.protocol.priority import Priority
 
 REFILL_S = 0.001
+REFILL_MESSAGES = 8  # of one turn of the loop
 BULK_BYTES = 4096  # of one message of `fill`
 
 KINDS = (
@@ -88,9 +89,11 @@ async def _fill(session: Session, name: str) -> None:
         if began:
             _least[name] = min(_least.get(name, log.queued_bytes), log.queued_bytes)
         began = began or log.queued_bytes >= _filling[name] // 2
-        for _ in range((_filling[name] - log.queued_bytes) // BULK_BYTES):
+        lacking = (_filling[name] - log.queued_bytes) // BULK_BYTES
+        for _ in range(min(lacking, REFILL_MESSAGES)):
             room.stream.publish("say", None, content)
-        await asyncio.sleep(REFILL_S)
+        # Few at a time, as bulk comes from its publishers: a refill must not hold up the loop by itself.
+        await asyncio.sleep(0 if lacking > REFILL_MESSAGES else REFILL_S)
 
 
 def drain(core: Core, session: Session, message: Envelope) -> None:

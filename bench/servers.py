@@ -94,11 +94,14 @@ def peers_python(package: str) -> Path:
     return python
 
 
-def realtime_command(port: int, **settings: str) -> list[str]:
-    """Return how to start our own server; without further settings it keeps nothing on the disk."""
+def realtime_command(port: int, module: str = "realtime", **settings: str) -> list[str]:
+    """Return how to start our own server; without further settings it keeps nothing on the disk.
+
+    `module` runs it: `realtime`, or one that adds features to it (bench/policies.py).
+    """
     settings = {"port": str(port), "echo": "/echo", "log_level": "warning", "sqlite_path": ""} | settings
     options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    return _python_module("realtime", "serve", *options)
+    return _python_module(module, "serve", *options)
 
 
 _PUBLISH = '{"type":"publish","room":"events:r%r","content":{"m":"%m","pad":"%P"}}'
@@ -147,6 +150,16 @@ SERVERS = {
         ),
     ]
 }
+
+
+def policies_server(**settings: str) -> Server:
+    """Return the server with rooms of every policy and priority, with these settings."""
+    return Server(
+        name="policies",
+        what="realtime serve with rooms of every policy and priority",
+        command=lambda port: realtime_command(port, "bench.policies", **settings),
+        room=SERVERS["realtime"].room,
+    )
 
 
 # A publish that is acked, in a room of the sender's own: the push to itself comes on top of each ack.

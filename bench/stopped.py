@@ -14,13 +14,13 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench import report
 from bench.generator import Load, Result, WrongResultError, measure
 from bench.peer import Peer
-from bench.servers import SERVERS, Running, Server, Traffic, running
+from bench.servers import Running, Traffic, policies_server, running
 
 POLICIES = {"steady": "disconnect", "lossy": "drop_oldest", "state": "latest"}
 SLOW_CONSUMER = 4001
@@ -55,17 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return max(_ask(kind, asked) for kind in asked.policies.split(","))
 
 
-def server_of(lag_limit_bytes: int) -> Server:
-    """The server with rooms of every policy."""
-    extra = ["--room-lag-limit-bytes", str(lag_limit_bytes)]
-
-    def command(port: int) -> list[str]:
-        own = ["serve", "--port", str(port), "--log-level", "warning"]
-        return [sys.executable, "-m", "bench.policies", *own, *extra]
-
-    return replace(SERVERS["realtime"], name="policies", command=command)
-
-
 def traffic(kind: str) -> Traffic:
     """One publisher and many members of the room `kind:r0`."""
     return Traffic(
@@ -81,11 +70,12 @@ def _ask(kind: str, asked: argparse.Namespace) -> int:
     alone: list[Result] = []
     beside: list[Result] = []
     came_back: list[Stopped] = []
+    server = policies_server(room_lag_limit_bytes=str(asked.lag_limit_bytes))
     try:
         for _ in range(asked.rounds):
-            with running(server_of(asked.lag_limit_bytes)) as up:
+            with running(server) as up:
                 alone.append(measure(up, traffic(kind), load))
-            with running(server_of(asked.lag_limit_bytes)) as up:
+            with running(server) as up:
                 result, stopped = _beside(up, kind, load)
                 beside.append(result)
                 came_back.append(stopped)

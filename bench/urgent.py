@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 from bench import report
 from bench.peer import Peer
-from bench.servers import GENERATOR_CORE, SERVERS, Running, Server, running
+from bench.servers import GENERATOR_CORE, Running, policies_server, running
 from realtime.settings import Settings
 
 BULK, URGENT = "bulk:b", "urgent:u"
@@ -56,22 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(argv)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {GENERATOR_CORE})
-    with running(server_of(asked.unsent_bytes)) as up:
+    settings = {"room_lag_limit_bytes": str(4 * BACKLOG_BYTES)}
+    if asked.unsent_bytes is not None:
+        settings["unsent_bytes"] = str(asked.unsent_bytes)
+    with running(policies_server(**settings)) as up:
         return _measure(up, asked)
-
-
-def server_of(unsent_bytes: int | None) -> Server:
-    """The server with rooms of every priority."""
-
-    def command(port: int) -> list[str]:
-        extra = [] if unsent_bytes is None else ["--unsent-bytes", str(unsent_bytes)]
-        limit = ["--room-lag-limit-bytes", str(4 * BACKLOG_BYTES)]
-        own = ["serve", "--port", str(port), "--log-level", "warning"]
-        return [sys.executable, "-m", "bench.policies", *own, *limit, *extra]
-
-    return Server(
-        name="policies", what="rooms of every priority", command=command, room=SERVERS["realtime"].room
-    )
 
 
 def _measure(up: Running, asked: argparse.Namespace) -> int:

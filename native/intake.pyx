@@ -100,7 +100,10 @@ cdef void intake_visit(HubState* hub, Connection* connection, bint resumed):
     if got <= 0:
         if got < 0 and (errno == EAGAIN or errno == EINTR):
             return
-        connection_kill(hub, connection, 1006)
+        if got == 0 and connection.output != NULL and connection.state != HANDSHAKE:
+            _let_listen(hub, connection)
+        else:
+            connection_kill(hub, connection, 1006)
         return
     hub.counters.bytes_in += got
     connection.last_seen = hub.tick
@@ -108,6 +111,16 @@ cdef void intake_visit(HubState* hub, Connection* connection, bint resumed):
     _handle(hub, connection, data, have + got)
     if <size_t>got == room or connection.flags & HANGUP:
         intake_later(hub, connection)
+
+
+cdef void _let_listen(HubState* hub, Connection* connection):
+    """The peer says no more, and may still listen: what waits for it alone goes out, in whole frames."""
+    output_leave_all(hub, connection)
+    if connection.state != DEAD:
+        if connection.close_code == 0:
+            connection.close_code = 1006
+        connection.state = LEAVING
+        wheel_set(hub, connection, hub.close_ticks)
 
 
 cdef void _handle(HubState* hub, Connection* connection, uint8_t* data, size_t n):

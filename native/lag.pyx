@@ -37,6 +37,7 @@ cdef int lag_skip(HubState* hub, Log* log, Member* member) noexcept nogil:
     output_release(hub, member.connection, log)
     member.position = _landing(log, member.position)
     lapse.last = marks_had(log.marks, member.position)
+    hub.counters.skipped += 1
     member_pin(log, member)
     return 0
 

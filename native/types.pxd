@@ -178,7 +178,7 @@ cdef struct Counters:
     uint64_t slow_consumers, heartbeat_timeouts, handshake_timeouts, rate_limited, protocol_errors
     uint64_t accept_rests, full, aged
     uint64_t chunks, queued_bytes, messages_out
-    uint64_t dropped, gaps, parked
+    uint64_t dropped, gaps, parked, skipped
 
 cdef struct HubState:
     int epoll_fd

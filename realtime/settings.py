@@ -309,7 +309,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "overtake or drop them any more; 0 leaves it to the kernel.",
             extra=Bytes,
         ),
-    ] = 32 * KB
+    ] = 16 * KB
     read_chunk_bytes: Annotated[
         int, Meta(ge=4 * KB, le=4 * MB, description="Most bytes read from a socket at once.", extra=Bytes)
     ] = 64 * KB

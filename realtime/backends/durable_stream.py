@@ -214,9 +214,7 @@ class DurableStream:
         receipt = self._flight.popleft()
         try:
             self._kept.append(row.push)
-        except (
-            Exception
-        ):  # ours; the publication is kept, so its publisher is told so, and the next one is too
+        except Exception:  # a mistake of ours; it is kept all the same, and its publisher is told so
             log.exception("%s: offset %d was not delivered", self.room.room, row.position.offset)
         if row.key is not None:
             del self._keys_in_flight[row.sender, row.key]
@@ -256,7 +254,7 @@ class DurableStream:
         known.settle(failure or True)
 
     async def _catch_up(self) -> None:
-        """Make `order` stand where the store's does, and know the keys that may still be repeated."""
+        """Be where the store is, and know the keys that may still be repeated."""
         broker = self._broker
         now = broker.clock.time()
         # All keys are known that were used before the failure; the rest is for a clock that was set back.

@@ -33,7 +33,7 @@ async def store(postgres) -> AsyncIterator[PostgresStore]:
     await opened_store.close()
 
 
-async def until(condition: Callable[[], bool], within_s: float = 30.0) -> None:
+async def until(condition: Callable[[], bool], within_s: float = 60.0) -> None:
     """Let others run until `condition` holds."""
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event to set
@@ -90,9 +90,9 @@ async def test_what_was_acked_is_there_after_kill_9_of_the_server_and_writing_go
     epoch = store.epoch
     publisher = Publisher(store)
     tasks = [asyncio.create_task(publisher.publish(room)) for room in ROOMS]
-    for _ in range(3):
+    for _ in range(2):
         before = sum(publisher.acked.values())
-        await until(lambda before=before: sum(publisher.acked.values()) > before + 1000)
+        await until(lambda before=before: sum(publisher.acked.values()) > before + 500)
         failures = publisher.failures
         if victim == "server":
             await asyncio.to_thread(own_postgres.kill)
@@ -108,7 +108,7 @@ async def test_what_was_acked_is_there_after_kill_9_of_the_server_and_writing_go
     await asyncio.gather(*tasks)
     assert store.ok
     assert store.epoch == epoch
-    assert store.stats()["store_reconnects_total"] >= 3
+    assert store.stats()["store_reconnects_total"] >= 2
     for room in ROOMS:
         there = await offsets(store, room)
         assert there == list(range(1, len(there) + 1))

@@ -54,3 +54,19 @@ def test_a_wrong_command_line_is_refused(arguments: list[str]):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["bench.urgent", "--rounds", "1", "--seconds", "0.3"],
+        ["bench.stopped", "--seconds", "0.5", "--members", "20", "--lag-limit-bytes", "65536"],
+    ],
+    ids=["urgent", "stopped"],
+)
+def test_the_benchmarks_of_slow_readers_find_nothing_lost(command: list[str]):
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WRONG" not in done.stdout

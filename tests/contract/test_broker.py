@@ -387,6 +387,19 @@ async def test_a_lasting_broker_has_in_its_store_what_memory_has_no_place_for(ma
     assert broker.stats()["broker_history_bytes"] <= 500
 
 
+async def test_a_room_that_is_opened_again_is_in_use_again(make_broker, clock):
+    broker = make_broker(recovery_window_s=60)
+    room = Subscriber(broker)
+    await room.publish()
+    room.stream.close()
+    room = Subscriber(broker)
+    clock.advance(61)
+    broker.tick()
+    assert (await get(broker.publish(LOBBY, CHAT, "chat_message", ALICE, b"1")))[0] == 2
+    assert (await room.publish())[0] == 3
+    assert room.offsets == [2, 3]
+
+
 async def test_a_lasting_broker_loses_nothing_with_a_room_it_forgets(make_lasting_broker, clock):
     broker = make_lasting_broker(recovery_window_s=60, idle_rooms=2)
     room = Subscriber(broker)

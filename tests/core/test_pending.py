@@ -42,7 +42,7 @@ async def test_a_callback_that_fails_is_logged_and_the_others_are_told(caplog):
     assert "ZeroDivisionError" in caplog.text
 
 
-async def test_many_may_await_it_before_and_after_and_one_that_is_cancelled_harms_no_other():
+async def test_many_may_await_it_before_and_after_and_one_that_is_cancelled_harms_no_other(caplog):
     pending = Pending()
 
     async def wait():
@@ -55,6 +55,7 @@ async def test_many_may_await_it_before_and_after_and_one_that_is_cancelled_harm
     pending.settle("there")
     assert await asyncio.gather(*tasks[1:], pending) == ["there"] * 3
     assert tasks[0].cancelled()
+    assert caplog.text == ""
 
 
 async def test_whoever_awaits_a_failure_gets_it_raised_and_may_wait_for_it_without():

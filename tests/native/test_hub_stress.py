@@ -31,6 +31,7 @@ frame = functools.cache(masked)  # masking 66 kB in Python takes its time
 VARIANTS = {"/plain": 0, "/binary": 1, "/deflate": 15 << 1}
 STEPS = 6000
 CLIENTS = 14
+URGENT = 10**9  # what was sent urgently, as a room's number
 TICK_S = 0.1
 
 
@@ -51,6 +52,7 @@ class Peer:
         self.handle: Connection | None = None
         self.closed = 0
         self.sent = 0
+        self.urged = 0
 
 
 class Room:
@@ -150,6 +152,17 @@ class Chaos:
             self.act(peer)
         self.raise_at_times(0.1)
 
+    def on_gap(self, peer: object, after: int, last: int) -> int:
+        assert isinstance(peer, Peer)
+        if peer.closed or after > last:
+            self.problems.append("a gap for nobody, or of nothing")
+        if self.quiet:
+            return 0
+        for _ in range(self.chance.randint(0, 3)):
+            self.act(peer)
+        self.raise_at_times(0.1)
+        return last - after
+
     def raise_at_times(self, probability: float) -> None:
         if self.chance.random() < probability:
             raise self.chance.choice([PlantedError, PlantedExit])
@@ -175,13 +188,20 @@ class Chaos:
             self.rooms.pop(self.chance.randrange(len(self.rooms)))
         else:
             self.room_count += 1
-            variant = self.chance.choice(list(VARIANTS.values()))
-            self.rooms.append(Room(self.hub.room(variant), self.room_count))
+            log = self.hub.room(
+                self.chance.choice(list(VARIANTS.values())),
+                lag_limit_bytes=self.chance.choice([0, 1 << 14, 1 << 15]),
+                slow_reader=self.chance.choice(["disconnect", "drop_oldest", "latest"]),
+                priority=self.chance.randrange(4),
+                on_gap=self.on_gap,
+            )
+            self.rooms.append(Room(log, self.room_count))
 
     def append(self, room: Room) -> None:
         for _ in range(self.chance.choice([1, 1, 1, 5])):
             room.appended += 1
-            room.log.append(text(room.number, room.appended, self.size()))
+            offset = room.appended if self.chance.random() < 0.9 else 0
+            room.log.append(text(room.number, room.appended, self.size()), offset)
 
     def treat(self, peer: Peer, pick: float) -> None:
         assert peer.handle is not None
@@ -191,6 +211,10 @@ class Chaos:
         elif pick < 0.6 and fitting:
             peer.handle.leave(self.chance.choice(fitting).log)
         elif pick < 0.995:
+            if self.chance.random() < 0.2:
+                peer.urged += 1
+                peer.handle.send(text(URGENT, peer.urged, self.size()), urgent=True)
+                return
             peer.sent += 1
             peer.handle.send(text(0, peer.sent, self.size()))
         elif pick < 0.998:

@@ -332,7 +332,7 @@ def test_received_and_gaps_are_all_that_was_published_once_and_in_order(seed: in
                 everyone.append(members[i])
     settle(town, everyone)
     gaps = sum((member.gaps for member in everyone), Counter())
-    assert gaps.keys() == MAY_DROP, f"this chaos tests nothing: {gaps}"
+    assert gaps.keys() >= {"lossy", "state"}, f"this chaos tests nothing: {gaps}"
     assert town.hub.stats()["parked"] > 0
     assert town.hub.stats()["gaps"] > 10
     for member in everyone:
