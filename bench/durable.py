@@ -42,15 +42,22 @@ class Places:
         self._folder = folder
         self._postgres_url = postgres_url
 
-    def settings(self, backend: str) -> dict[str, str]:
-        """Return the server's settings for one more run."""
+    def server(self, backend: str) -> Server:
+        """Return the server for one more run."""
         self.runs += 1
-        if backend == "memory":
-            return {}
+        settings, environ = {}, {}
         if backend == "postgres":
-            return {"postgres_url": self._postgres_url()}
-        path = self._folder / f"{backend}-{self.runs}.sqlite"
-        return {"sqlite_path": str(path), "store_synchronous": backend.removeprefix("sqlite-")}
+            environ = {"POSTGRES_URL": self._postgres_url()}
+        elif backend != "memory":
+            path = self._folder / f"{backend}-{self.runs}.sqlite"
+            settings = {"sqlite_path": str(path), "store_synchronous": backend.removeprefix("sqlite-")}
+        return Server(
+            name=backend,
+            what="realtime serve",
+            command=lambda port: realtime_command(port, **settings),
+            room=Traffic("/ws"),
+            environ=environ,
+        )
 
 
 def ask(backend: str, connections: int, window: int, seconds: float, places: Places) -> Result:
@@ -59,13 +66,10 @@ def ask(backend: str, connections: int, window: int, seconds: float, places: Pla
     Raises:
         ServerUnavailableError, WrongResultError, LostError: see there.
     """
-    settings = places.settings(backend)
+    server = places.server(backend)
     # Rooms of its own for each run: they may share a database.
     own = f"{'events' if backend == 'memory' else 'chat'}:{os.getpid()}-{places.runs}-"
     traffic = publish_ack(f"{own}%d", "publish" if backend == "memory" else "chat_message")
-    server = Server(
-        name=backend, what="", command=lambda port: realtime_command(port, **settings), room=Traffic("/ws")
-    )
     load = Load("echo", connections, window=window, seconds=seconds, warmup_s=min(0.5, seconds))
     rooms = [f"{own}{number}" for number in range(connections)]
     with running(server) as up:

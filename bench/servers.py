@@ -13,8 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -52,6 +52,7 @@ class Server:
     echo: Traffic = Traffic("/echo")
     requests: Traffic | None = None
     idle: Traffic | None = None
+    environ: Mapping[str, str] = field(default_factory=dict)  # secrets are taken from there alone
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def running(server: Server) -> Iterator[Running]:
     # Variables of the caller's own configuration must not decide a measurement.
     ours = ("REALTIME_", "MAX_WS_", "WS_", "MESSAGE_", "NOTIFICATION_", "REDIS_", "POSTGRES_")
     environ = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
-    environ["PYTHONPATH"] = str(ROOT)
+    environ |= {"PYTHONPATH": str(ROOT), **server.environ}
     command = pinned(SERVER_CORE, server.command(port))
     with tempfile.TemporaryFile() as log:  # a pipe that nobody reads would stop a talkative server
         process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log)

@@ -7,11 +7,15 @@ when it happens, so that a seed gives the same story with other timing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import signal
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
+
+import pytest
 
 from tests.chaos.judge import Judge
 from tests.chaos.member import Member
@@ -25,23 +29,35 @@ ROOMS = ["chat:a", "chat:b", "chat:c", "events:a", "events:b", "session:a"]
 DURABLE = {"chat"}  # kinds that outlive the server
 ROOMS_PER_MEMBER = 3
 RING = 300  # publications that a room keeps in memory: few enough for some to come back too late
+RECOVERS = 80  # behind: they are in the ring, and the largest of them together below `answer_bytes`
+KILLS_BETWEEN_NEWS = 20
+KILLS_AT_START = 0.1  # of the starts
+START_TURNS = 50_000  # of the event loop: longer than a start takes
 STOPS_PER_KILL = 0.1  # now and then the server is stopped politely
 
 
-def settings(folder: Path) -> dict[str, object]:
-    """Return the settings of a server under test: small bounds, so that they are met."""
-    return {
-        "sqlite_path": str(folder / "chaos.sqlite"),
-        "history_messages": RING,
-        "max_message_bytes": 16_384,
-        "room_lag_limit_bytes": 65_536,
-        "send_buffer_bytes": 16_384,
-        "max_connections_per_user": 1000,  # those that were cut may be noticed late
-        "reconnect_min_ms": 0,
-        "reconnect_max_ms": 1,
-        "drain_timeout_s": 5,
-        "close_timeout_s": 1,
-    }
+# Small, so that they are met.
+BOUNDS: dict[str, object] = {
+    "history_messages": RING,
+    "max_message_bytes": 16_384,
+    "room_lag_limit_bytes": 65_536,
+    "send_buffer_bytes": 16_384,
+    "max_connections_per_user": 1000,  # those that were cut may be noticed late
+    "reconnect_min_ms": 0,
+    "reconnect_max_ms": 1,
+    "drain_timeout_s": 5,
+    "close_timeout_s": 1,
+}
+
+
+def on_sqlite(folder: Path) -> dict[str, object]:
+    """Return the settings of a server under test that keeps durable rooms in a file."""
+    return {"sqlite_path": str(folder / "chaos.sqlite"), **BOUNDS}
+
+
+def on_postgres(url: str) -> dict[str, object]:
+    """Return the settings of a server under test that keeps durable rooms in this database."""
+    return {"postgres_url": url, **BOUNDS}
 
 
 class Person(Protocol):
@@ -55,15 +71,23 @@ class Person(Protocol):
     def end(self) -> None: ...
 
 
-async def chaos(server: Server, seed: int, *, kills: int, members: int = 12, sdk: int = 3) -> Counter[str]:
+async def chaos(
+    server: Server,
+    seed: int,
+    *,
+    kills: int,
+    members: int = 12,
+    sdk: int = 3,
+    tell: Callable[[str], None] | None = None,
+) -> Counter[str]:
     """Kill the server so many times under load, then let everybody catch up; return what happened.
 
-    `sdk` of the members are our Python SDK, the others bare sockets.
+    `sdk` of the members are our Python SDK, the others bare sockets. `tell` hears now and then how it goes.
 
     Raises:
         BrokenPromiseError: something was lost, doubled, out of order, or not what was said.
     """
-    judge = Judge(DURABLE, keys_last=RING)
+    judge = Judge(DURABLE, keys_last=RING, recovers=RECOVERS)
     world = World(server, judge, f"{seed}:world", members)
     rng = random.Random(f"{seed}:members")
     people: list[Person] = []
@@ -74,7 +98,11 @@ async def chaos(server: Server, seed: int, *, kills: int, members: int = 12, sdk
     for task in tasks:
         task.add_done_callback(lambda done: _report(world, done))
     try:
-        await _kill(world, kills, rng)
+        while (done := world.counts["kill"]) < kills:
+            await _kill(world, min(kills, done + KILLS_BETWEEN_NEWS), rng)
+            if tell is not None:
+                tell(_told(world.counts))
+        world.up()
         await _end(world, people)
     except BrokenPromiseError as error:
         again = f"--seed {seed} --kills {kills} --members {members} --sdk {sdk}"
@@ -90,18 +118,33 @@ async def chaos(server: Server, seed: int, *, kills: int, members: int = 12, sdk
 
 
 async def _kill(world: World, kills: int, rng: random.Random) -> None:
-    """Let the server die so many times by the fuse, and stop it politely now and then."""
+    """Let the server die by the fuse until it has so many times; stop it politely now and then."""
     while world.counts["kill"] < kills:
         world.light_fuse()
         world.up()
         await world.until(lambda: world.is_burnt)
         await asyncio.to_thread(world.server.kill)
         world.judge.died()
-        await asyncio.to_thread(world.server.start)
         world.happened("kill")
+        if rng.random() < KILLS_AT_START:
+            await _kill_at_start(world.server, rng.randint(0, START_TURNS))
+            world.happened("kill at start")
+        await asyncio.to_thread(world.server.start)
         if rng.random() < STOPS_PER_KILL:
             await _stop(world)
-    world.up()
+
+
+async def _kill_at_start(server: Server, turns: int) -> None:
+    """Start the server, and kill it after so many turns of this event loop, up or not."""
+    before = server.process
+    starting = asyncio.create_task(asyncio.to_thread(server.start))
+    while turns >= 0:
+        await asyncio.sleep(0)
+        turns -= server.process is not before
+    server.process.kill()
+    with contextlib.suppress(pytest.fail.Exception):  # it ended before it said where it listens
+        await starting
+    await asyncio.to_thread(server.kill)
 
 
 async def _stop(world: World) -> None:

@@ -57,13 +57,15 @@ class Judge:
     """Everything that is known about all rooms. `durable` are the kinds that outlive the server.
 
     `keys_last` is how many publications of a room that is not durable a key is remembered for at least.
+    Whoever is at most `recovers` publications behind, and in the same epoch, is not refused.
     """
 
-    def __init__(self, durable: Iterable[str], *, keys_last: int = 1000) -> None:
+    def __init__(self, durable: Iterable[str], *, keys_last: int = 1000, recovers: int = 0) -> None:
         self.faults: list[str] = []
         self.life = 0
         self.attempts: dict[tuple[str, int], Attempt] = {}
         self.keys_last = keys_last
+        self.recovers = recovers
         self._durable = frozenset(durable)
         self._rooms: dict[str, Books] = {}
         self._stays: list[Stay] = []
@@ -387,8 +389,10 @@ class Stay:
         if since.epoch != at.epoch:
             self.holes = []  # another order: the epoch tells of the loss
             return
-        kept = since.offset <= at.offset
-        self.books.judge.expect(kept, f"{self}: it had {since}, which the room has lost")
+        expect = self.books.judge.expect
+        expect(since.offset <= at.offset, f"{self}: it had {since}, which the room has lost")
+        behind = at.offset - since.offset
+        expect(behind > self.books.judge.recovers, f"{self} is refused, {behind} behind {since}")
         if since.offset < at.offset:
             self.holes.append((since.offset + 1, at.offset))
 

@@ -376,7 +376,7 @@ class Member:
             return
         stay.paged(self._codec, after, limit, told.messages, told.more, floor)
         self._world.happened("page")
-        if stay.holes and stay.joined_now and stay.holes[0][0] - 1 > after:
+        if stay.holes and _is_in(seat) and stay.holes[0][0] - 1 > after:
             self._page(seat, stay.holes[0][0] - 1, PAGE)
 
     def _on_ack(self, seat: Seat, attempt: Attempt, said: Said) -> None:

@@ -30,6 +30,7 @@ class Reader:
     def __init__(self, world: World) -> None:
         self.wire = Wire(MSGPACK, "reader", self)
         self._judge = world.judge
+        self._world = world
         self._ids = 0
         self._answer: asyncio.Future[Said] | None = None
 
@@ -70,6 +71,7 @@ class Reader:
         self.wire.send([{"type": type_, "id": self._ids, "room": room, "content": content}])
         async with asyncio.timeout(ANSWER_S):
             said = await self._answer
+        self._world.happened("read")
         if said.type == "error":
             raise BrokenPromiseError(f"the reader's {type_} of {room}: {bytes(said.content)!r}")
         return decoded(MSGPACK, said.content, answer)

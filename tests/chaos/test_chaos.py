@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.chaos.drive import chaos, settings
+from tests.chaos.drive import chaos, on_postgres, on_sqlite
 from tests.chaos.judge import Attempt, Judge, Place, Stay
 from tests.chaos.wire import JSON, MSGPACK, Said
 from tests.conftest import Server
@@ -18,10 +18,18 @@ KILLS = 12
 ROOM, FLEETING = "chat:a", "events:a"
 
 
-def test_nothing_is_lost_or_doubled_while_the_server_is_killed(tmp_path: Path):
+@pytest.fixture(params=["sqlite", "postgres"])
+def kept_in(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, object]:
+    """The settings of a server, by where it keeps durable rooms."""
+    if request.param == "sqlite":
+        return on_sqlite(tmp_path)
+    return on_postgres(asyncio.run(request.getfixturevalue("postgres").new_database()))
+
+
+def test_nothing_is_lost_or_doubled_while_the_server_is_killed(kept_in: dict[str, object]):
     seed = int(os.environ.get("CHAOS_SEED", random.randrange(1 << 32)))
     print(f"CHAOS_SEED={seed}")
-    server = Server(settings(tmp_path))
+    server = Server(kept_in)
     try:
         counts = asyncio.run(chaos(server, seed, kills=KILLS))
     finally:
@@ -39,7 +47,7 @@ class Court:
     """A judge, and a story told to it: two members of a room, a sender, a server that keeps its promises."""
 
     def __init__(self, room: str = ROOM) -> None:
-        self.judge = Judge({"chat"}, keys_last=5)
+        self.judge = Judge({"chat"}, keys_last=5, recovers=1)
         self.books = self.judge.room(room)
         self.al, self.bo = (self.judge.stay(name, room) for name in ("al", "bo"))
         self.attempts: list[Attempt] = []
@@ -111,7 +119,7 @@ def test_a_gap_and_a_paged_hole_are_no_fault():
     court = Court()
     court.publish(2)
     court.bo.offline()
-    missed = [court.send() for _ in range(3)]
+    missed = [court.send() for _ in range(3)]  # more than are always recovered
     for offset, attempt in enumerate(missed, start=3):
         court.push(attempt, at(offset), court.al)
     court.join(court.bo, at(5))
@@ -328,7 +336,16 @@ def a_refused_recovery_has_messages(court: Court) -> None:
 def a_hole_is_never_filled(court: Court) -> None:
     court.bo.offline()
     court.push(court.send(), at(4), court.al)
+    court.push(court.send(), at(5), court.al)
+    court.join(court.bo, at(5))
+
+
+def a_recovery_is_refused_without_need(court: Court) -> None:
+    court.bo.offline()
+    fourth = court.send()
+    court.push(fourth, at(4), court.al)
     court.join(court.bo, at(4))
+    court.page(court.bo, 3, push(fourth, at(4)))
 
 
 def a_page_leaves_one_out(court: Court) -> None:
@@ -398,7 +415,8 @@ def an_offset_is_used_again_after_a_crash(court: Court) -> None:
         (a_recovery_is_not_whole, "recovered 5 since e/3, not 4-5"),
         (a_recovery_repeats_the_last_one, "recovered 3 since e/3, not nothing"),
         (a_refused_recovery_has_messages, "not recovered, with 1 messages"),
-        (a_hole_is_never_filled, "never filled [(4, 4)]"),
+        (a_hole_is_never_filled, "never filled [(4, 5)]"),
+        (a_recovery_is_refused_without_need, "is refused, 1 behind e/3"),
         (a_page_leaves_one_out, "paged after 0: 1 3"),
         (a_page_begins_too_late, "begins at 2"),
         (a_page_ends_too_early, "1-2 is all, but the room was at 3"),
