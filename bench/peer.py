@@ -106,5 +106,7 @@ class Peer:
         self.socket.close()
 
     def _wait(self, seconds: float = PATIENCE_S) -> None:
-        if not select.select([self.socket], [], [], seconds)[0]:
+        poll = select.poll()  # select() takes no descriptor above 1023, and there are more peers than that
+        poll.register(self.socket, select.POLLIN)
+        if not poll.poll(seconds * 1000):
             raise TimeoutError(f"nothing to read for {seconds:g} s")
