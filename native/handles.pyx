@@ -432,6 +432,7 @@ cdef void tell_lapses(HubBase hub, CConnection* connection, Log* only):
     if only == NULL:
         connection.flags &= ~LAPSED
     while connection.state == OPEN:
+        room = None     # perhaps its end, which moves links: before one is looked up
         link = lag_untold(connection, only)
         if link == NULL:
             return
