@@ -270,6 +270,8 @@ def type_text(info: msgspec.inspect.Type) -> str:
             return "text" if info.max_length is None else f"text, at most {info.max_length} characters"
         case msgspec.inspect.BoolType():
             return "true or false"
+        case msgspec.inspect.EnumType():
+            return f"one of {', '.join(str(member.value) for member in info.cls)}"
         case msgspec.inspect.StructType() | msgspec.inspect.DictType():
             return "object"
         case msgspec.inspect.ListType():

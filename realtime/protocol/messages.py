@@ -105,7 +105,7 @@ class Pong(Content, frozen=True):
 
 
 class Ack(Content, frozen=True):
-    """Kept, at this place; of `passive`: where the room is. `leave`, `refresh` and what is ephemeral have none."""
+    """Kept, at this place; of `passive`: where the room is. What stands in no order comes without one."""
 
     offset: Offset | None = None
     epoch: Epoch | None = None

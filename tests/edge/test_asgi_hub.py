@@ -60,6 +60,21 @@ async def test_a_client_is_greeted_joins_and_talks():
         assert (push["from"], push["offset"], push["content"]) == ("alice", 1, {"text": "hi"})
 
 
+async def test_a_passive_member_gets_a_count_and_catches_up():
+    async with running() as hub, serving(hub, "alice") as alice, serving(hub, "bob") as bob:
+        await join(alice)
+        await join(bob)
+        ack = await alice.ask("passive", room=ROOM)
+        for number in range(3):
+            await bob.ask("chat_message", room=ROOM, content=number)
+        unread = await alice.read_until(type="unread")
+        assert unread["content"]["count"] == unread["content"]["offset"] <= 3
+        joined = await alice.ask("join", room=ROOM, content={"since": ack["content"]})
+        assert [each["content"] for each in joined["content"]["messages"]] == [0, 1, 2]
+        await bob.ask("chat_message", room=ROOM, content=3)
+        assert (await alice.read_until(type="chat_message"))["offset"] == 4
+
+
 async def test_the_subprotocol_decides_the_encoding():
     async with running() as hub:
         async with serving(hub, "alice", offers=[MSGPACK, JSON]) as alice:

@@ -152,6 +152,9 @@ class _Nowhere:
 
     leave = join
 
+    def belong(self, user: object) -> None:
+        pass
+
 
 class Member:
     """A raw client with a ledger: by room, the offset up to which it has been told everything."""

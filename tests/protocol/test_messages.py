@@ -42,6 +42,7 @@ def test_all_messages_of_the_protocol_are_declared():
         "error",
         "gap",
         "unread",
+        "notification",
     }
 
 
