@@ -6,7 +6,7 @@ Through the whole server: C connections, each with W publishes on their way to a
 of each to its sender on top. `memory` is the same load in rooms of a kind that is not durable, for what
 durability costs. The generator counts every ack; then the server is killed, started again on what it has
 left, and all history is paged: it has to hold exactly what was acked. PostgreSQL is a server of our own with
-fsync on, or the database of POSTGRES_URL.
+fsync on, on any core, or the database of POSTGRES_URL.
 """
 
 from __future__ import annotations

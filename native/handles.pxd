@@ -54,5 +54,5 @@ cdef class RoomLog:
     cdef int judge(self, uint32_t index) noexcept
 
 
-cdef void tell_lapses(HubBase hub, CConnection* connection)
+cdef void tell_lapses(HubBase hub, CConnection* connection, Log* only)
 cdef Connection connection_handle(HubBase hub, CConnection* connection)

@@ -285,7 +285,7 @@ cdef class Connection:
         if self.connection == NULL:
             return
         if self.connection.flags & LAPSED:
-            tell_lapses(self.hub, self.connection)
+            tell_lapses(self.hub, self.connection, &room.log)
         if self.connection == NULL:
             return
         if self.connection.state == OPEN:
@@ -436,8 +436,10 @@ cdef class RoomLog:
         return 0
 
 
-cdef void tell_lapses(HubBase hub, CConnection* connection):
-    """Tell `connection` what it has missed: what is sent to it for that goes out before its rooms go on.
+cdef void tell_lapses(HubBase hub, CConnection* connection, Log* only):
+    """Tell `connection` what it has missed of the log `only`, or of all its logs where that is NULL.
+
+    What is sent to it for that goes out before its rooms go on.
 
     The callbacks are Python: while one runs, rooms may be left, lapses may begin, the connection may close.
     """
@@ -445,9 +447,11 @@ cdef void tell_lapses(HubBase hub, CConnection* connection):
     cdef Link* link
     cdef RoomLog room
     cdef uint64_t after, last
-    connection.flags &= ~LAPSED
+    if only == NULL:
+        connection.flags &= ~LAPSED
     while connection.state == OPEN:
-        link = lag_untold(connection)
+        room = None     # perhaps its end, which moves links: before one is looked up
+        link = lag_untold(connection, only)
         if link == NULL:
             return
         room = <RoomLog>link.log.owner

@@ -344,7 +344,7 @@ cdef class Hub(Doorway):
         cdef HubState* state = &self.state
         cdef int outcome = output_drain(state, connection)
         while outcome == UNTOLD:
-            tell_lapses(self, connection)
+            tell_lapses(self, connection, NULL)
             outcome = output_drain(state, connection)
         output_settle(state, connection, outcome)
 

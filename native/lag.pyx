@@ -54,11 +54,11 @@ cdef int lag_park(HubState* hub, Log* log, Member* member) noexcept nogil:
     return 0
 
 
-cdef Link* lag_untold(Connection* connection) noexcept nogil:
-    """Return the first link with a lapse, NULL when there is none."""
+cdef Link* lag_untold(Connection* connection, Log* log) noexcept nogil:
+    """Return the link to `log`, or the first one where that is NULL, that has a lapse; NULL without one."""
     cdef uint32_t i
     for i in range(connection.link_count):
-        if connection.links[i].lapse != NULL:
+        if connection.links[i].lapse != NULL and (log == NULL or connection.links[i].log == log):
             return &connection.links[i]
     return NULL
 

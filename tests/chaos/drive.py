@@ -126,6 +126,8 @@ async def _kill(world: World, kills: int, rng: random.Random) -> None:
         await asyncio.to_thread(world.server.kill)
         world.judge.died()
         world.happened("kill")
+        # An fsync makes a commit long enough for a kill to fall into it.
+        world.server.settings["store_synchronous"] = rng.choice(("normal", "full"))
         if rng.random() < KILLS_AT_START:
             await _kill_at_start(world.server, rng.randint(0, START_TURNS))
             world.happened("kill at start")

@@ -290,7 +290,7 @@ class Member:
         elif said.type == "connected":
             self._greeted = True
         elif said.type == "error":
-            self._judge.fault(f"{self.name}: {raw[:300]!r}")
+            self._on_refused(said)  # of a message without an id
         elif said.type != "presence":
             self._on_push(said, raw)
         self._news.set()

@@ -198,6 +198,8 @@ class SdkMember:
             self._world.happened("another epoch")
         elif stay.here is not None:
             stay.gap(item.first, item.last)
+            ours = item.reason == "slow_reader" or not stay.books.durable
+            self._judge.expect(ours, f"{stay}: the SDK says {item.reason} of what the server has kept")
             self._world.happened(f"gap {item.reason}")
 
     async def _until(self, holds: Callable[[], bool]) -> None:

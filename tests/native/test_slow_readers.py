@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import socket
 import struct
+from collections.abc import Callable
 
 import pytest
 
@@ -23,6 +24,7 @@ class Slow:
         self.host = Host(**limits)
         self.host.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         self.told: list[tuple[object, int, int]] = []
+        self.then: Callable[[], object] | None = None  # called after each telling
 
     def room(self, slow_reader: str, **options: int) -> Room:
         return Room(self, slow_reader, options)
@@ -30,6 +32,8 @@ class Slow:
     def on_gap(self, state: object, after: int, last: int) -> int:
         self.told.append((state, after, last))
         self.host.handles[state].send(b"gap %d %d" % (after + 1, last))
+        if self.then is not None:
+            self.then()
         return last - after
 
     def stats(self, *names: str) -> list[int]:
@@ -337,3 +341,18 @@ def test_an_urgent_room_is_passed_between_the_chunks_of_a_bulk_pass() -> None:
     assert 0 < bulk_had < 60, "the bulk pass was not running, or was not interrupted"
     for member in members:
         member.wait(lambda c: len(c.texts) == 1)
+
+
+def test_a_room_that_ends_once_its_member_was_told_takes_no_other_gap_along() -> None:
+    slow = Slow()
+    rooms = [slow.room("drop_oldest") for _ in range(2)]
+    stopped = slow.host.member("slow", *(room.log for room in rooms), receive_buffer=4096)
+    for number in range(600):
+        rooms[number % 2].publish()
+    slow.told.clear()
+    slow.then = lambda: rooms and rooms.pop(0)  # nobody else holds it
+    stopped.wait(lambda c: not rooms)
+    slow.host.handles["/slow"].send(b"still here")
+    stopped.wait(lambda c: b"still here" in c.texts)
+    assert len(slow.told) == 2
+    slow.host.until(lambda: slow.stats("chunks") == [0])
