@@ -16,6 +16,7 @@ cdef class Hub(Doorway):
     cdef bytes slow_authentication  # and to a connection that does not authenticate
     cdef int64_t rest_wake_ns       # until when a wake for a resting log is arranged
     cdef int64_t read_until_ns      # reading beyond this waits for the next round
+    cdef uint64_t read_look         # received bytes at which the clock is looked at again
     cdef int flush_chunk
     cdef uint64_t room_lag_limit_bytes
     cdef uint64_t room_lag_limit_messages
@@ -25,6 +26,7 @@ cdef class Hub(Doorway):
     cdef bint pending(self)
     cdef name_limits(self, double handshake_timeout_s)
     cdef void handle_events(self, epoll_event* events, int count)
+    cdef bint may_read(self) noexcept
     cdef void visit_readable(self)
     cdef void flush_unicast(self)
     cdef void drain(self, CConnection* connection)

@@ -73,6 +73,7 @@ cdef enum:
     EVENTS = 512                    # of one epoll_wait
     BATCH_BUDGET_NS = 4000000       # then the event loop gets its turn
     READ_BUDGET_NS = 2000000        # of reading before a chunk is flushed; the rest is read next
+    READ_LOOK_BYTES = 16384         # between two looks at the clock: it costs as much as a short message
     HEARTBEAT_LOST = 4002
     INTERNAL = 4000
     REBALANCE = 4006
@@ -229,6 +230,7 @@ cdef class Hub(Doorway):
         while True:
             state.now_ns = monotonic_ns()
             self.read_until_ns = state.now_ns + READ_BUDGET_NS
+            self.read_look = state.counters.bytes_in + READ_LOOK_BYTES
             count = epoll_wait(state.epoll_fd, events, EVENTS, 0)
             state.counters.polls += 1
             if count > 0:
@@ -240,7 +242,8 @@ cdef class Hub(Doorway):
                 # With the GIL: another thread's garbage collection must not free a log in mid-pass.
                 fanout_flush(state, self.flush_chunk)
             self.reap()
-            if count < EVENTS and not self.pending() or state.now_ns > until:
+            # It looks again where it has found something: that is cheaper than a turn of the event loop.
+            if count <= 0 and not self.pending() or state.now_ns > until:
                 break
 
     cdef bint pending(self):
@@ -305,10 +308,19 @@ cdef class Hub(Doorway):
                     connection_kill(state, connection, 1006)
             if what & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR) and not connection.flags & IN_READABLE:
                 # Edge-triggered: what is not read now must be remembered.
-                if monotonic_ns() < self.read_until_ns:
+                if self.may_read():
                     intake_visit(state, connection, False)
                 else:
                     intake_later(state, connection)
+
+    cdef bint may_read(self) noexcept:
+        """Is there time for one more visit before a chunk is flushed?"""
+        if self.state.counters.bytes_in < self.read_look:
+            return True
+        if monotonic_ns() >= self.read_until_ns:
+            return False
+        self.read_look = self.state.counters.bytes_in + READ_LOOK_BYTES
+        return True
 
     cdef void visit_readable(self):
         """Read on where the last round stopped, oldest first; who has more then stands at the end again."""
@@ -317,7 +329,7 @@ cdef class Hub(Doorway):
         cdef uint32_t count = state.readable.count
         cdef uint32_t visited = 0
         cdef uint32_t i
-        while visited < count and (visited == 0 or monotonic_ns() < self.read_until_ns):
+        while visited < count and (visited == 0 or self.may_read()):
             connection = state.readable.items[visited]
             visited += 1
             connection.flags &= ~IN_READABLE
