@@ -72,7 +72,10 @@ class Peer:
         What the caller does not take of them comes with the next call.
         """
         with contextlib.suppress(BlockingIOError):
-            data = self.socket.recv(most_bytes)
+            try:
+                data = self.socket.recv(most_bytes)
+            except ConnectionResetError:  # it was closed and did not answer in time
+                data = b""
             if not data and self.close_code is None:
                 self.close_code = 1006
             self._incoming += data

@@ -24,6 +24,7 @@ from bench.servers import Running, Traffic, policies_server, running
 
 POLICIES = {"steady": "disconnect", "lossy": "drop_oldest", "state": "latest"}
 SLOW_CONSUMER = 4001
+RESET = 1006  # after the 4001, which lies behind what the peer did not read, it gave no answer in time
 RECEIVE_BUFFER_BYTES = 64 << 10  # what the kernel takes for the stopped one is no lag of the server's
 
 
@@ -125,7 +126,7 @@ def _resume(up: Running, peer: Peer, room: str, epoch: str, stopped: Stopped) ->
         return
     if peer.close_code is None:
         stopped.how = f"{len(stopped.gaps)} gaps of {sum(b - a + 1 for a, b in stopped.gaps)} messages"
-    elif peer.close_code == SLOW_CONSUMER:
+    elif peer.close_code in (SLOW_CONSUMER, RESET):
         again = Peer(up.port, "stopped")
         since = {"offset": stopped.told, "epoch": epoch}
         content = again.ask("join", room=room, content={"since": since})["content"]
@@ -134,7 +135,8 @@ def _resume(up: Running, peer: Peer, room: str, epoch: str, stopped: Stopped) ->
         if content["recovered"] and stopped.told != content["offset"]:
             stopped.wrong = f"recovered up to {stopped.told}, not {content['offset']}"
         said = "recovered" if content["recovered"] else "told that the history does not reach back so far"
-        stopped.how = f"closed with 4001 after {stopped.received} messages, {said}"
+        how = "closed with 4001" if peer.close_code == SLOW_CONSUMER else "closed and then reset"
+        stopped.how = f"{how}; {stopped.received} messages received or recovered, {said}"
     else:
         stopped.wrong = f"closed with {peer.close_code}"
     stopped.resumed_s = time.perf_counter() - began

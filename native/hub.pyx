@@ -33,12 +33,16 @@ from realtime.native.posix cimport (
     EPOLLIN,
     EPOLLOUT,
     EPOLLRDHUP,
+    IPPROTO_TCP,
+    TCP_INFO,
     close,
     epoll_create1,
     epoll_event,
     epoll_wait,
     errno,
+    getsockopt,
     monotonic_ns,
+    tcp_info,
 )
 from realtime.native.roomlog cimport pool_clear
 from realtime.native.types cimport (
@@ -46,6 +50,7 @@ from realtime.native.types cimport (
     BLOCKED,
     CLOSING,
     DEAD,
+    DISCONNECT,
     ECHO,
     HANDSHAKE,
     HANGUP,
@@ -59,6 +64,7 @@ from realtime.native.types cimport (
     PINGED,
     THROTTLED,
     HubState,
+    Log,
 )
 from realtime.native.types cimport Connection as CConnection
 from realtime.native.unicast cimport connection_kill, output_frame
@@ -75,6 +81,7 @@ cdef enum:
     READ_BUDGET_NS = 2000000        # of reading before a chunk is flushed; the rest is read next
     READ_LOOK_BYTES = 16384         # between two looks at the clock: it costs as much as a short message
     HEARTBEAT_LOST = 4002
+    PROBES_MS = 150000              # over TCP_RTO_MAX, the longest time between two probes of a closed window
     INTERNAL = 4000
     REBALANCE = 4006
     NOT_AUTHENTICATED_IN_TIME = 4502
@@ -297,8 +304,8 @@ cdef class Hub(Doorway):
             if connection.state == DEAD:
                 continue
             if what & EPOLLOUT and connection.flags & BLOCKED:
-                if connection.flags & PAUSED:
-                    # Its pongs lie unread; that it takes what it is sent is sign of life enough.
+                if connection.flags & PAUSED or _is_spared(connection):
+                    # Its pongs lie unread, or our ping does; that it takes what it is sent is sign enough.
                     connection.last_seen = state.tick
                     connection.flags &= ~PINGED
                 self.drain(connection)
@@ -448,6 +455,9 @@ cdef class Hub(Doorway):
             connection.flags |= PINGED
             output_frame(state, connection, FIN_BIT | OPCODE_PING, NULL, 0)
             wheel_live(state, connection, state.heartbeat_ticks)
+        elif not connection.flags & PAUSED and _is_spared(connection) and _answers_probes(connection.fd):
+            # A room bounds what waits for it, and our ping lies behind that.
+            wheel_live(state, connection, state.heartbeat_ticks)
         else:
             state.counters.heartbeat_timeouts += 1
             connection_close(state, connection, HEARTBEAT_LOST, b'{"r":"no_heartbeat"}')
@@ -509,6 +519,25 @@ cdef class Hub(Doorway):
 cdef bytes _number(double value):
     """The number as text, without a fraction where it has none."""
     return b"%d" % <long>value if value == <long>value else repr(value).encode()
+
+
+cdef bint _is_spared(const CConnection* connection) noexcept nogil:
+    """Does it not take what a room has for it that rather drops than disconnects?"""
+    cdef uint32_t i
+    cdef const Log* log
+    if connection.flags & BLOCKED:
+        for i in range(connection.link_count):
+            log = connection.links[i].log
+            if log.slow_reader != DISCONNECT and log.members[connection.links[i].index].position != log.end:
+                return True
+    return False
+
+
+cdef bint _answers_probes(int fd) noexcept nogil:
+    """Is the peer's kernel there, though nobody reads? Ours asks it for room at least every 120 s."""
+    cdef tcp_info info
+    cdef uint32_t size = sizeof(tcp_info)
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 and info.tcpi_last_ack_recv < PROBES_MS
 
 
 cdef uint32_t _ticks(double seconds) except? 0:

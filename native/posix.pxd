@@ -38,6 +38,17 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t sendmsg(int fd, const msghdr* message, int flags)
     int shutdown(int fd, int how)
     int setsockopt(int fd, int level, int name, const void* value, uint32_t n)
+    int getsockopt(int fd, int level, int name, void* value, uint32_t* n)
+
+cdef extern from "<netinet/in.h>" nogil:
+    enum:
+        IPPROTO_TCP
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    enum:
+        TCP_INFO
+    cdef struct tcp_info:
+        uint32_t tcpi_last_ack_recv     # milliseconds ago
 
 cdef extern from "<fcntl.h>" nogil:
     enum:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import socket
 import struct
+import time
 from collections.abc import Callable
 
 import pytest
@@ -15,6 +16,7 @@ from tests.native.test_hub import Client, Host, frame
 LIMIT = 1 << 16
 CHUNK = 1 << 16
 PAD = b"." * 1000
+PING, PONG = 0x89, 0x8A
 
 
 class Slow:
@@ -106,6 +108,30 @@ def test_who_drops_the_oldest_is_told_of_one_gap_between_what_it_had_and_what_fo
     assert gaps(fast.texts) == []
     room.publish()
     stopped.wait(lambda c: covered(c.texts)[-1:] == [401])
+
+
+@pytest.mark.parametrize("slow_reader", ["drop_oldest", "latest"])
+def test_who_stops_for_longer_than_silence_may_last_comes_back_with_a_gap(slow_reader: str) -> None:
+    """Our ping lies behind what it does not read; that its kernel answers is sign of life enough."""
+    slow = Slow(heartbeat_s=0.1)
+    room = slow.room(slow_reader)
+    stopped = slow.host.member("slow", room.log, receive_buffer=4096)
+    room.publish(400)
+    for _ in range(10):  # turns of 0.1 s: five times as long as silence may last
+        until = time.monotonic() + 0.1
+        slow.host.until(lambda until=until: time.monotonic() > until)
+        room.publish(10)
+    answered: list[bytes] = []
+
+    def is_told_all(client: Client) -> bool:
+        for ping in [payload for first, payload in client.frames if first == PING][len(answered) :]:
+            client.send(ping, PONG)
+            answered.append(ping)
+        return covered(client.texts)[-1:] == [500]
+
+    stopped.wait(is_told_all)
+    assert covered(stopped.texts) == list(range(1, 501))
+    assert slow.stats("heartbeat_timeouts", "slow_consumers") == [0, 0]
 
 
 def test_fifty_stopped_readers_pin_a_log_that_drops_once() -> None:
