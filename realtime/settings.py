@@ -14,23 +14,17 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 from msgspec import Meta
 
+from realtime.settings_cluster import ClusterSettings
+from realtime.units import ByteRate, Bytes, Count, Flag, Millis, Rate, Seconds, Text
+
 KB: Final = 1024
 MB: Final = 1024 * KB
 GB: Final = 1024 * MB
 
 RATE_MAX: Final = 1_000_000_000  # a second
 
-Count = {"unit": "count"}
-Bytes = {"unit": "bytes"}
-Rate = {"unit": "count/second"}
-ByteRate = {"unit": "bytes/second"}
-Seconds = {"unit": "seconds"}
-Millis = {"unit": "milliseconds"}
-Text = {"unit": "text"}
-Flag = {"unit": "true|false"}
 
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Settings(ClusterSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One server's configuration. `loading.load()` makes it; `describe()` lists the knobs."""
 
     # -- where it listens ---------------------------------------------------------------------------------
@@ -432,14 +426,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 10_000
 
     # -- what it stands on --------------------------------------------------------------------------------
-    redis_url: Annotated[
-        str,
-        Meta(
-            pattern=r"^(rediss?://.+)?$",
-            description="Redis (Cluster) between workers; empty runs embedded.",
-            extra={"unit": "url", "secret": True, "env": "REDIS_URL"},
-        ),
-    ] = ""
     postgres_url: Annotated[
         str,
         Meta(
@@ -582,9 +568,12 @@ def _bounds(base: Any, meta: Meta) -> str:
 
 def _knobs() -> dict[str, Knob]:
     hints = get_type_hints(Settings, include_extras=True)
+    fields = msgspec.structs.fields(Settings)
+    # Those of the cluster come last on the page, though a base's fields come first.
+    inherited = {field.name for field in msgspec.structs.fields(ClusterSettings)}
     return {
         field.name: _knob(field.name, hints[field.name], field.default)
-        for field in msgspec.structs.fields(Settings)
+        for field in sorted(fields, key=lambda field: field.name in inherited)
     }
 
 

@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-BASE = frozenset({"errors", "ids", "settings", "loading"})
+BASE = frozenset({"errors", "ids", "units", "settings", "settings_cluster", "loading"})
 RANK = {"native": 0, "protocol": 1, "core": 2, "features": 3, "backends": 3, "edge": 4, "cli": 5}
 # A layer with a rule of its own: what of ours it may import.
 ROOT_MAY_NAME = ("realtime.edge.asgi_hub", "realtime.protocol.priority")  # looked up when asked for

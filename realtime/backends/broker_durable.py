@@ -12,7 +12,18 @@ from typing import Final
 from realtime.backends.broker_memory import KB, MB, MemoryBroker
 from realtime.backends.durable_stream import DurableStream
 from realtime.backends.idle import IdleRooms
-from realtime.core.contracts import Clock, Deliver, Receipt, RoomKey, Stamp, Store, Stream, Terms
+from realtime.core.contracts import (
+    Clock,
+    Deliver,
+    Lost,
+    Others,
+    Receipt,
+    RoomKey,
+    Stamp,
+    Store,
+    Stream,
+    Terms,
+)
 from realtime.core.kinds import RoomKind
 
 LOOK_AGAIN_S: Final = 1.0  # how often a room of which nobody knows what is kept asks the store by itself
@@ -57,7 +68,14 @@ class DurableBroker:
         self._streams: dict[RoomKey, DurableStream] = {}
         self._idle = IdleRooms(clock, recovery_window_s, idle_rooms)
 
-    def open(self, room: RoomKey, kind: RoomKind, deliver: Deliver) -> Stream:
+    def open(
+        self,
+        room: RoomKey,
+        kind: RoomKind,
+        deliver: Deliver,
+        lost: Lost | None = None,
+        others: Others | None = None,
+    ) -> Stream:
         """Subscribe to `room`, as `Broker.open`. The store is asked when there is something to ask."""
         if not kind.durable:
             return self.memory.open(room, kind, deliver)

@@ -14,6 +14,8 @@ from realtime.backends.keys import KeyRing, RoomKeys
 from realtime.core.contracts import (
     Clock,
     Deliver,
+    Lost,
+    Others,
     Page,
     Position,
     Receipt,
@@ -69,8 +71,15 @@ class MemoryBroker:
         self.budget = Budget(memory_bytes)
         self.keys = KeyRing(clock, recovery_window_s)
 
-    def open(self, room: RoomKey, kind: RoomKind, deliver: Deliver) -> MemoryStream:
-        """Subscribe to `room`, as `Broker.open`."""
+    def open(
+        self,
+        room: RoomKey,
+        kind: RoomKind,
+        deliver: Deliver,
+        lost: Lost | None = None,
+        others: Others | None = None,
+    ) -> MemoryStream:
+        """Subscribe to `room`, as `Broker.open`. Nothing is lost here, and there is no other worker."""
         stream = self._stream(room, kind)
         assert stream.sequence.deliver is None, f"{room} is subscribed to already"
         stream.sequence.deliver = deliver
@@ -167,6 +176,14 @@ class MemoryStream:
     def history(self, before: int | None, after: int | None, limit: int) -> Page:
         """Return a page of what is kept, as `Stream.history`."""
         return page(self.sequence, before, after, limit)
+
+    def signal(self, push: bytes) -> None:
+        """Deliver without a place in the order, as `Stream.signal`."""
+        if self.sequence.deliver is not None:
+            self.sequence.deliver(push, 0)
+
+    def share(self, entry: bytes | None) -> None:
+        """There is nobody else."""
 
     def close(self) -> None:
         """End the subscription; position and history stay for the recovery window."""

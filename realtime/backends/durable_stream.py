@@ -121,6 +121,14 @@ class DurableStream:
             return self._history_later(before, after, limit)
         return self._kept.history(before, after, limit)
 
+    def signal(self, push: bytes) -> None:
+        """Deliver without a place in the order, as `Stream.signal`."""
+        if self.deliver is not None:
+            self.deliver(push, 0)
+
+    def share(self, entry: bytes | None) -> None:
+        """There is no other worker."""
+
     def close(self) -> None:
         """End the subscription. What is in flight is kept all the same."""
         self._set_deliver(None)

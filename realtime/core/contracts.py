@@ -42,6 +42,15 @@ Deliver = Callable[[bytes, int], None]
 """Takes (push as JSON bytes, offset): one room's publications, by offset, without gaps, each once."""
 
 
+Lost = Callable[["int | None", "int | None", str], None]
+"""Takes (first, last, reason): the publications from offset `first` to `last` will not be delivered. Both are
+None where nobody knows how many there were: a new epoch begins, `reason` is then "epoch_changed"."""
+
+Others = Callable[[str, "bytes | None"], None]
+"""Takes (worker, entry): what another worker last shared with `Stream.share`; None when that, or the worker,
+is gone."""
+
+
 class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a publication is accepted under, where that is more than its order.
 
@@ -115,6 +124,21 @@ class Stream(Protocol):
         """
         ...
 
+    def signal(self, push: bytes) -> None:
+        """Give one push to the subscribers that there are now, on all workers, outside of the order.
+
+        It comes to `deliver` with offset 0, here too. It is not kept, and may be lost without a gap.
+        """
+        ...
+
+    def share(self, entry: bytes | None) -> None:
+        """Let the room's subscribers on other workers know `entry` of this one, instead of the one before.
+
+        At most 64 KiB. Who subscribes later is told too. It is forgotten with None, with `close`, and with
+        this worker. Entries of one worker come in order; in between some may be left out.
+        """
+        ...
+
     def close(self) -> None:
         """Deliver nothing more. The broker keeps the room's position and history for the recovery window."""
         ...
@@ -123,11 +147,19 @@ class Stream(Protocol):
 class Broker(Protocol):
     """Gives every publication its place in its room's order, on one worker or between many."""
 
-    def open(self, room: RoomKey, kind: RoomKind, deliver: Deliver) -> Stream:
+    def open(
+        self,
+        room: RoomKey,
+        kind: RoomKind,
+        deliver: Deliver,
+        lost: Lost | None = None,
+        others: Others | None = None,
+    ) -> Stream:
         """Subscribe this worker to `room`: `deliver` gets what is published from now on, until `close`.
 
-        It never waits: a subscription that takes time is waited for in `recover`. One subscription per room
-        and worker; the core sees to that.
+        `lost` is told what `deliver` will never get, before it gets what comes after; `others` what other
+        workers share. It never waits: a subscription that takes time is waited for in `recover`. One
+        subscription per room and worker; the core sees to that.
         """
         ...
 

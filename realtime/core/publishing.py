@@ -80,7 +80,7 @@ class Publisher:
         if message.type not in room.types:
             self._check(session, message, room.kind, room.key.room, joined=True)
         charge(session, room.members)
-        room.broadcast(
+        room.stream.signal(
             b'{"type":%b,"room":%b,"from":%b,"content":%b,"timestamp":"%b"}'
             % (json_string(message.type), room.json, session.user_json, content, self._stamp.timestamp)
         )

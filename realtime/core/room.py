@@ -11,7 +11,7 @@ from realtime.core.kinds import RoomKind, SlowReader
 from realtime.core.passive import Rest
 from realtime.core.presence import Roster
 from realtime.core.session import Session
-from realtime.core.slow import Newest, catch_up
+from realtime.core.slow import Newest, catch_up, gap
 from realtime.native.encode import encode_reply, json_string
 from realtime.native.relay import RoomBase
 from realtime.protocol.codecs import to_msgpack
@@ -80,13 +80,15 @@ class Room(RoomBase):
             self.newest = Newest(kind.conflate, newest_bytes)
         self._fanout = fanout
         self.alone: tuple[Room, ...] = (self,)  # the rooms of a session that is in this one only
-        self.stream = broker.open(key, kind, self.deliver)
+        self.stream = broker.open(key, kind, self.deliver, self.tell_lost)
         self.sequence = self.stream.sequence
 
     def deliver_to_all(self, push: bytes, offset: int) -> None:
         """Give one publication of the broker to all members, where `log` alone does not do it."""
-        self._delivered = offset
         self.broadcast(push, offset)
+        if not offset:
+            return  # a signal: it has no place in the order
+        self._delivered = offset
         if self.arriving:
             self.recent.append((offset, push))
         if self.newest is not None:  # last, because a kind's own `conflate` runs in there
@@ -149,6 +151,10 @@ class Room(RoomBase):
             content = b'{"members":%b,"count":%d}' % (self.roster.listed(), len(self.roster))
             session.send(encode_reply("presence", None, self.json, content))
         return lost
+
+    def tell_lost(self, first: int | None, last: int | None, reason: str) -> None:
+        """Tell all members what none of them will get, in its place in the order."""
+        self.broadcast(gap(self.json, first, last, reason))
 
     def close(self) -> None:
         """Let go of what would keep it: nobody is in it any more."""

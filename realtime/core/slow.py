@@ -87,8 +87,7 @@ def catch_up(
     return lost
 
 
-def gap(room_json: bytes, first: int, last: int) -> bytes:
-    """Encode the `gap` of the offsets from `first` to `last`, both included."""
-    return encode_reply(
-        "gap", None, room_json, b'{"from":%d,"to":%d,"reason":"slow_consumer"}' % (first, last)
-    )
+def gap(room_json: bytes, first: int | None, last: int | None, reason: str = "slow_consumer") -> bytes:
+    """Encode the `gap` of the offsets from `first` to `last`, both included; None where nobody can say."""
+    fields = {"from": first, "to": last, "reason": reason}
+    return encode_reply("gap", None, room_json, msgspec.json.encode(fields))

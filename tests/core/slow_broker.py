@@ -23,8 +23,8 @@ class SlowBroker:
         self.looks_late = False  # recoveries are of when they are answered, not of when they were asked for
         self.questions: list[tuple[asyncio.Future[Any], Callable[[], Any]]] = []
 
-    def open(self, room: RoomKey, kind: RoomKind, deliver: Deliver) -> SlowStream:
-        return SlowStream(self, self._inner.open(room, kind, deliver))
+    def open(self, room: RoomKey, kind: RoomKind, deliver: Deliver, *told: Any) -> SlowStream:
+        return SlowStream(self, self._inner.open(room, kind, deliver, *told))
 
     def publish(self, *given: Any) -> Any:
         return self.later(lambda: self._inner.publish(*given))
@@ -71,6 +71,12 @@ class SlowStream:
 
     def history(self, *asked: Any) -> Any:
         return self._broker.later(lambda: self._inner.history(*asked))
+
+    def signal(self, push: bytes) -> None:
+        self._inner.signal(push)
+
+    def share(self, entry: bytes | None) -> None:
+        self._inner.share(entry)
 
     def close(self) -> None:
         self._inner.close()

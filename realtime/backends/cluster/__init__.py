@@ -1,0 +1,1 @@
+"""Many workers as one server, through Redis: the broker, the ring, who is where."""

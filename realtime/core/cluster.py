@@ -1,0 +1,104 @@
+"""The contract of the workers that serve together: who there is, who owns what, and how they talk.
+
+A worker alone is a cluster of one. Ownership is a hint for locality: what two owners at once must not both
+do is decided by the fence that each of their publications carries (`Terms.fence`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from typing import NamedTuple, NewType, Protocol
+
+from realtime.core.contracts import RoomKey
+from realtime.ids import TenantId, UserId
+
+WorkerId = NewType("WorkerId", str)
+"""One run of one worker process: it never comes back under the same name."""
+
+Answer = Callable[[WorkerId, bytes], "bytes | Awaitable[bytes] | None"]
+"""Takes (who asks, the request) and gives the answer, now or later; None where nobody waits for one. A
+RealtimeError that it raises reaches whoever asked as the same error."""
+
+
+class Change(NamedTuple):
+    """What is different in the ring: who came, who is gone, and the slots that this worker won and lost."""
+
+    version: int
+    joined: Collection[WorkerId]
+    left: Collection[WorkerId]
+    owned: Collection[int]
+    disowned: Collection[int]
+
+
+class Cluster(Protocol):
+    """The ring of workers. Rooms are dealt out by slot: the 16,384 of Redis Cluster."""
+
+    @property
+    def worker(self) -> WorkerId:
+        """This one."""
+        ...
+
+    @property
+    def workers(self) -> Collection[WorkerId]:
+        """All that are alive as far as is known here, this one included."""
+        ...
+
+    @property
+    def ok(self) -> bool:
+        """Whether the ring is known and this worker is in it, by its own monotonic clock."""
+        ...
+
+    def fence(self, room: RoomKey) -> int | None:
+        """Return the ring version under which this worker owns the room; None where it does not.
+
+        A worker that could not beat for the ring's TTL owns nothing, by its own monotonic clock.
+        """
+        ...
+
+    def owner(self, room: RoomKey) -> WorkerId | None:
+        """Return who owns the room; None while that is not known."""
+        ...
+
+    def watch(self, on_change: Callable[[Change], None]) -> None:
+        """Call `on_change` after each change of the ring."""
+        ...
+
+    def answer(self, verb: str, answer: Answer) -> None:
+        """Let `answer` take what other workers, and this one, `ask` and `tell` under `verb`. Once a verb."""
+        ...
+
+    async def ask(self, worker: WorkerId, verb: str, body: bytes) -> bytes:
+        """Return what `worker` answers.
+
+        Raises:
+            Unavailable: no answer in time, or it is gone; it may or may not have done it.
+            RealtimeError: what it answered with.
+        """
+        ...
+
+    def tell(self, verb: str, body: bytes, worker: WorkerId | None = None) -> None:
+        """Let `worker` know, or on None all, this one included. Nobody answers, and it may be lost."""
+        ...
+
+
+class Whereabouts(Protocol):
+    """Which users are connected to which workers, and the limit of connections over all of them.
+
+    Without a cluster there is none of this: a worker's own registry knows.
+    """
+
+    def arrived(self, tenant: TenantId, user: UserId, number: int) -> None:
+        """Count connection `number` of this worker; whoever is one too many is closed, here or elsewhere."""
+        ...
+
+    def left(self, tenant: TenantId, user: UserId, number: int) -> None:
+        """Count it no longer."""
+        ...
+
+    async def find(self, tenant: TenantId, user: UserId) -> dict[WorkerId, int]:
+        """Return how many connections the user has on which workers.
+
+        Raises:
+            Unavailable: no answer in time.
+        """
+        ...

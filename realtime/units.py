@@ -1,0 +1,10 @@
+"""The units of settings, as `--help` and the settings page name them."""
+
+Count = {"unit": "count"}
+Bytes = {"unit": "bytes"}
+Rate = {"unit": "count/second"}
+ByteRate = {"unit": "bytes/second"}
+Seconds = {"unit": "seconds"}
+Millis = {"unit": "milliseconds"}
+Text = {"unit": "text"}
+Flag = {"unit": "true|false"}
