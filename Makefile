@@ -31,6 +31,10 @@ dev-cluster: ## run a Redis Cluster of six nodes until ^C (ARGS="--port-base 700
 	@scripts/bootstrap test
 	@exec $(bin)/realtime dev-cluster $(ARGS)
 
+chaos-cluster: ## the same to workers and Redis nodes (ARGS="--seconds 120 --seed 1 --store postgres")
+	@scripts/bootstrap test
+	@$(bin)/python -m tests.cluster $(ARGS)
+
 lint: ## ruff and cython-lint
 	@scripts/bootstrap test
 	@$(bin)/ruff check .

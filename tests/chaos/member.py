@@ -113,6 +113,9 @@ class Member:
             except (EndedError, OSError):
                 continue
             while self.online and not self._world.is_over:
+                await self._world.turn(self.name)
+                if not self.online:
+                    break
                 await (self._settle() if self._world.is_ending else self._act())
                 await asyncio.sleep(0)  # what it did may have let nobody else run
         if self.wire is not None:

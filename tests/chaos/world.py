@@ -51,6 +51,9 @@ class World:
         """Return when the server takes connections."""
         await self._up.wait()
 
+    async def turn(self, name: str) -> None:
+        """Return when this member may do its next thing: here at once."""
+
     def up(self) -> None:
         """The server takes connections from now on."""
         self._up.set()

@@ -1,4 +1,4 @@
-"""The books of a run over many workers and Redis nodes: the judge of `tests.chaos`, with a cluster's promises.
+"""The books of a run over many workers and Redis nodes: `tests.chaos`' judge, with a cluster's promises.
 
 Within one epoch a room has one order for everybody, as anywhere. An epoch ends when Redis may have lost
 something: what was acked in it and is gone then has to be at each member behind an epoch change that it saw.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from math import inf
 
 from msgspec import Raw
@@ -59,6 +60,13 @@ class ClusterJudge(Judge):
         """Return the books of all rooms."""
         return [self.ledger(books.name) for books in self.rooms()]
 
+    def age(self, epoch: str) -> int:
+        """Return the number of an epoch: a later one has a greater; -1 where it has none."""
+        try:
+            return int(epoch, 36)
+        except ValueError:
+            return -1
+
     def turns(self) -> int:
         """Return how often all members together have been told of a new epoch."""
         return sum(stay.turns for stay in self._stays if isinstance(stay, ClusterStay))
@@ -96,21 +104,22 @@ class ClusterBooks(Books):
         self.acked_s: dict[Place, float] = {}
         self.first: dict[str, int] = {}  # by epoch: the lowest offset that anybody knows of
         self.began_s: dict[str, float] = {}  # by epoch: when it was first heard of
+        self._readings: list[list[Place]] = []
 
     @property
     def epochs(self) -> list[str]:
         """All that anybody has heard of, oldest first."""
-        return sorted(self.last, key=age)
+        return sorted(self.last, key=self.judge.age)
 
     @property
     def newest(self) -> str | None:
         """The epoch in which the room is; None where nobody knows anything."""
-        return max(self.last, key=age, default=None)
+        return max(self.last, key=self.judge.age, default=None)
 
     def at_epoch(self, epoch: str, life: int | None, said: str) -> None:
         """Note an epoch: the lives of workers have nothing to do with it."""
         if epoch not in self.last:
-            self.judge.expect(age(epoch) >= 0, f"{said}: {epoch!r} is no number in base 36")
+            self.judge.expect(self.judge.age(epoch) >= 0, f"{said}: {epoch!r} is no number in base 36")
             self.last[epoch] = 0
             self.began_s[epoch] = self.judge.now()
 
@@ -127,6 +136,17 @@ class ClusterBooks(Books):
         """Whether the key of what stands at one place was still known at the other."""
         near = self.durable or abs(place.offset - other.offset) < self.judge.keys_last
         return near and place.epoch == other.epoch
+
+    def read_page(self, places: list[Place]) -> None:
+        """A last reader has read these; whoever has less has the end of it."""
+        self.was_read = True
+        self.judge.expect(len(set(places)) == len(places), f"{self.name}: history has some twice: {places}")
+        for other in self._readings:
+            short, long = sorted((places, other), key=len)
+            same = not short or long[-len(short) :] == short
+            self.judge.expect(same, f"{self.name}: history ends {long[-3:]} here and {short[-3:]} there")
+        self._readings.append(places)
+        self.read.update(places)
 
     def lost(self) -> list[Place]:
         """Return what was acked and is gone: a later epoch has taken its place, or nobody ever got it."""
@@ -164,7 +184,7 @@ class ClusterBooks(Books):
     def _check_epochs(self) -> None:
         epochs = self.epochs
         causes = [one for one in self.judge.troubles if one.opens_epochs]
-        for before, epoch in zip(epochs, epochs[1:], strict=False):
+        for before, epoch in pairwise(epochs):
             span = sorted((self.began_s[before], self.began_s[epoch]))
             why = any(one.begin_s <= span[1] and one.end_s >= span[0] for one in causes)
             self.judge.expect(why, f"{self.name} went from epoch {before} to {epoch} without a cause")
@@ -188,20 +208,26 @@ class ClusterStay(Stay):
         super().__init__(books, client)
         self.turns = 0  # into a new epoch that it was told of
         self._newest: str | None = None  # the newest epoch that it has been in
+        self._told = False  # of a new epoch, of which nothing has come yet
+
+    def forget(self) -> None:
+        super().forget()
+        self._told = False
 
     def begin(self, here: Place) -> None:
-        self._turn(here.epoch, f"{self} begins at {here}")
-        super().begin(here)
+        if self._turn(here.epoch, f"{self} begins at {here}"):
+            super().begin(here)
 
     def turned(self) -> None:
         """The server says that a new epoch begins, and nobody knows what is lost between."""
         said = f"{self} was told of a new epoch"
         if self.books.judge.expect(self.joined_now, f"{said}, and is not in the room"):
-            self.here, self.holes = None, []
+            self.here, self.holes, self._told = None, [], True
 
     def joined(
         self, codec: str, at: Place, recovered: bool, messages: list[Raw], floor: dict[str, int], life: int
     ) -> None:
+        self._told = False  # whoever joins is told where the room is
         self._turn(at.epoch, f"{self} joined at {at}")
         since = self.here
         if recovered and since is not None and since.epoch == at.epoch:
@@ -216,10 +242,6 @@ class ClusterStay(Stay):
         if place is None or not expect(self.joined_now, f"{self} received {place}, and is not in the room"):
             return
         here = self.here
-        if here is None:
-            anew = self._newest is None or place.epoch != self._newest
-            if not expect(anew, f"{self} received {place}: the epoch that was said to be over"):
-                return
         if here is None or place.epoch != here.epoch:
             if not self._turn(place.epoch, f"{self} received {place}"):
                 return
@@ -233,13 +255,13 @@ class ClusterStay(Stay):
         self, codec: str, after: int, limit: int, messages: list[Raw], more: bool, floor: dict[str, int]
     ) -> list[Place]:
         """The answer to `history {after, limit}`, which may reach over epochs. Return the places."""
-        expect = self.books.judge.expect
+        expect, age = self.books.judge.expect, self.books.judge.age
         assert self.here is not None
         epoch = self.here.epoch
         said = f"{self} paged after {after}"
         found = [self.books.seen(codec, raw, said) for raw in messages]
         places = [place for place in found if place is not None]
-        for place, following in zip(places, places[1:], strict=False):
+        for place, following in pairwise(places):
             step = following.offset - place.offset
             inside = step == 1 or (step > 1 and self.books.durable)
             rises = inside if following.epoch == place.epoch else age(following.epoch) > age(place.epoch)
@@ -263,21 +285,15 @@ class ClusterStay(Stay):
 
     def _turn(self, epoch: str, said: str) -> bool:
         """Enter an epoch that the member was told of; return whether it may be."""
-        before = self._newest
+        before, expect, age = self._newest, self.books.judge.expect, self.books.judge.age
         if before is not None and epoch != before:
-            if not self.books.judge.expect(age(epoch) > age(before), f"{said}: it has been in {before}"):
+            if not expect(age(epoch) > age(before), f"{said}: it has been in {before}"):
                 return False
             self.turns += 1
-        self._newest = epoch
+        elif not expect(not self._told, f"{said}: the epoch that was said to be over"):
+            return False
+        self._newest, self._told = epoch, False
         return True
-
-
-def age(epoch: str) -> int:
-    """Return the number of an epoch: a later one has a greater; -1 where it has none."""
-    try:
-        return int(epoch, 36)
-    except ValueError:
-        return -1
 
 
 def _how(place: Place, here: Place) -> str:
