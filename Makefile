@@ -2,7 +2,7 @@
 # makes .venv, compiles native/ and finds out what the system lacks. Each verb may be run at any time.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz chaos dev-cluster lint types docs bench build dist clean
+.PHONY: help run test fuzz chaos chaos-cluster netns dev-cluster lint types docs bench build dist clean
 
 VENV ?= .venv
 export VENV
