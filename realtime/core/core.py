@@ -16,6 +16,8 @@ import msgspec
 
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.catalog import Catalog
+from realtime.core.cluster import Cluster
+from realtime.core.cluster_local import LocalCluster
 from realtime.core.contents import decode
 from realtime.core.contracts import Broker, Clock, Connection, Sockets
 from realtime.core.entry import Entry, Greet
@@ -23,6 +25,7 @@ from realtime.core.feature import MessageType
 from realtime.core.limits import Limits, Meters
 from realtime.core.membership import Membership
 from realtime.core.notifications import NotificationManager
+from realtime.core.owners import Owners
 from realtime.core.publishing import Publisher
 from realtime.core.queries import Queries
 from realtime.core.router import Router, Spawn
@@ -44,7 +47,8 @@ class Core:
 
     `authenticator` is None where no token is taken (open mode). `greet` makes the content of `connected` for
     a connection that authenticates by its first frame. `spawn` runs what has to wait. `on_stranger` takes
-    the frames that `receive` gets with a state that is no session.
+    the frames that `receive` gets with a state that is no session. `cluster` is the ring that this worker is
+    in; without one it serves alone.
     """
 
     def __init__(
@@ -59,9 +63,11 @@ class Core:
         authenticator: Authenticator | None = None,
         limits: Limits | None = None,
         on_stranger: Callable[[Any, bytes], object] = refuse_stranger,
+        cluster: Cluster | None = None,
     ) -> None:
         limits = limits or Limits()
         self.catalog = catalog
+        self.cluster = cluster = LocalCluster(clock, spawn) if cluster is None else cluster
         self._broker = broker
         self._router = Router(Meters(limits, clock), limits, spawn)
         tenants = self._tenants = Tenants()
@@ -70,6 +76,9 @@ class Core:
         users = Users(fanout, limits)
         self._entry = Entry(
             self._router, self._membership, tenants, users, clock, limits, authenticator, greet
+        )
+        self._owners = Owners(
+            self, catalog, cluster, clock, publisher.permit, publisher.publish_to, self._membership.visit
         )
         queries = Queries(self._membership, fanout, limits)
         # One object each, by which the relay knows them: every `publisher.publish` would be another.
@@ -96,6 +105,7 @@ class Core:
         self.publish = publish  # (session, envelope), for features that publish after they have checked
         self.notifications = NotificationManager(users, fanout, limits)
         self.fail = self._router.fail  # (session, message, error), for what the edge does not let through
+        cluster.watch(self._owners.on_change)
 
     def admit(self, identity: Identity) -> int:
         """Let in one more connection of `identity`, until its session ends or `release`.
@@ -127,7 +137,9 @@ class Core:
         self._entry.disconnect(session)
 
     def tick(self) -> None:
-        """Do what is due by the clock: presence, counts, expiry, forgetting."""
+        """Do what is due by the clock: the ring, presence, counts, expiry, forgetting."""
+        self.cluster.tick()  # first: what is not ours any more is dropped before anything is done with it
+        self._owners.tick()
         self._membership.tell_changes()
         self._membership.tell_unread()
         self._entry.expire()
@@ -148,6 +160,8 @@ class Core:
             "failures": self._router.failures,
             "acks_owed": self._router.owed,
             **self._broker.stats(),
+            **self._owners.stats(),
+            **self.cluster.stats(),
         }
 
     @property
@@ -156,10 +170,14 @@ class Core:
         return self._router.refusals
 
     def _handler(self, message: MessageType) -> Handle:
-        """Return what handles a feature's message: its own handler, or the publisher; content checked."""
+        """Return what handles a feature's message: its own handler, the owner of its room, or the publisher;
+        content checked.
+        """
         handle: Handle = self._publish
         if message.handler is not None:
             handle = partial(message.handler, self)
+        elif message.owner is not None:
+            handle = self._owners.command
         elif message.ephemeral:
             handle = self._signal
         return handle if message.content is None else _checked(handle, message.content)
