@@ -79,11 +79,10 @@ class AsgiWorker(Worker):
         # No await between the verdict and `run`: the user's next connection has to find this one.
         connection = AsgiConnection(number, websocket, verdict, self.hub, self._settings, self._on_frame)
         self.hub.adopt(connection)
-        end = End(CloseCode.ABNORMAL, b"", False)
         try:
-            end = await connection.run(verdict)
+            await connection.run(verdict)
         finally:
-            self._on_close(connection.state, *end)
+            self._forget(connection.state, number)
 
     def close(self) -> None:
         """Stop at once: what is still open is cut."""

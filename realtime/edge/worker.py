@@ -151,11 +151,15 @@ class Worker:
         return session
 
     def _on_close(self, state: State, code: int, reason: bytes, clean: bool) -> None:
+        self._forget(state, self.hub.current().id)
+
+    def _forget(self, state: State, number: int) -> None:
+        """Let the core know that connection `number` is gone."""
         if isinstance(state, Session):
             self.core.disconnect(state)
         elif isinstance(state, Identity):
             self._silent.remove(state)
-            self.core.release(state)
+            self.core.release(state, number)
 
     def _on_wake(self, delay_s: float) -> None:
         if delay_s > 0:
