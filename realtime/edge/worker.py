@@ -75,7 +75,7 @@ class Worker:
         authenticator = _authenticator(settings)
         self._gate = Gate(settings, authenticator)
         self.hub = self._make_hub(connections_max)
-        self._welcome = Welcome(settings, self._node, self.hub)
+        self._welcome = Welcome(settings, self._node, self.hub, foundation.worker)
         self.core = self._make_core(authenticator)
         self.hub.deliver_to(self.core.receive)  # no Python of ours between them: it is the hot path
         self._gate.open(self.core, self._welcome, self._silent)
@@ -274,10 +274,11 @@ class Worker:
         return Report(all(state == "ok" for state in checks.values()), {"checks": checks})
 
     def _render_metrics(self) -> bytes:
+        worker = self._foundation.worker
         return metrics.render(
             worker_metrics(
                 self.hub.stats(),
-                self.core.stats(),
+                {**self.core.stats(), **self._foundation.stats()},
                 refusals={
                     limit: count + self._gate.refusals[limit] for limit, count in self.core.refusals.items()
                 },
@@ -285,7 +286,9 @@ class Worker:
                 version=__version__,
                 http=len(self._http.connections),
                 lag=self._lag,
-            )
+            ),
+            # Workers share a port, so one target is any of them: each has series of its own.
+            {"node": self._node, "worker": worker} if worker else {},
         )
 
 
