@@ -7,7 +7,7 @@ do is decided by the fence that each of their publications carries (`Terms.fence
 from __future__ import annotations
 
 from binascii import crc_hqx
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final, NamedTuple, NewType, Protocol
 
 from realtime.core.contracts import RoomKey
@@ -151,6 +151,6 @@ class Whereabouts(Protocol):
         """Tell again what is due. Called about ten times a second; never blocks."""
         ...
 
-    def stats(self) -> Mapping[str, int]:
+    def stats(self) -> dict[str, int]:
         """Gauges and counters for /metrics, by name."""
         ...

@@ -344,7 +344,7 @@ class Registry(Protocol):
         ...
 
     def connections(self) -> Collection[Connection]:
-        """Return all that have completed their handshake. A walk over as many: seldom, and never a message."""
+        """Return all that have completed their handshake. A walk over as many: never for a message."""
         ...
 
 

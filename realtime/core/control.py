@@ -1,7 +1,7 @@
 """Control over users and their connections, on all workers at once: kick, revoke, and what was too many.
 
-Each worker answers for its own connections; whoever asks, asks all of them (`Orders`), so that the answer counts
-exactly. Processes outside of the ring send the same orders.
+Each worker answers for its own connections; whoever asks, asks all of them (`Orders`), so that the answer
+counts exactly. Processes outside of the ring send the same orders.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Kick(msgspec.Struct, frozen=True, array_like=True):
 class Orders:
     """What may be ordered from anywhere that reaches the workers, inside of the ring or outside."""
 
-    def __init__(self, cluster: Cluster, clock: Clock, list: RevocationList | None = None) -> None:
+    def __init__(self, cluster: Cluster, clock: Clock, revocations: RevocationList | None = None) -> None:
         self._cluster = cluster
         self._clock = clock
-        self._list = list
+        self._revocations = revocations
 
     async def kick(
         self,
@@ -55,7 +55,7 @@ class Orders:
     ) -> int:
         """Close all connections of a user with `code` and `reason`; return how many there were.
 
-        It may come back: with a code from 4500 on its clients do not by themselves, and `revoke` keeps it out.
+        It may come back; with a code from 4500 on its clients do not by themselves. `revoke` keeps it out.
 
         Raises:
             BadMessage: a name that is none, or a code that no close frame may carry.
@@ -114,14 +114,14 @@ class Orders:
     async def _revoke(
         self, tenant: TenantId, user: UserId | None, token_id: str | None, before: float, keep_s: float
     ) -> float:
-        assert self._list is not None, "a worker alone keeps its own"
-        return await self._list.revoke(tenant, user, token_id, before, keep_s)
+        assert self._revocations is not None, "a worker alone keeps its own"
+        return await self._revocations.revoke(tenant, user, token_id, before, keep_s)
 
 
 class Control(Orders):
     """A worker's own: gives orders, and carries out those of others. `tick` about ten times a second.
 
-    What is revoked where there is no `list` is kept in memory, and forgotten with the process.
+    What is revoked where there is none are kept for all workers it is kept in memory, and forgotten with the process.
     """
 
     def __init__(
@@ -131,9 +131,9 @@ class Control(Orders):
         revoked: Revoked,
         clock: Clock,
         cluster: Cluster,
-        list: RevocationList | None,
+        revocations: RevocationList | None,
     ) -> None:
-        super().__init__(cluster, clock, list)
+        super().__init__(cluster, clock, revocations)
         self._users = users
         self._registry = registry
         self._revoked = revoked
@@ -141,8 +141,8 @@ class Control(Orders):
         self._look_at = clock.monotonic()
         self.kicked = 0
         cluster.answer(KICK, self._on_kick)
-        if list is not None:
-            list.open(self._on_revoked)
+        if revocations is not None:
+            revocations.open(self._on_revoked)
 
     def tick(self) -> None:
         """Close the connections of revoked tokens, and forget what has ended."""
@@ -159,7 +159,7 @@ class Control(Orders):
     async def _revoke(
         self, tenant: TenantId, user: UserId | None, token_id: str | None, before: float, keep_s: float
     ) -> float:
-        if self._list is not None:
+        if self._revocations is not None:
             return await super()._revoke(tenant, user, token_id, before, keep_s)
         if len(self._revoked) >= REVOCATIONS_MAX:
             raise TooLarge(f"{REVOCATIONS_MAX} revocations are kept already")
@@ -168,7 +168,7 @@ class Control(Orders):
         return until
 
     def _on_revoked(self, revocations: Collection[Revocation]) -> None:
-        """Refuse these tokens; whom it concerns is closed now, or where that is not known, with a later tick."""
+        """Refuse these tokens; whom it concerns is closed now, or with a tick where that takes a search."""
         for revocation in revocations:
             if not self._revoked.add(revocation):
                 continue

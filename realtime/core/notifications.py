@@ -106,7 +106,7 @@ class NotificationManager:
         try:
             found = await whereabouts.find(parcel.tenant, parcel.user)
         except Unavailable:
-            found = {worker: 0 for worker in self._cluster.workers}
+            found = dict.fromkeys(self._cluster.workers, 0)
         found.pop(self._cluster.worker, None)
         for worker in found:
             self._cluster.tell(NOTIFY, body, worker)

@@ -1,7 +1,7 @@
 """Which tokens are refused though they have not ended: those of a user from before a time, or a single one.
 
-At most `REVOCATIONS_MAX` of them; whoever keeps them sees to that. Here they are in memory. Who keeps it for all workers, and tells each of them, is a
-`RevocationList`; a worker alone keeps its own, until it ends.
+At most `REVOCATIONS_MAX` of them; whoever keeps them sees to that. Here they are in memory. Who keeps it for
+all workers, and tells each of them, is a `RevocationList`; a worker alone keeps its own, until it ends.
 """
 
 from __future__ import annotations

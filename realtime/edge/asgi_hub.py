@@ -20,7 +20,7 @@ from realtime.core.clock import SystemClock
 from realtime.core.contracts import Clock
 from realtime.core.notifications import NotificationManager
 from realtime.edge import listener
-from realtime.edge.asgi_connection import AsgiConnection, AsgiRequest, AsgiWebSocket, End, refuse
+from realtime.edge.asgi_connection import AsgiConnection, AsgiRequest, AsgiWebSocket, refuse
 from realtime.edge.foundation import Foundation, open_foundation
 from realtime.edge.mixed import MixedHub
 from realtime.edge.process import connections_allowed

@@ -1,7 +1,7 @@
-"""Revoked tokens in Redis: one hash for the deployment, and a channel on which all workers hear of each new one.
+"""Revoked tokens in Redis: one hash for the deployment, and a channel where all workers hear of each new one.
 
-A worker reads the whole list when its subscription stands, for the first time and again: what was revoked while
-it heard nothing is in there. `loaded` says whether it knows all that there is.
+A worker reads the whole list when its subscription stands, for the first time and again: what was revoked
+while it heard nothing is in there. `loaded` says whether it knows all that there is.
 """
 
 from __future__ import annotations
@@ -66,9 +66,7 @@ class RedisRevocations:
         name = f"{USER}/{tenant}/{user}" if user is not None else f"{TOKEN}/{tenant}/{token_id}"
         command = ("FCALL", "rt1_revoke", 2, self._key, self._key + ":ends", self._key, name)
         try:
-            until_ms = await self._redis.ask(
-                self._slot, *command, round(before * 1000), round(keep_s * 1000)
-            )
+            until_ms = await self._redis.ask(self._slot, *command, round(before * 1000), round(keep_s * 1000))
         except RedisError as error:
             if error.code == "FULL":
                 raise TooLarge(error.message) from error

@@ -1,10 +1,10 @@
 """Who is connected to which worker, in Redis: the limit of connections over all workers, and finding a user.
 
-Each user has one slot. What changed of a user in one turn of the event loop goes as one function call, and the
-next one when that is answered, so that calls of a user never overtake each other. While Redis is away nobody is
-refused: the worker's own limit rules, changes wait (at most `WAITING_MAX` departures), and go out in slices when
-it is back. Everything here is told again every `ROUND_S`, at an even pace; what is not told for `TTL_S`, because
-its worker is gone, is forgotten.
+Each user has one slot. What changed of a user in one turn of the event loop goes as one function call, and
+the next one when that is answered, so that calls of a user never overtake each other. While Redis is away
+nobody is refused: the worker's own limit rules, changes wait (at most `WAITING_MAX` departures), and go out
+in slices when it is back. Everything here is told again every `ROUND_S`, at an even pace; what is not told
+for `TTL_S`, because its worker is gone, is forgotten.
 """
 
 from __future__ import annotations
@@ -290,9 +290,7 @@ class RedisWhereabouts:
             self._evict(eviction.tenant, eviction.user, eviction.number)
 
 
-async def find_connections(
-    redis: Redis, prefix: str, tenant: TenantId, user: UserId
-) -> dict[WorkerId, int]:
+async def find_connections(redis: Redis, prefix: str, tenant: TenantId, user: UserId) -> dict[WorkerId, int]:
     """Return how many connections the user has on which workers, those that crashed just now included.
 
     Raises:
@@ -304,7 +302,8 @@ async def find_connections(
     except RedisError as error:
         raise Unavailable("Redis cannot say where the user is", retry_after_s=1.0) from error
     assert isinstance(found, list)
-    return {WorkerId(worker.decode()): int(count) for worker, count in zip(found[::2], found[1::2], strict=True)}
+    pairs = zip(found[::2], found[1::2], strict=True)
+    return {WorkerId(worker.decode()): int(count) for worker, count in pairs}
 
 
 def _with(numbers: Collection[int], number: int) -> Collection[int]:
