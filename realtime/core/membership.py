@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from realtime.core.catalog import Catalog
 from realtime.core.contents import decode_join
-from realtime.core.contracts import Broker, Clock, Fanout, Position, Recovery, RoomKey
+from realtime.core.contracts import Broker, Clock, Fanout, Page, Position, Recovery, RoomKey
+from realtime.core.kinds import RoomKind
 from realtime.core.limits import Limits
 from realtime.core.passive import Passives
 from realtime.core.room import Room
@@ -132,6 +133,10 @@ class Membership:
             raise BadMessage("no room: give `room`, or a content with a key that names one")
         return name
 
+    def find(self, room: RoomKey) -> Room | None:
+        """Return a room that is live here, None where it is not."""
+        return self._tenants.room(room)
+
     def joined_room(self, session: Session, message: Envelope) -> Room:
         """Return the room that a message speaks of.
 
@@ -145,6 +150,41 @@ class Membership:
             self._catalog.kind_of(name)  # a name that can be no room's is a BadMessage
             raise NotJoined
         return room
+
+    async def visit(self, key: RoomKey, limit: int) -> tuple[Position, Collection[bytes]]:
+        """Return where a room is, and its last `limit` (1 or more) publications, oldest first.
+
+        Raises:
+            BadMessage, Unavailable: as `page`.
+        """
+        position, page = await self.page(key, None, None, limit)
+        return position, page.messages
+
+    async def page(
+        self, key: RoomKey, before: int | None, after: int | None, limit: int
+    ) -> tuple[Position, Page]:
+        """Return where a room is, and a page of its history as `Stream.history`, whoever is in it.
+
+        Raises:
+            BadMessage: it is no room's name.
+            Unavailable: the broker gives no answer.
+        """
+        tenant = self._tenants.enter(key.tenant)
+        room = None
+        try:
+            room = tenant.rooms.get(key.room) or self._make(tenant, key.room, self._catalog.kind_of(key.room))
+            room.arriving += 1  # it is not to be dropped, whoever else comes and goes
+            recovery = room.stream.recover(None)
+            if not isinstance(recovery, tuple):
+                recovery = await recovery
+            page = room.stream.history(before, after, limit)
+            if not isinstance(page, tuple):
+                page = await page
+            return Position(recovery.offset, recovery.epoch), page
+        finally:
+            if room is not None:
+                self._arrived(tenant, room)
+            self._tenants.forget_if_idle(tenant)
 
     def _room_to_join(self, session: Session, name: str) -> Room:
         """Return the live room `name` if the session may join it; made when it is not there yet."""
@@ -161,17 +201,20 @@ class Membership:
             allowed = self._limits.rooms_per_connection
             message = f"a connection may be in {allowed} rooms; leave one first"
             raise RoomLimit(message, limit="max_rooms_per_connection", allowed=allowed)
-        if room is None:
-            members_named = self._limits.presence_members
-            if kind.presence_members is not None:
-                members_named = kind.presence_members
-            key = RoomKey(tenant.id, RoomId(name))
-            types = self._catalog.types_by_kind[kind.name]
-            named = members_named if kind.presence else 0
-            newest_bytes = self._limits.answer_bytes // 2
-            room = Room(key, kind, types, self._broker, self._fanout, named, newest_bytes)
-            tenant.rooms[name] = room
-            self.rooms += 1
+        return self._make(tenant, name, kind) if room is None else room
+
+    def _make(self, tenant: Tenant, name: str, kind: RoomKind) -> Room:
+        """Return a new live room."""
+        members_named = self._limits.presence_members
+        if kind.presence_members is not None:
+            members_named = kind.presence_members
+        key = RoomKey(tenant.id, RoomId(name))
+        types = self._catalog.types_by_kind[kind.name]
+        named = members_named if kind.presence else 0
+        newest_bytes = self._limits.answer_bytes // 2
+        room = Room(key, kind, types, self._broker, self._fanout, named, newest_bytes)
+        tenant.rooms[name] = room
+        self.rooms += 1
         return room
 
     def _let_in(self, session: Session, message: Envelope, room: Room, recovery: Recovery) -> None:
@@ -229,11 +272,15 @@ class Membership:
             if session.connection.open:
                 then(session, message, room, _continued(recovery, room.recent))
         finally:
-            room.arriving -= 1
-            if not room.arriving:
-                room.recent.clear()
-            self._drop_if_empty(session.tenant, room)
+            self._arrived(session.tenant, room)
             self._router.resume(session, State.READY, handlers)
+
+    def _arrived(self, tenant: Tenant, room: Room) -> None:
+        """Count one less of those for whom the room is kept while the broker answers."""
+        room.arriving -= 1
+        if not room.arriving:
+            room.recent.clear()
+        self._drop_if_empty(tenant, room)
 
     def _note_change(self, room: Room, changed: bool) -> None:
         if changed and room.kind.presence:
