@@ -35,6 +35,10 @@ chaos-cluster: ## the same to workers and Redis nodes (ARGS="--seconds 120 --see
 	@scripts/bootstrap test
 	@$(bin)/python -m tests.cluster $(ARGS)
 
+netns: ## a real chat log across two hosts in network namespaces (ARGS="FILE --days 10")
+	@scripts/bootstrap test
+	@$(bin)/python -m tests.cluster.replay $(ARGS)
+
 lint: ## ruff and cython-lint
 	@scripts/bootstrap test
 	@$(bin)/ruff check .

@@ -130,7 +130,7 @@ class Member:
         self._connections += 1
         self._waiting.clear()
         self._pending = 0
-        self.wire = Wire(codec, self.name, self)
+        self.wire = Wire(codec, self.name, self, self._world.token(self.name))
         # A small buffer makes a reader that stops a slow one at once.
         host, port = self._world.address
         await self.wire.connect(host, port, rng.choice((0, 4096)))

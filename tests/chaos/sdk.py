@@ -79,8 +79,9 @@ class SdkMember:
         host, port = self._world.address
         url = f"ws://{host}:{port}/ws"
         try:
+            token = self._world.token(self.name)
             codec: Literal["json", "msgpack"] = "json" if rng.random() < 0.5 else "msgpack"
-            async with connect(url, user=self.name, codec=codec, options=options) as client:
+            async with connect(url, user=self.name, token=token, codec=codec, options=options) as client:
                 await self._live(client)
         finally:
             for seat in self._seats:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from tests.chaos.drive import BOUNDS, RECOVERS, RING, ROOMS_PER_MEMBER, Person, report
 from tests.chaos.reader import read_all
 from tests.chaos.world import BrokenPromiseError, StalledError
-from tests.cluster.faults import FAULTS, OF_POSTGRES, Stage
+from tests.cluster.faults import Stage, faults_on
 from tests.cluster.hosts import Host
 from tests.cluster.judge import ClusterJudge, Trouble
 from tests.cluster.member import ClusterMember, ClusterSdk
@@ -117,8 +117,7 @@ class Run:
             await after(max(0.0, end_s - self.world.now))
             self.world.check()
             return
-        kinds = {**FAULTS, **(OF_POSTGRES if self._stage.postgres is not None else {})}
-        wanted = [kind for kind in kinds if not self.plan.faults or kind in self.plan.faults]
+        wanted = [kind for kind in faults_on(self._stage) if not self.plan.faults or kind in self.plan.faults]
         while self.world.now < end_s:
             for kind in self._rng.sample(wanted, len(wanted)):
                 if self.world.now < end_s:
@@ -126,7 +125,7 @@ class Run:
 
     async def _one(self, stage: Stage, kind: str) -> None:
         """Do one fault, wait until everybody moves on, and measure."""
-        fault = {**FAULTS, **OF_POSTGRES}[kind]
+        fault = faults_on(stage)[kind]
         await after(CALM_S)
         trouble = Trouble(kind, self.world.now, opens_epochs=fault.opens_epochs, loses=fault.loses)
         self.judge.troubles.append(trouble)

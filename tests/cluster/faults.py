@@ -20,6 +20,7 @@ from realtime.backends.redis_nodes import RedisCluster, RedisNode
 from realtime.errors import StartupError
 from tests.chaos.world import BrokenPromiseError
 from tests.cluster.hosts import Host
+from tests.cluster.network import Network
 from tests.cluster.world import ClusterWorld, after
 from tests.postgres import PostgresServer
 
@@ -39,6 +40,7 @@ class Stage:
     rng: random.Random
     redis: RedisCluster
     postgres: PostgresServer | None = None
+    network: Network | None = None
 
     def slot(self) -> int:
         """Return the slot of one of the rooms."""
@@ -177,6 +179,14 @@ async def no_redis(stage: Stage) -> None:
         await asyncio.to_thread(node.thaw)
 
 
+async def split_network(stage: Stage) -> None:
+    """Cut the cable between the hosts: each keeps its own Redis nodes and clients; one has the majority."""
+    assert stage.network is not None
+    await asyncio.to_thread(stage.network.cut)
+    await after(stage.rng.choice((0.5, 2.0, 4.0)))
+    await asyncio.to_thread(stage.network.mend)
+
+
 async def kill_postgres(stage: Stage) -> None:
     """SIGKILL to all of PostgreSQL, and start it again."""
     assert stage.postgres is not None
@@ -206,7 +216,18 @@ FAULTS = {
     "connections cut": Fault(cut_connections),
     "no Redis": Fault(no_redis, opens_epochs=True, loses=True),
 }
+OF_NETWORK = {"network split": Fault(split_network, opens_epochs=True, loses=True)}
 OF_POSTGRES = {"PostgreSQL killed": Fault(kill_postgres)}
+
+
+def faults_on(stage: Stage) -> dict[str, Fault]:
+    """Return all that can be done there."""
+    found = dict(FAULTS)
+    if stage.network is not None:
+        found |= OF_NETWORK
+    if stage.postgres is not None:
+        found |= OF_POSTGRES
+    return found
 
 
 async def _staffed(stage: Stage, host: Host, gone: list[int]) -> None:

@@ -4,26 +4,56 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import jwt
+
+from tests.cluster.network import Place
 from tests.conftest import Server
 from tests.postgres import children
+
+SECRET = secrets.token_hex(32)  # of this process's hosts in namespaces
+TOKEN_TTL_S = 24 * 3600
+
+
+class Placed(Server):
+    """A server in a network namespace."""
+
+    def __init__(self, settings: dict[str, object], place: Place) -> None:
+        self._place = place
+        super().__init__(settings)
+
+    @property
+    def launcher(self) -> tuple[str, ...]:
+        return self._place.launcher
 
 
 class Host:
     """A supervisor and its workers on one port. All of it is called beside the event loop: it may block."""
 
-    def __init__(self, name: str, settings: Mapping[str, object], workers: int = 2) -> None:
+    def __init__(
+        self, name: str, settings: Mapping[str, object], workers: int = 2, place: Place | None = None
+    ) -> None:
         self.name = name
         self.count = workers
         several = {"workers": str(workers)} if workers > 1 else {}
-        self.server = self._serve({**settings, **several})
         self._stopped: set[int] = set()
+        if place is None:
+            self.server = Server({**settings, **several})
+            return
+        # Open mode is for loopback alone.
+        proof = {"host": place.address, "jwt_secret": SECRET}
+        self.server = Placed({**settings, **several, **proof}, place)
 
-    def _serve(self, settings: dict[str, object]) -> Server:
-        return Server(settings)
+    def token(self, user: str) -> str | None:
+        """Return what a user proves who it is with; None where the host runs open."""
+        if "jwt_secret" not in self.server.settings:
+            return None
+        return jwt.encode({"sub": user, "exp": int(time.time()) + TOKEN_TTL_S}, SECRET, "HS256")
 
     @property
     def address(self) -> tuple[str, int]:

@@ -78,6 +78,9 @@ class ClusterWorld(World):
         host = self.reading_at or self._rng.choice(self.hosts)
         return host.address
 
+    def token(self, user: str) -> str | None:
+        return self.hosts[0].token(user)
+
     async def wait_until_up(self) -> None:
         """Return in a moment: a host that takes no connections is met."""
         await after(COMES_BACK_S * (1 + self._rng.random()))
