@@ -95,8 +95,14 @@ class SharedWriter(RowWriter):
 
 
 def epoch_number(epoch: bytes) -> int:
-    """Return the number that a cluster's epoch is the name of: base 36."""
-    return int(epoch, 36)
+    """Return the number that a cluster's epoch is the name of (base 36); 0 for what is no such name.
+
+    A server alone makes other names; its epochs were before those of the cluster on its database.
+    """
+    try:
+        return int(epoch, 36) if epoch.isalnum() else 0
+    except ValueError:
+        return 0
 
 
 async def room_ids(connection: Any, rooms: Sequence[RoomKey]) -> dict[RoomKey, int]:
@@ -166,7 +172,7 @@ async def claim(connection: Any, wishes: Sequence[Wish]) -> list[Claim]:
 
 
 async def keys_above(connection: Any, room: RoomKey, after: int, since_ms: int, limit: int) -> list[Used]:
-    """Return at most `limit` keys of publications above offset `after`, used from `since_ms` on, newest first."""
+    """Return the newest `limit` keys of publications above offset `after`, used from `since_ms` on."""
     rows = await connection.fetch(
         f'SELECT sender, key, "offset", epoch, at_ms FROM publications WHERE room = {_ROOM} '
         f'AND "offset" > $3 AND key IS NOT NULL AND at_ms >= $4 ORDER BY "offset" DESC LIMIT $5',

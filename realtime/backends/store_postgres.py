@@ -16,6 +16,7 @@ from zlib import crc32
 
 from realtime.backends import migrations, postgres_rows
 from realtime.backends.groups import Bounds, Episode
+from realtime.backends.postgres_claims import Claims
 from realtime.backends.postgres_database import (
     ANSWER_TIMEOUT_S,
     DIAL_TIMEOUT_S,
@@ -31,7 +32,6 @@ from realtime.backends.postgres_database import (
     session_settings,
     startup_errors,
 )
-from realtime.backends.postgres_claims import Claims
 from realtime.backends.postgres_lane import Lane
 from realtime.backends.postgres_rows import Claim, RowWriter, SharedWriter, Used, Wish
 from realtime.core.contracts import Clock, Kept, Page, Position, Remembered, RoomKey, Row
@@ -141,7 +141,7 @@ class PostgresStore:
         self._bounds.check()
 
     async def claim(self, wish: Wish) -> Claim:
-        """Open an epoch in a room, which is not exclusively ours; return its number and what it goes on after.
+        """Open an epoch in a room; return its number, and the offset that it goes on after.
 
         What others still have in flight of earlier epochs is kept up to there, and refused above it
         (`Superseded`). Workers that ask for the same one at once are given the same.

@@ -1,7 +1,8 @@
 """What durable rooms need of the broker that orders them: the seam between Redis and the store.
 
-Redis orders and delivers; the layer around it keeps. A room's new epoch is opened by both: Redis says that it
-needs one, the store fences what is still in flight of the earlier ones and says after which offset, Redis opens.
+Redis orders and delivers; the layer around it keeps. A room's new epoch is opened by both: Redis says that
+it needs one, the store fences what is still in flight of the earlier ones and says after which offset, Redis
+opens.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class Need(NamedTuple):
     """A durable room that Redis opens no epoch in before it is told how far the store is.
 
     That is the answer `NOFLOOR <offset> <epoch> <nonce>` of any function on the room: the last offset that
-    Redis knows of (0 where it knows of none), the least number of the next epoch (Unix time in ms, or one more
-    than the last one), and the name of the mastership.
+    Redis knows of (0 where it knows of none), the least number of the next epoch (Unix time in ms, or one
+    more than the last one), and the name of the mastership.
     """
 
     room: RoomKey
@@ -78,8 +79,9 @@ class OrderedStream(Stream, Protocol):
         terms: Terms | None,
         then: Callable[[Ordered | Exception], None],
     ) -> None:
-        """Order and deliver one publication; `then` gets its place, or what `publish` raises. `then` is called
-        later, or before this returns where it is refused at once.
+        """Order and deliver one publication; `then` gets its place, or what `publish` raises.
+
+        It is called later, or before this returns where the publication is refused at once.
         """
         ...
 
