@@ -60,10 +60,11 @@ class Membership:
         """
         content = decode_join(message.content)
         room = self._room_to_join(session, self.room_name(message))
+        since = _position(content)
         try:
-            recovery = room.stream.recover(_position(content))
+            recovery = room.stream.recover(since)
             if not isinstance(recovery, tuple):
-                return self._wait(session, message, room, recovery, self._let_in)
+                return self._wait(session, message, room, since, recovery, self._let_in)
             self._let_in(session, message, room, recovery)
         finally:
             self._drop_if_empty(session.tenant, room)
@@ -79,7 +80,7 @@ class Membership:
         room = self.joined_room(session, message)
         recovery = room.stream.recover(None)
         if not isinstance(recovery, tuple):
-            return self._wait(session, message, room, recovery, self._let_rest)
+            return self._wait(session, message, room, None, recovery, self._let_rest)
         self._let_rest(session, message, room, recovery)
         return None
 
@@ -206,13 +207,20 @@ class Membership:
         self._drop_if_empty(session.tenant, room)
 
     def _wait(
-        self, session: Session, message: Envelope, room: Room, pending: Awaitable[Recovery], then: Then
+        self,
+        session: Session,
+        message: Envelope,
+        room: Room,
+        since: Position | None,
+        pending: Awaitable[Recovery],
+        then: Then,
     ) -> Awaitable[None]:
         """Hold the session's messages, and keep what the room is delivered, until the broker answers."""
         room.arriving += 1
         handlers = session.handlers
         self._router.hold(session, State.JOINING)
-        return self._go_on(session, message, room, pending, handlers, then)
+        found = _recovered(room, since, pending, room.turns)
+        return self._go_on(session, message, room, found, handlers, then)
 
     async def _go_on(
         self,
@@ -281,10 +289,26 @@ def _joined(room: Room, recovery: Recovery) -> bytes:
     )
 
 
+async def _recovered(
+    room: Room, since: Position | None, pending: Awaitable[Recovery], turns: int
+) -> Recovery:
+    """Return where the room is, asked again while it went from one epoch to another in between.
+
+    `turns` is how many had ended when it was asked: the answer may be of before, of after, or of neither.
+    """
+    recovery = await pending
+    while room.turns != turns:
+        turns = room.turns
+        again = room.stream.recover(since)
+        recovery = again if isinstance(again, tuple) else await again
+    return recovery
+
+
 def _continued(recovery: Recovery, recent: list[tuple[int, bytes]]) -> Recovery:
-    """Return the recovery, continued by what was delivered while the broker made it."""
+    """Return the recovery, continued by what was delivered while the broker made it; refused over a gap."""
     later = [(offset, push) for offset, push in recent if offset > recovery.offset]
     if not later:
         return recovery
-    messages = [*recovery.messages, *(push for _, push in later)] if recovery.recovered else []
-    return recovery._replace(offset=later[-1][0], messages=messages)
+    whole = recovery.recovered and all(push for _, push in later)
+    messages = [*recovery.messages, *(push for _, push in later)] if whole else []
+    return recovery._replace(offset=later[-1][0], recovered=whole, messages=messages)
