@@ -143,7 +143,7 @@ class Worker:
         if isinstance(state, Pending):
             session = self.core.connect(connection, None, state.user)
         elif isinstance(state, Guest):
-            identity = Identity(UserId(f"guest-{connection.id}"))
+            identity = Identity(UserId(self._welcome.guest_name(connection.id)))
             self.core.admit(identity)
             session = self.core.connect(connection, identity)
         else:
