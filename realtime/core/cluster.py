@@ -116,11 +116,20 @@ def room_slot(room: RoomKey) -> int:
     return crc_hqx(f"{room.tenant}/{room.room}".encode().partition(b"}")[0], 0) % SLOTS
 
 
+Evict = Callable[[TenantId, UserId, int], None]
+"""Takes the number of a connection of this worker, and whose it is: it is one too many. It may be gone."""
+
+
 class Whereabouts(Protocol):
     """Which users are connected to which workers, and the limit of connections over all of them.
 
-    Without a cluster there is none of this: a worker's own registry knows.
+    Without a cluster there is none of this: a worker's own registry knows. While nobody can be asked, nobody
+    is one too many.
     """
+
+    def open(self, evict: Evict) -> None:
+        """Begin: `evict` closes the connections of this worker that are one too many."""
+        ...
 
     def arrived(self, tenant: TenantId, user: UserId, number: int) -> None:
         """Count connection `number` of this worker; whoever is one too many is closed, here or elsewhere."""
@@ -136,4 +145,12 @@ class Whereabouts(Protocol):
         Raises:
             Unavailable: no answer in time.
         """
+        ...
+
+    def tick(self) -> None:
+        """Tell again what is due. Called about ten times a second; never blocks."""
+        ...
+
+    def stats(self) -> dict[str, int]:
+        """Gauges and counters for /metrics, by name."""
         ...

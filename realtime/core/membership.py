@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection
 
 from realtime.core.catalog import Catalog
 from realtime.core.contents import decode_join
-from realtime.core.contracts import Broker, Clock, Fanout, Position, Recovery, RoomKey
+from realtime.core.contracts import Broker, Clock, Fanout, Page, Position, Recovery, RoomKey
 from realtime.core.kinds import RoomKind
 from realtime.core.limits import Limits
 from realtime.core.passive import Passives
@@ -155,6 +155,17 @@ class Membership:
         """Return where a room is, and its last `limit` (1 or more) publications, oldest first.
 
         Raises:
+            BadMessage, Unavailable: as `page`.
+        """
+        position, page = await self.page(key, None, None, limit)
+        return position, page.messages
+
+    async def page(
+        self, key: RoomKey, before: int | None, after: int | None, limit: int
+    ) -> tuple[Position, Page]:
+        """Return where a room is, and a page of its history as `Stream.history`, whoever is in it.
+
+        Raises:
             BadMessage: it is no room's name.
             Unavailable: the broker gives no answer.
         """
@@ -166,10 +177,10 @@ class Membership:
             recovery = room.stream.recover(None)
             if not isinstance(recovery, tuple):
                 recovery = await recovery
-            page = room.stream.history(None, None, limit)
+            page = room.stream.history(before, after, limit)
             if not isinstance(page, tuple):
                 page = await page
-            return Position(recovery.offset, recovery.epoch), page.messages
+            return Position(recovery.offset, recovery.epoch), page
         finally:
             if room is not None:
                 self._arrived(tenant, room)
