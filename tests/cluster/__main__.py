@@ -55,6 +55,7 @@ def report(outcome: Outcome) -> list[str]:
         f"paged {counts['page']}, unavailable {counts['unavailable']}, no answer {counts['no answer']}",
         f"epochs {outcome.epochs}, members told of a new one {outcome.turns}, gaps {gaps}; "
         f"acked and lost with an epoch {outcome.lost}, twice over epochs {outcome.doubled}",
+        f"owners wrote {outcome.written}, and changed {outcome.owners} times",
     ]
     for kind, stalls_s in sorted(outcome.stalls_s.items()):
         p50, most = statistics.median(stalls_s) * 1000, max(stalls_s) * 1000

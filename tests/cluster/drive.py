@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from tests.chaos.drive import BOUNDS, RECOVERS, RING, ROOMS_PER_MEMBER, Person, report
 from tests.chaos.reader import read_all
 from tests.chaos.world import BrokenPromiseError, StalledError
+from tests.cluster.counting import CountingClient, Tallies
 from tests.cluster.faults import Stage, faults_on
 from tests.cluster.hosts import Host
 from tests.cluster.judge import ClusterJudge, Trouble
@@ -23,6 +24,8 @@ from tests.cluster.world import ClusterWorld, after
 
 # Three slots or more on each master, and kinds that a slow reader is cut from and gets gaps from.
 ROOMS = [f"{kind}:{name}" for kind in ("chat", "events", "session") for name in "abcd"]
+TALLIES = [f"tally:{name}" for name in "abcdef"]  # more than workers, so that most own some
+COUNTING = 3  # clients who have them counted
 CALM_S = 1.0  # between two faults
 MOVES_ON_S = 20.0  # after a fault every room has to
 SETTINGS: dict[str, object] = {**BOUNDS, "reconnect_max_ms": 100, "drain_timeout_s": 3}
@@ -39,6 +42,8 @@ class Outcome:
     turns: int = 0
     lost: int = 0
     doubled: int = 0
+    written: int = 0  # by owners
+    owners: int = 0  # changes of them
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class Run:
         self._rng = random.Random(f"{plan.seed}:faults")
         self._stage = stage(self.world, self._rng) if stage is not None else None
         self._tell = tell
+        self.tallies = Tallies(self.judge)
         self._people = self._invite(random.Random(f"{plan.seed}:members"))
 
     async def go(self) -> Outcome:
@@ -85,7 +91,11 @@ class Run:
         for task in tasks:
             task.add_done_callback(lambda done: report(self.world, done))
         tasks.append(asyncio.create_task(self._cut_the_silent()))
-        tasks[-1].add_done_callback(lambda done: report(self.world, done))
+        for number in range(COUNTING):
+            client = CountingClient(self.world, self.tallies, f"c{number}", TALLIES)
+            tasks.append(asyncio.create_task(client.live(), name=client.name))
+        for task in tasks[len(self._people) :]:
+            task.add_done_callback(lambda done: report(self.world, done))
         try:
             await self._trouble()
             await self._end()
@@ -185,6 +195,7 @@ class Run:
             self.world.reading_at = host
             await read_all(self.world)
         self.judge.close()
+        self.tallies.close()
         self.world.check()
         self.world.is_over = True
 
@@ -192,4 +203,5 @@ class Run:
         outcome = self.outcome
         outcome.epochs = sum(len(books.epochs) for books in self.judge.ledgers())
         outcome.turns, outcome.lost, outcome.doubled = self.judge.turns(), self.judge.lost, self.judge.doubled
+        outcome.written, outcome.owners = self.tallies.written, self.tallies.owners
         return outcome

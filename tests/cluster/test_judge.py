@@ -7,6 +7,7 @@ import pytest
 
 from tests.chaos.judge import Attempt, Place, Stay
 from tests.chaos.wire import JSON
+from tests.cluster.counting import Tallies, Written
 from tests.cluster.judge import ClusterJudge, ClusterStay, Trouble
 
 ROOM, DURABLE = "events:a", "chat:a"
@@ -305,6 +306,34 @@ def test_the_judge_sees_that(crime: Callable[[Court], None], said: str):
         court.publish(at(offset))
     crime(court)
     assert any(said in fault for fault in court.end()), court.judge.faults
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        (Written(2, 7, "b"), ""),
+        (Written(2, 8, "b"), ""),
+        (Written(1, 8, "b"), "two owners have counted"),
+        (Written(3, 8, "b"), "two owners have counted"),
+        (Written(2, 6, "b"), "an owner that was no more has written"),
+    ],
+)
+def test_the_books_of_owners_see_two_at_once(second: Written, said: str):
+    court = Court()
+    tallies = Tallies(court.judge)
+    tallies.heard("tally:a", at(1), Written(1, 7, "a"))
+    tallies.heard("tally:a", at(2), second)
+    tallies.close()
+    assert [said in fault for fault in court.judge.faults] == [True] * bool(said)
+    assert (tallies.written, tallies.owners) == (2, second.fence != 7)
+
+
+def test_a_write_that_two_members_receive_differently_is_seen():
+    court = Court()
+    tallies = Tallies(court.judge)
+    tallies.heard("tally:a", at(1), Written(1, 7, "a"))
+    tallies.heard("tally:a", at(1), Written(1, 7, "b"))
+    assert any("others received" in fault for fault in court.judge.faults)
 
 
 def test_the_judge_sees_that_an_acked_durable_one_is_not_in_the_history():
