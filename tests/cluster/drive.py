@@ -19,11 +19,13 @@ from tests.cluster.counting import CountingClient, Tallies
 from tests.cluster.faults import Stage, faults_on
 from tests.cluster.hosts import Host
 from tests.cluster.judge import ClusterJudge, Trouble
-from tests.cluster.member import ClusterMember, ClusterSdk
-from tests.cluster.world import ClusterWorld, after
+from tests.cluster.member import ClusterMember, ClusterSdk, Prober
+from tests.cluster.world import PROBER, ClusterWorld, after
 
 # Three slots or more on each master, and kinds that a slow reader is cut from and gets gaps from.
 ROOMS = [f"{kind}:{name}" for kind in ("chat", "events", "session") for name in "abcd"]
+PROBES = [f"events:{name}" for name in ("probe1", "probe2", "probe3", "probe4")]
+PROBERS = 4
 TALLIES = [f"tally:{name}" for name in "abcdef"]  # more than workers, so that most own some
 COUNTING = 3  # clients who have them counted
 CALM_S = 1.0  # between two faults
@@ -115,6 +117,9 @@ class Run:
             make = ClusterSdk if number < self.plan.sdk else ClusterMember
             rooms = rng.sample(ROOMS, ROOMS_PER_MEMBER)
             people.append(make(self.world, f"m{number}", rooms, f"{self.plan.seed}:{number}"))
+        for number in range(PROBERS):
+            name = f"{PROBER}-{number}"
+            people.append(Prober(self.world, name, PROBES, f"{self.plan.seed}:{name}"))
         return people
 
     # -- the faults ---------------------------------------------------------------------------------------
@@ -156,7 +161,7 @@ class Run:
 
         def moved() -> bool:
             late.clear()
-            late.update(room for room in rooms if self.world.stalls.last_s(room) < began_s)
+            late.update(room for room in rooms if self.world.moves.last_s(room) < began_s)
             return not late
 
         try:

@@ -163,6 +163,17 @@ def an_acked_one_is_gone_within_the_epoch(court: Court) -> None:
     court.trouble()
 
 
+def an_acked_one_is_gone_from_the_history(court: Court) -> None:
+    """Nobody was there to receive it, and later ones stand."""
+    for stay in (court.al, court.bo):
+        stay.offline()
+        stay.forget()
+    court.ack(court.send(), at(4))
+    for stay in (court.al, court.bo):
+        court.join(stay, at(4))
+    court.publish(at(5))
+
+
 def the_tail_is_lost_by_a_planned_failover(court: Court) -> None:
     court.ack(court.send(), at(4))
     court.trouble(loses=False)
@@ -278,7 +289,8 @@ def an_epoch_is_no_number(court: Court) -> None:
     ("crime", "said"),
     [
         (the_tail_is_lost_in_silence, "others received"),
-        (an_acked_one_is_gone_within_the_epoch, "at 1/4 and is lost, within the room's last epoch"),
+        (an_acked_one_is_gone_within_the_epoch, "al in events:a at 1/3 has not received up to 1/4"),
+        (an_acked_one_is_gone_from_the_history, "was acked at 1/4, and the history lacks it"),
         (the_tail_is_lost_by_a_planned_failover, "at 1/4 and is lost, and nothing that may lose it happened"),
         (the_tail_was_acked_long_before_the_trouble, "and nothing that may lose it happened"),
         (the_epoch_changes_without_a_cause, "went from epoch 1 to 2 without a cause"),
