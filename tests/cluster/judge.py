@@ -156,6 +156,19 @@ class ClusterBooks(Books):
             least = min(least, self.first.get(epoch, inf))
         return found
 
+    def story(self) -> str:
+        """Say through which epochs the room has gone, and what troubles there were."""
+        epochs = ", ".join(
+            f"{epoch} from {self.began_s[epoch]:.2f} s, {self.first.get(epoch, '?')} to {self.last[epoch]}"
+            for epoch in self.epochs
+        )
+        troubles = ", ".join(
+            f"{one.kind} {one.begin_s:.2f} to {one.end_s:.2f} s"
+            for one in self.judge.troubles
+            if one.opens_epochs
+        )
+        return f"epochs {epochs}; {troubles}"
+
     def swallowed(self) -> list[Place]:
         """Return what was acked and is not where the last readers have found all around it."""
         oldest = min(self.read, key=self._order, default=None)
@@ -180,7 +193,8 @@ class ClusterBooks(Books):
             at_s = self.acked_s[place]
             causes = [one for one in self.judge.troubles if one.loses]
             why = any(one.begin_s - TAIL_S <= at_s <= one.end_s for one in causes)
-            self.judge.expect(why, f"{said}, and nothing that may lose it happened")
+            when = f"acked at {at_s:.2f} s; {self.story()}"
+            self.judge.expect(why, f"{said}, and nothing that may lose it happened: {when}")
 
         for place in self.swallowed():
             self.judge.fault(f"{self.kept[place]} was acked at {place}, and the history lacks it")
@@ -196,7 +210,8 @@ class ClusterBooks(Books):
         for before, epoch in pairwise(epochs):
             span = sorted((self.began_s[before], self.began_s[epoch]))
             why = any(one.begin_s <= span[1] and one.end_s >= span[0] for one in causes)
-            self.judge.expect(why, f"{self.name} went from epoch {before} to {epoch} without a cause")
+            said = f"{self.name} went from epoch {before} to {epoch} without a cause: {self.story()}"
+            self.judge.expect(why, said)
 
     def _reaches(self, place: Place) -> None:
         self.is_at(place)
