@@ -41,14 +41,20 @@ class ClusterJudge(Judge):
         super().__init__(durable, keys_last=keys_last, recovers=recovers)
         self.now = now
         self.troubles: list[Trouble] = []
+        self._sent_s: dict[Attempt, float] = {}  # the last time
         self.lost = 0  # acked, and gone with an epoch
         self.doubled = 0  # stand in two epochs: the first was thought lost, or its key was
+
+    def sending(self, attempt: Attempt) -> None:
+        super().sending(attempt)
+        self._sent_s[attempt] = self.now()
 
     def acked(
         self, attempt: Attempt, place: Place, life: int | None, connection: str, *, duplicate: bool = False
     ) -> None:
         super().acked(attempt, place, life, connection, duplicate=duplicate)
-        self.ledger(attempt.room).acked_s.setdefault(place, self.now())
+        # A client that had stopped reading hears of it late.
+        self.ledger(attempt.room).acked_s.setdefault(place, (self._sent_s[attempt], self.now()))
 
     def ledger(self, name: str) -> ClusterBooks:
         """Return the books of a room."""
@@ -101,7 +107,7 @@ class ClusterBooks(Books):
 
     def __init__(self, judge: ClusterJudge, name: str, *, durable: bool) -> None:
         super().__init__(judge, name, durable=durable)
-        self.acked_s: dict[Place, float] = {}
+        self.acked_s: dict[Place, tuple[float, float]] = {}  # between these two
         self.first: dict[str, int] = {}  # by epoch: the lowest offset that anybody knows of
         self.began_s: dict[str, float] = {}  # by epoch: when it was first heard of
         self._readings: list[list[Place]] = []
@@ -190,10 +196,10 @@ class ClusterBooks(Books):
         for place in self.lost():
             said = f"{self.kept[place]} was acked at {place} and is lost"
             self.judge.lost += 1
-            at_s = self.acked_s[place]
+            sent_s, heard_s = self.acked_s[place]
             causes = [one for one in self.judge.troubles if one.loses]
-            why = any(one.begin_s - TAIL_S <= at_s <= one.end_s for one in causes)
-            when = f"acked at {at_s:.2f} s; {self.story()}"
+            why = any(one.begin_s - TAIL_S <= heard_s and sent_s <= one.end_s for one in causes)
+            when = f"acked from {sent_s:.2f} to {heard_s:.2f} s; {self.story()}"
             self.judge.expect(why, f"{said}, and nothing that may lose it happened: {when}")
 
         for place in self.swallowed():
