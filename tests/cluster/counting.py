@@ -99,6 +99,8 @@ class CountingClient:
                 if said.type == "error":
                     told = decoded(JSON, said.content, Refused)
                     self._world.judge.expect(told.temporary, f"{self.name}: {room} answers {told}")
+                else:
+                    self._world.counts_of_owners.acked(room, self._world.now)
                 self._world.happened("counted" if said.type == "ack" else "not counted")
                 await after(PACE_S)
 

@@ -40,6 +40,7 @@ class Outcome:
     counts: Counter[str]
     faults: Counter[str] = field(default_factory=Counter)
     stalls_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    owners_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     epochs: int = 0
     turns: int = 0
     lost: int = 0
@@ -151,7 +152,10 @@ class Run:
         trouble.end_s = self.world.now
         stall_s = self.world.stalls.longest_s(trouble.begin_s, trouble.end_s)
         self.outcome.stalls_s[kind].append(stall_s)
-        self._tell(f"{kind}: {stall_s * 1000:.0f} ms; {self.world.counts['ack']} acks")
+        owners_s = self.world.counts_of_owners.longest_s(trouble.begin_s, trouble.end_s)
+        self.outcome.owners_s[kind].append(owners_s)
+        stood = f"{stall_s * 1000:.0f} ms, owners {owners_s * 1000:.0f} ms"
+        self._tell(f"{kind}: {stood}; {self.world.counts['ack']} acks")
 
     async def _everybody_moves_on(self, when: str) -> None:
         """Return when every room that has members has an ack from now on."""

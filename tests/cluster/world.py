@@ -66,6 +66,7 @@ class ClusterWorld(World):
         self.hosts = hosts
         self.moves = Stalls()  # of all rooms
         self.stalls = Stalls()  # of those that probers publish to all the time
+        self.counts_of_owners = Stalls()
         self.reading_at: Host | None = None  # where the last reader has to connect to
         self._rng = random.Random(f"{seed}:hosts")
         self._turn_s = members * PUBLISHES_A_TURN / rate
