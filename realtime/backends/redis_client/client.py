@@ -274,8 +274,8 @@ class RedisClient:
         if not changed:
             return
         self._slot_changes += 1
-        for node in list(self._nodes.by_endpoint.values()):
-            if not node.commands.up:
+        for endpoint, node in list(self._nodes.by_endpoint.items()):
+            if not node.commands.up or endpoint not in self._nodes.masters:
                 for call in node.commands.give_back():
                     self._dispatch(call)
         self._retries.hurry()
@@ -302,4 +302,4 @@ class RedisClient:
             if node.subscriptions is not None:
                 node.subscriptions.check(now)
         self._nodes.retire(now, self._timeout_s)
-        self._subscriptions.retry()
+        self._subscriptions.retry(self._nodes.subscription_links)
