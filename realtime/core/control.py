@@ -121,7 +121,7 @@ class Orders:
 class Control(Orders):
     """A worker's own: gives orders, and carries out those of others. `tick` about ten times a second.
 
-    What is revoked where there is none are kept for all workers it is kept in memory, and forgotten with the process.
+    Without `revocations`, which keeps them for all workers, what is revoked is forgotten with the process.
     """
 
     def __init__(
