@@ -22,6 +22,12 @@ import pytest
 from realtime.loading import CONFIG_VARIABLE
 from realtime.settings import KNOBS, as_text
 from tests.postgres import own_postgres, postgres  # noqa: F401 - fixtures
+from tests.redis_cluster import (  # noqa: F401 - fixtures
+    own_redis_cluster,
+    own_redis_node,
+    redis_cluster,
+    redis_node,
+)
 
 # A busy machine must not fail a test: hypothesis bounds the examples here, not the time of one.
 hypothesis.settings.register_profile("realtime", deadline=None, print_blob=True)

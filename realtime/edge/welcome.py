@@ -16,11 +16,14 @@ from realtime.settings import Settings
 
 
 class Welcome:
-    """Makes the greetings of one worker, called `node`."""
+    """Makes the greetings of one worker, called `node`, and in a ring `worker`.
 
-    def __init__(self, settings: Settings, node: str, stamp: Stamp) -> None:
+    Connections are numbered by the process: where a node's name outlives one, its id in the ring goes before.
+    """
+
+    def __init__(self, settings: Settings, node: str, stamp: Stamp, worker: str = "") -> None:
         self._stamp = stamp
-        self._head = b'{"type":"connected","content":{"connection_id":"%b-' % node.encode()
+        self._head = b'{"type":"connected","content":{"connection_id":"%b-' % (worker or node).encode()
         self._default_tenant = b',"tenant":%b' % json_string(DEFAULT_TENANT)
         self._node = b',"node":%b,"server_time":"' % json_string(node)
         self._terms = b'",' + _terms(settings)[1:] + b"}"

@@ -220,7 +220,7 @@ async def test_without_an_owner_for_too_long_the_answer_is_unavailable_with_when
     world.ring.turn(None)
     alice.send("box_do", id=1, room=ROOM)
     running = world.start()
-    for _ in range(int(PATIENCE_S / AGAIN_S) + 1):
+    for _ in range(int(PATIENCE_S / AGAIN_S)):
         await settle()
         assert not running[0].done()
         world.pass_time(AGAIN_S)
