@@ -1,4 +1,4 @@
-"""A back-end's way to users and rooms without a WebSocket: publish, notify, kick, revoke, look, over Redis alone.
+"""A back-end's way to users and rooms without a WebSocket: publish, notify, kick, revoke, over Redis alone.
 
     async with realtime.Publisher("redis://127.0.0.1:6379") as publisher:
         await publisher.publish("chat:lobby", "chat_message", {"text": "hello"}, key="order-17")
@@ -11,7 +11,7 @@ environment, unless given.
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -51,20 +51,22 @@ from realtime.native.encode import json_string
 from realtime.protocol.priority import Priority
 from realtime.settings import Settings
 
+log: Final = logging.getLogger("realtime.edge")
+
 NODE: Final = "outside"
 TICK_S: Final = 0.05
 HISTORY_LIMIT: Final = 100
 
 
 class Receipt(NamedTuple):
-    """Where a publication is in its room's order; `duplicate`: its key was used before, this is the first one's."""
+    """A publication's place in its room; `duplicate`: its key was used before, this is the first one's."""
 
     offset: int
     epoch: str
     duplicate: bool
 
 
-class Presence(NamedTuple):
+class Presence(msgspec.Struct, frozen=True):
     """Who is in a room: `members`, as many as are named, and `count`, how many there are."""
 
     members: list[str]
@@ -72,7 +74,7 @@ class Presence(NamedTuple):
 
 
 class History(NamedTuple):
-    """A page, oldest first: messages as clients get them; `more` says that it goes on. And where the room is."""
+    """Messages as clients get them, oldest first; `more`: there are more. `offset`, `epoch`: its last."""
 
     messages: list[dict[str, Any]]
     more: bool
@@ -93,21 +95,31 @@ class Publisher:
         """Take what is None from `settings`, which are the environment's unless given.
 
         Raises:
-            SettingsError: there is no redis_url, or it is none.
+            SettingsError: there is no redis_url.
         """
         settings = settings or load(environ=os.environ).settings
-        url = redis_url or settings.redis_url
-        if not url:
+        self._url = redis_url or settings.redis_url
+        if not self._url:
             raise SettingsError("this needs Redis: set REDIS_URL, or redis_url in the config file")
-        prefix = prefix or settings.redis_prefix
+        self._settings = settings
+        self._prefix = prefix or settings.redis_prefix
         self._catalog = Catalog(discover())
         self._content_bytes = settings.max_message_bytes
         self._timeout_s = settings.redis_timeout_s
-        self._prefix = prefix
-        clock = SystemClock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        """Connect.
+
+        Raises:
+            SettingsError: the redis_url is none.
+            StartupError: Redis is not there, or will not have us.
+        """
+        settings, prefix, clock = self._settings, self._prefix, SystemClock()
+        worker = new_worker_id(NODE)
         self._redis = RedisClient(
-            url,
-            name=NODE,
+            self._url,
+            name=worker,
             timeout_s=settings.redis_timeout_s,
             ping_interval_s=settings.redis_ping_interval_s,
             queue_bytes=settings.redis_queue_bytes,
@@ -117,14 +129,13 @@ class Publisher:
             self._redis,
             clock,
             WallStamp(),
-            worker=(worker := new_worker_id(NODE)),
+            worker=worker,
             prefix=prefix,
             history_messages=settings.history_messages,
             history_bytes=settings.history_bytes,
             recovery_window_s=settings.recovery_window_s,
             timeout_s=settings.redis_timeout_s,
         )
-        self._tasks: set[asyncio.Task[None]] = set()
         self._ring = RedisRing(
             self._redis,
             worker,
@@ -136,14 +147,6 @@ class Publisher:
         )
         self._orders = Orders(self._ring, clock, RedisRevocations(self._redis, prefix=prefix))
         self._known = asyncio.Event()  # some workers are
-
-    async def __aenter__(self) -> Self:
-        """Connect.
-
-        Raises:
-            StartupError: Redis refuses us.
-            Unavailable: it is not there.
-        """
         await self._redis.start()
         self._ring.start()
         self._ring.watch(lambda change: self._known.set())
@@ -158,6 +161,18 @@ class Publisher:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._ring.close()
         await self._redis.close()
+
+    def only_type(self, room: str) -> str:
+        """Return the type that is published to rooms of this kind, where that is one.
+
+        Raises:
+            BadMessage: it is no room's name, or there are several types.
+        """
+        kind = self._catalog.kind_of(room)
+        types = [name for name in sorted(self._catalog.types_by_kind[kind.name]) if self._is_published(name)]
+        if len(types) != 1:
+            raise BadMessage(f"rooms of kind {kind.name!r} take several types: {', '.join(types)}")
+        return types[0]
 
     async def publish(
         self,
@@ -274,7 +289,9 @@ class Publisher:
         await self._workers()
         answers = await ask_all(self._ring, MEMBERS, msgspec.msgpack.encode(look))
         found = [msgspec.msgpack.decode(each, type=Members) for each in answers]
-        users = dict.fromkeys(user for each in found for user in msgspec.json.decode(each.users, type=list[str]))
+        users = dict.fromkeys(
+            user for each in found for user in msgspec.json.decode(each.users, type=list[str])
+        )
         return Presence(list(users), max(len(users), *(each.count for each in found)))
 
     async def history(
@@ -289,6 +306,9 @@ class Publisher:
         """Return the last publications below offset `before`, or the first above `after`, or the newest ones.
 
         At most `limit` (1 or more), and no more than a worker answers at once.
+
+        Raises:
+            TooLarge: a single publication is more than that.
         """
         if limit < 1 or (before is not None and after is not None):
             raise BadMessage("history: limit is 1 or more, and `before` and `after` exclude each other")
@@ -297,7 +317,7 @@ class Publisher:
         name = RoomKey(look.tenant, look.room)
         answer = await self._ask_one(name, HISTORY, msgspec.msgpack.encode(look), again=True)
         found = msgspec.msgpack.decode(answer, type=Pages)
-        messages = [json.loads(each) for each in found.messages]
+        messages = [msgspec.json.decode(each) for each in found.messages]
         return History(messages, found.more, found.offset, found.epoch.decode())
 
     # -- asking workers -------------------------------------------------------------------------------------
@@ -316,6 +336,10 @@ class Publisher:
             if not others or not (again or isinstance(error, NotServed)):
                 raise
             return await self._ring.ask(others[room_slot(room) % len(others)], verb, body)
+
+    def _is_published(self, type: str) -> bool:
+        message = self._catalog.messages[type]
+        return not message.ephemeral and message.owner is None
 
     async def _workers(self) -> list[WorkerId]:
         """Return all workers there are.
@@ -341,8 +365,11 @@ class Publisher:
 
     async def _keep_ticking(self) -> None:
         while True:
-            self._ring.tick()
-            self._broker.tick()
+            try:
+                self._ring.tick()
+                self._broker.tick()
+            except Exception:
+                log.exception("a tick failed")
             await asyncio.sleep(TICK_S)
 
 

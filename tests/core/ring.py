@@ -57,7 +57,7 @@ class RingMember(LocalCluster):
 
 
 class FakeWhereabouts:
-    """Keeps what it is told. `elsewhere` are connections by (tenant, user) and worker; None: nobody answers."""
+    """Keeps what it is told. `elsewhere` are connections by (tenant, user) and worker; None: no answer."""
 
     def __init__(self) -> None:
         self.here: list[tuple[TenantId, UserId, int]] = []
