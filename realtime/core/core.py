@@ -35,7 +35,7 @@ from realtime.core.router import Router, Spawn
 from realtime.core.session import Handle, Handlers, Session
 from realtime.core.tenant import Tenants
 from realtime.core.users import Users
-from realtime.ids import UserId
+from realtime.ids import TenantId, UserId
 from realtime.native.message import Envelope
 from realtime.native.relay import Relay
 
@@ -155,15 +155,26 @@ class Core:
         """
         return self._entry.connect(connection, identity, user)
 
-    def disconnect(self, session: Session) -> None:
-        """End the session of a connection that is gone. Once per session."""
-        self._entry.disconnect(session)
+    def disconnect(self, session: Session, *, for_good: bool = False) -> None:
+        """End the session of a connection that is gone. Once per session.
+
+        Its user lingers in its rooms for the grace period, unless it is gone `for_good`.
+        """
+        self._entry.disconnect(session, for_good=for_good)
+
+    def expel(self, session: Session) -> None:
+        """Let a session out of all its rooms at once, which is to be closed and not to come back."""
+        self._membership.leave_all(session, lingers=False)
+
+    def forget(self, tenant: TenantId, user: UserId) -> None:
+        """Let a user no longer linger in rooms, who is not to come back."""
+        self._membership.rosters.forget(tenant, user)
 
     def tick(self) -> None:
         """Do what is due by the clock: the ring, presence, counts, expiry, forgetting."""
         self.cluster.tick()  # first: what is not ours any more is dropped before anything is done with it
         self._owners.tick()
-        self._membership.tell_changes()
+        self._membership.rosters.tick()
         self._membership.tell_unread()
         self._entry.expire()
         self.control.tick()
@@ -182,6 +193,7 @@ class Core:
             "tenants": len(self._tenants),
             "rooms": self._membership.rooms,
             "passive_members": self._membership.passive_members,
+            "lingering_users": self._membership.rosters.lingering,
             "errors": self._router.errors,
             "failures": self._router.failures,
             "acks_owed": self._router.owed,

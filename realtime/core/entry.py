@@ -111,11 +111,11 @@ class Entry:
         self.sessions += 1
         return session
 
-    def disconnect(self, session: Session) -> None:
-        """End the session of a connection that is gone."""
+    def disconnect(self, session: Session, *, for_good: bool) -> None:
+        """End the session of a connection that is gone; `for_good` where its user is not to come back."""
         session.move(State.CLOSED)
         self.sessions -= 1
-        self._membership.leave_all(session)
+        self._membership.leave_all(session, lingers=not for_good)
         if session.identity is not None:
             self._allowances.release(session.allowance)
             self._forget_expiry(session, session.identity)

@@ -79,10 +79,11 @@ class AsgiWorker(Worker):
         # No await between the verdict and `run`: the user's next connection has to find this one.
         connection = AsgiConnection(number, websocket, verdict, self.hub, self._settings, self._on_frame)
         self.hub.adopt(connection)
+        code: int = CloseCode.ABNORMAL
         try:
-            await connection.run(verdict)
+            code = (await connection.run(verdict)).code
         finally:
-            self._forget(connection.state, number)
+            self._forget(connection.state, number, code)
 
     def close(self) -> None:
         """Stop at once: what is still open is cut."""

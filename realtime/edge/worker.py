@@ -44,6 +44,8 @@ TICK_S: Final = 0.1
 # The hub's clock stands still during a batch and the core's does not. By so much the core's count is wider,
 # or it would refuse a message whose frame the hub has just let in, and its sender would pay twice.
 RATE_SLACK_S: Final = 0.1
+# How long whoever leaves one worker may be on the way to another: see Limits.presence_move_s.
+PRESENCE_MOVE_S: Final = 0.6
 
 
 class Worker:
@@ -141,7 +143,7 @@ class Worker:
         if isinstance(state, Pending):
             session = self.core.connect(connection, None, state.user)
         elif isinstance(state, Guest):
-            identity = Identity(UserId(f"guest-{connection.id}"))
+            identity = Identity(UserId(self._welcome.guest_name(connection.id)))
             self.core.admit(identity)
             session = self.core.connect(connection, identity)
         else:
@@ -151,12 +153,12 @@ class Worker:
         return session
 
     def _on_close(self, state: State, code: int, reason: bytes, clean: bool) -> None:
-        self._forget(state, self.hub.current().id)
+        self._forget(state, self.hub.current().id, code)
 
-    def _forget(self, state: State, number: int) -> None:
-        """Let the core know that connection `number` is gone."""
+    def _forget(self, state: State, number: int, code: int) -> None:
+        """Let the core know that connection `number` is gone, closed with `code`."""
         if isinstance(state, Session):
-            self.core.disconnect(state)
+            self.core.disconnect(state, for_good=_is_for_good(code))
         elif isinstance(state, Identity):
             self._silent.remove(state)
             self.core.release(state, number)
@@ -303,6 +305,11 @@ def _authenticator(settings: Settings) -> Authenticator | None:
     )
 
 
+def _is_for_good(code: int) -> bool:
+    """Whether who is closed with `code` is not to come back; who was replaced is here already."""
+    return code >= CloseCode.BAD_TOKEN and code != CloseCode.REPLACED
+
+
 def _limits(settings: Settings) -> Limits:
     return Limits(
         connections_per_user=settings.max_connections_per_user,
@@ -323,4 +330,6 @@ def _limits(settings: Settings) -> Limits:
         errors_burst=settings.errors_burst,
         answer_bytes=settings.answer_bytes,
         presence_members=settings.presence_members,
+        presence_grace_s=settings.presence_grace_s,
+        presence_move_s=PRESENCE_MOVE_S if settings.redis_url else 0.0,
     )

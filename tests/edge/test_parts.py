@@ -63,6 +63,7 @@ def test_a_connection_is_named_by_the_worker_that_is_no_other_after_a_restart():
     welcome = Welcome(Settings(), "n-1", Stamp(), "n-1-0123456789ab")
     content = json.loads(welcome.json(7, b'"a"'))["content"]
     assert (content["connection_id"], content["node"]) == ("n-1-0123456789ab-7", "n-1")
+    assert json.loads(welcome.guest(7))["content"]["user_id"] == "guest-0123456789ab-7"
 
 
 def test_a_packed_greeting_says_the_same():
