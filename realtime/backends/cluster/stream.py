@@ -9,12 +9,13 @@ what Redis keeps, tells what cannot be had, and goes on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from realtime.backends.cluster.names import epoch_text
+from realtime.backends.cluster.ordering import Entry, Ordered
 from realtime.backends.cluster.reader import Place, RoomReader
 from realtime.backends.cluster.shares import Shares
 from realtime.backends.cluster.writer import RETRY_S, Writer
@@ -126,10 +127,9 @@ class RedisStream:
         sender: bytes | None,
         content: bytes,
         terms: Terms | None = None,
-        timestamp: bytes | None = None,
     ) -> Pending[Receipt]:
-        """Order, keep and deliver one publication, as `Stream.publish`; `timestamp` is now unless given."""
-        return self._writer.publish(type, sender, content, terms, timestamp)
+        """Order, keep and deliver one publication, as `Stream.publish`."""
+        return self._writer.publish(type, sender, content, terms)
 
     def recover(self, since: Position | None) -> Recovery | Awaitable[Recovery]:
         """Return the position and what was missed, as `Stream.recover`."""
@@ -137,6 +137,7 @@ class RedisStream:
             recovery = self._order.recover(since)
             if isinstance(recovery, Recovery):
                 return recovery
+            return self._recover_on(since, self._order, self._breaks, recovery)
         return self._recover_later(since)
 
     def history(self, before: int | None, after: int | None, limit: int) -> Page | Awaitable[Page]:
@@ -167,6 +168,28 @@ class RedisStream:
         self._writer.release()
         self._answer(Unavailable("the room was closed", retry_after_s=RETRY_S))
         self._broker.forget(self, self._writer)
+
+    # -- what durable rooms need besides: `OrderedStream` ---------------------------------------------------
+
+    @property
+    def mirror(self) -> Sequence | None:
+        """The newest here, delivered up to its end; None while some may not have been heard of."""
+        return self._order.ring if self._live and self._order is not None else None
+
+    def order(
+        self,
+        type: str,
+        sender: bytes | None,
+        content: bytes,
+        terms: Terms | None,
+        then: Callable[[Ordered | Exception], None],
+    ) -> None:
+        """Order and deliver one publication, as `OrderedStream.order`."""
+        self._writer.order(type, sender, content, terms, then)
+
+    async def entries(self, after: Position, limit: int) -> list[Entry]:
+        """Return what Redis has after a position, as `OrderedStream.entries`."""
+        return await self._reader.entries(after, limit)
 
     # -- the subscription -----------------------------------------------------------------------------------
 
@@ -438,7 +461,7 @@ class RedisStream:
         return since is not None and (since.epoch != order.epoch or since.offset > order.offset)
 
     async def _recover_later(self, since: Position | None) -> Recovery:
-        """Recover when the stream is live; where something breaks meanwhile, of what is after it."""
+        """Recover when the stream is live, and as far as the client may have been."""
         asked = False
         while True:
             order = self._order
@@ -446,12 +469,19 @@ class RedisStream:
                 asked = True
                 await self._when_there()
                 continue
-            breaks = self._breaks
             recovery = order.recover(since)
-            if not isinstance(recovery, Recovery):
-                recovery = await recovery
-            if self._breaks == breaks and self._order is order:
+            if isinstance(recovery, Recovery):
                 return recovery
+            return await self._recover_on(since, order, self._breaks, recovery)
+
+    async def _recover_on(
+        self, since: Position | None, order: KeptOrder, breaks: int, recovery: Awaitable[Recovery]
+    ) -> Recovery:
+        """Return what is being read; something else where the room's order broke meanwhile."""
+        found = await recovery
+        if self._breaks == breaks and self._order is order:
+            return found
+        return await self._recover_later(since)
 
     async def _history_later(self, before: int | None, after: int | None, limit: int) -> Page:
         if self._order is None:
