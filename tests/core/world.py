@@ -34,9 +34,10 @@ class World:
         limits: Limits | None = None,
         features: Iterable[Feature] | None = None,
         broker: Broker | None = None,
+        clock: FakeClock | None = None,
         **broker_options: Any,
     ) -> None:
-        self.clock = FakeClock()
+        self.clock = clock or FakeClock()
         self.hub = FakeHub(self.clock)
         self.limits = limits or Limits()
         self.broker = broker or MemoryBroker(self.clock, self.hub, **broker_options)
@@ -162,7 +163,7 @@ class Member:
         name: str = answer["content"]["name"]
         return name
 
-    def leave(self) -> None:
+    def leave(self, *, for_good: bool = False) -> None:
         """Be gone, as a connection that breaks."""
         self.connection.gone()
-        self._world.core.disconnect(self.session)
+        self._world.core.disconnect(self.session, for_good=for_good)
