@@ -22,6 +22,12 @@ import pytest
 from realtime.loading import CONFIG_VARIABLE
 from realtime.settings import KNOBS, as_text
 from tests.postgres import own_postgres, postgres  # noqa: F401 - fixtures
+from tests.redis_cluster import (  # noqa: F401 - fixtures
+    own_redis_cluster,
+    own_redis_node,
+    redis_cluster,
+    redis_node,
+)
 
 # A busy machine must not fail a test: hypothesis bounds the examples here, not the time of one.
 hypothesis.settings.register_profile("realtime", deadline=None, print_blob=True)
@@ -57,7 +63,7 @@ class Server:
         self._said_all = False
         began = len(self.log)
         self.process = subprocess.Popen(
-            [sys.executable, *self.command],
+            [*self.launcher, sys.executable, *self.command],
             cwd=ROOT,
             env=self._environ(),
             stdin=subprocess.DEVNULL,
@@ -72,6 +78,11 @@ class Server:
         self.host, self.port = found["host"].strip("[]"), int(found["port"])
         self.settings["port"] = self.port
         return self
+
+    @property
+    def launcher(self) -> tuple[str, ...]:
+        """What the command begins with."""
+        return ()
 
     @property
     def command(self) -> tuple[str, ...]:
