@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -37,10 +37,23 @@ class Kick(msgspec.Struct, frozen=True, array_like=True):
     reason: bytes
 
 
+class Workers(Protocol):
+    """Those who are asked; a Cluster is one."""
+
+    @property
+    def workers(self) -> Collection[WorkerId]:
+        """All that are alive as far as is known."""
+        ...
+
+    async def ask(self, worker: WorkerId, verb: str, body: bytes) -> bytes:
+        """Return what `worker` answers, as `Cluster.ask`."""
+        ...
+
+
 class Orders:
     """What may be ordered from anywhere that reaches the workers, inside of the ring or outside."""
 
-    def __init__(self, cluster: Cluster, clock: Clock, revocations: RevocationList | None = None) -> None:
+    def __init__(self, cluster: Workers, clock: Clock, revocations: RevocationList | None = None) -> None:
         self._cluster = cluster
         self._clock = clock
         self._revocations = revocations
@@ -121,7 +134,7 @@ class Orders:
 class Control(Orders):
     """A worker's own: gives orders, and carries out those of others. `tick` about ten times a second.
 
-    What is revoked where there is none are kept for all workers it is kept in memory, and forgotten with the process.
+    Without `revocations`, which keeps them for all workers, what is revoked is forgotten with the process.
     """
 
     def __init__(
@@ -202,7 +215,7 @@ class Control(Orders):
         return b"%d" % len(closing)
 
 
-async def ask_all(cluster: Cluster, verb: str, body: bytes) -> list[bytes]:
+async def ask_all(cluster: Workers, verb: str, body: bytes) -> list[bytes]:
     """Return the answers of all workers there are, in no order.
 
     Raises:

@@ -102,19 +102,7 @@ class Core:
         publish = self._publish = publisher.publish
         self._signal = publisher.signal
         ping = queries.ping
-        handlers: Handlers = {
-            "connect": self._entry.greet_again,
-            "join": self._membership.join,
-            "leave": self._membership.leave,
-            "passive": self._membership.passive,
-            "presence": queries.presence,
-            "history": queries.history,
-            "ping": ping,
-            "refresh": self._entry.refresh,
-        }
-        for message in catalog.messages.values():
-            handlers[message.name] = self._handler(message)
-        self._entry.open(handlers)
+        self._entry.open(self._handlers(queries, ping))
         relay = Relay(
             self._router, fanout, publish, ping, on_stranger, limits.messages_per_frame, limits.content_bytes
         )
@@ -208,6 +196,22 @@ class Core:
     def refusals(self) -> Mapping[str, int]:
         """How many messages were refused over which limit, and connections closed, since the start."""
         return self._router.refusals
+
+    def _handlers(self, queries: Queries, ping: Handle) -> Handlers:
+        """Return what authenticated sessions may send, and who handles it."""
+        handlers: Handlers = {
+            "connect": self._entry.greet_again,
+            "join": self._membership.join,
+            "leave": self._membership.leave,
+            "passive": self._membership.passive,
+            "presence": queries.presence,
+            "history": queries.history,
+            "ping": ping,
+            "refresh": self._entry.refresh,
+        }
+        for message in self.catalog.messages.values():
+            handlers[message.name] = self._handler(message)
+        return handlers
 
     def _handler(self, message: MessageType) -> Handle:
         """Return what handles a feature's message: its own handler, the owner of its room, or the publisher;

@@ -13,7 +13,7 @@ import msgspec
 from realtime.backends.broker_memory import MemoryBroker
 from realtime.core.auth import Identity
 from realtime.core.catalog import Catalog
-from realtime.core.cluster import Cluster
+from realtime.core.cluster import Cluster, Whereabouts
 from realtime.core.contracts import Broker
 from realtime.core.core import Core
 from realtime.core.feature import Feature
@@ -37,6 +37,7 @@ class World:
         broker: Broker | None = None,
         clock: FakeClock | None = None,
         cluster: Cluster | None = None,
+        whereabouts: Whereabouts | None = None,
         **broker_options: Any,
     ) -> None:
         self.clock = clock or FakeClock()
@@ -57,6 +58,7 @@ class World:
             authenticator=self,
             limits=self.limits,
             cluster=cluster,
+            whereabouts=whereabouts,
         )
 
     def authenticate(self, token: str) -> Identity:
