@@ -2,14 +2,14 @@
 # makes .venv, compiles native/ and finds out what the system lacks. Each verb may be run at any time.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz chaos lint types docs bench build dist clean
+.PHONY: help run test fuzz chaos dev-cluster lint types docs bench build dist clean
 
 VENV ?= .venv
 export VENV
 bin := $(VENV)/bin
 
 help: ## say what can be done
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## start the server and print where the demo page is (HOST=… PORT=…)
 	@scripts/bootstrap run
@@ -26,6 +26,10 @@ fuzz: ## throw random bytes at a server (ARGS="--seconds 600")
 chaos: ## kill a server under clients that come and go (ARGS="--kills 200 --seed 1")
 	@scripts/bootstrap test
 	@$(bin)/python -m tests.chaos $(ARGS)
+
+dev-cluster: ## run a Redis Cluster of six nodes until ^C (ARGS="--port-base 7000")
+	@scripts/bootstrap test
+	@exec $(bin)/realtime dev-cluster $(ARGS)
 
 lint: ## ruff and cython-lint
 	@scripts/bootstrap test

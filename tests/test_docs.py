@@ -31,6 +31,7 @@ def load(path: Path) -> ModuleType:
 docs = load(ROOT / "scripts" / "docs.py")
 HAND_WRITTEN = [
     *("README.md", "docs/index.md", "docs/protocol.md", "docs/limits.md", "docs/asgi.md"),
+    "docs/operations.md",
     "docs/architecture.md",
 ]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,10 +1,13 @@
 """One room with members on this worker: its logs, its roster, and its stream at the broker.
 
-A room exists while it has members here (or one is on its way in). Its order and history belong to the
-broker's stream and outlive it.
+A room exists while it has members here, or one is on its way in or may come back. Its order and history
+belong to the broker's stream and outlive it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 from realtime.core.contracts import Broker, Fanout, Log, RoomKey
 from realtime.core.kinds import RoomKind, SlowReader
@@ -17,6 +20,8 @@ from realtime.native.relay import RoomBase
 from realtime.protocol.codecs import to_msgpack
 
 NO_TYPES: frozenset[str] = frozenset()
+Hear = Callable[["Room", str, "bytes | None"], None]
+"""Takes (room, worker, entry): what another worker shares of the room, as `Others`."""
 BINARY = 1  # the bit of a variant that says MessagePack
 
 
@@ -33,7 +38,7 @@ class Lane:
 
 class Room(RoomBase):
     """A live room. `members` counts sessions, `roster` the users that they are; `passive` are the members
-    that are in none of its logs.
+    that are in none of its logs. `kept` counts the reasons why it stays without members: who may come back.
 
     What the relay reads stands in `RoomBase`: `json`, `types`, `sequence`, `log`, `members`, and
     `arriving`, which counts the joins that wait for the broker.
@@ -43,6 +48,7 @@ class Room(RoomBase):
         "_delivered",
         "_fanout",
         "alone",
+        "kept",
         "key",
         "kind",
         "lanes",
@@ -63,6 +69,7 @@ class Room(RoomBase):
         broker: Broker,
         fanout: Fanout,
         presence_members: int,
+        hear: Hear,
         newest_bytes: int = 256 * 1024,
     ) -> None:
         self.key = key
@@ -72,6 +79,7 @@ class Room(RoomBase):
         self.json = json_string(key.room)
         self.roster = Roster(presence_members)
         self.members = 0
+        self.kept = 0
         self.lanes: dict[int, Lane] = {}
         self.passive: dict[Session, Rest] = {}
         self._delivered = 0  # the last offset, where nobody here knows it otherwise and somebody is passive
@@ -84,7 +92,9 @@ class Room(RoomBase):
             self.newest = Newest(kind.conflate, newest_bytes)
         self._fanout = fanout
         self.alone: tuple[Room, ...] = (self,)  # the rooms of a session that is in this one only
-        self.stream = broker.open(key, kind, self.deliver, self.tell_lost)
+        self.stream = broker.open(
+            key, kind, self.deliver, self.tell_lost, partial(hear, self) if kind.presence else None
+        )
         self.sequence = self.stream.sequence
         # Of a kind whose slow readers skip, where the order is given elsewhere: who reads the logs.
         self.readers: set[Session] | None = None
@@ -158,8 +168,7 @@ class Room(RoomBase):
         newest = () if self.newest is None else self.newest.above(after)
         lost = catch_up(session, self.json, newest, after, last)
         if self.kind.presence:
-            content = b'{"members":%b,"count":%d}' % (self.roster.listed(), len(self.roster))
-            session.send(encode_reply("presence", None, self.json, content))
+            session.send(encode_reply("presence", None, self.json, self.roster.content()))
         return lost
 
     def tell_lost(self, first: int | None, last: int | None, reason: str) -> None:
@@ -191,8 +200,8 @@ class Room(RoomBase):
 
     @property
     def empty(self) -> bool:
-        """Nobody is in it and nobody on the way in."""
-        return not self.members and not self.arriving
+        """Nobody is in it, nobody on the way in, and nobody is waited for."""
+        return not self.members and not self.arriving and not self.kept
 
     def _count(self, push: bytes, offset: int) -> None:
         """Where an epoch has ended, count for passive members in the one of this push."""

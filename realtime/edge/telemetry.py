@@ -66,6 +66,7 @@ CORE_GAUGES: Final = {
     "tenants": ("tenants", "Tenants with connections here."),
     "rooms": ("rooms", "Rooms with members here."),
     "passive_members": ("passive_members", "Members that get counts instead of messages, in each room."),
+    "lingering_users": ("lingering_users", "Users without a connection who may come back, in each room."),
     "acks_owed": ("acks_owed", "Publications received whose commit is waited for."),
 }
 # What backends count, `_total` for a counter; which of it there is depends on what the server stands on.

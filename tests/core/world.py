@@ -13,6 +13,7 @@ import msgspec
 from realtime.backends.broker_memory import MemoryBroker
 from realtime.core.auth import Identity
 from realtime.core.catalog import Catalog
+from realtime.core.cluster import Cluster
 from realtime.core.contracts import Broker
 from realtime.core.core import Core
 from realtime.core.feature import Feature
@@ -34,6 +35,7 @@ class World:
         limits: Limits | None = None,
         features: Iterable[Feature] | None = None,
         broker: Broker | None = None,
+        cluster: Cluster | None = None,
         **broker_options: Any,
     ) -> None:
         self.clock = FakeClock()
@@ -53,6 +55,7 @@ class World:
             spawn=self.waiting.append,
             authenticator=self,
             limits=self.limits,
+            cluster=cluster,
         )
 
     def authenticate(self, token: str) -> Identity:
