@@ -71,6 +71,11 @@ class KeptOrder:
         return self._ring.epoch
 
     @property
+    def ring(self) -> Sequence:
+        """The newest ones, in memory."""
+        return self._ring
+
+    @property
     def busy(self) -> bool:
         """Whether a recovery is reading."""
         return self._reading is not None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from realtime.backends.cluster.names import RoomNames, epoch_text
+from realtime.backends.cluster.names import RoomNames, epoch_number, epoch_text
+from realtime.backends.cluster.ordering import Entry
 from realtime.backends.cluster.writer import BLOB_MESSAGES
 from realtime.core.contracts import Page, Position, RoomKey
-from realtime.native.blob import count_records, pushes_of
-from realtime.native.encode import json_string
+from realtime.native.blob import count_records, decode_records, pushes_of
+from realtime.native.encode import encode_push, json_string
 
 if TYPE_CHECKING:
     from realtime.backends.cluster.broker import RedisBroker
@@ -121,6 +123,37 @@ class RoomReader:
             for run in runs:
                 yield run
             at = b"(%d-%d" % (runs[-1].epoch, runs[-1].last)
+
+    async def entries(self, after: Position, limit: int) -> list[Entry]:
+        """Return the first `limit` publications after a position, in Redis' order, over epochs.
+
+        Raises:
+            Unavailable: no answer in time.
+        """
+        epoch = epoch_number(after.epoch)
+        found: list[Entry] = []
+        at = b"%d-%d" % (epoch, after.offset + 1)
+        while len(found) < limit and (runs := await self._ask(b"XRANGE", at, b"+")):
+            for run in runs:
+                found += self._entries(run, after.offset if run.epoch == epoch else 0)
+            at = b"(%d-%d" % (runs[-1].epoch, runs[-1].last)
+        return found[:limit]
+
+    def _entries(self, run: Run, after: int) -> list[Entry]:
+        epoch = epoch_text(run.epoch)
+        return [
+            Entry(
+                Position(offset, epoch),
+                encode_push(type, self._room_json, sender, offset, epoch, content, timestamp),
+                sender,
+                None if key is None else key.decode("utf-8", "surrogatepass"),
+                round(datetime.fromisoformat(timestamp.decode()).timestamp() * 1000),
+            )
+            for offset, (type, sender, key, timestamp, content) in enumerate(
+                decode_records(run.blob), run.first
+            )
+            if offset > after
+        ]
 
     def _pushes(self, run: Run, after: int) -> list[tuple[int, bytes]]:
         """Return (offset, push) of those above offset `after`."""

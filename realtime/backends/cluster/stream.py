@@ -9,12 +9,13 @@ what Redis keeps, tells what cannot be had, and goes on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from realtime.backends.cluster.names import epoch_text
+from realtime.backends.cluster.ordering import Entry, Ordered
 from realtime.backends.cluster.reader import Place, RoomReader
 from realtime.backends.cluster.shares import Shares
 from realtime.backends.cluster.writer import RETRY_S, Writer
@@ -126,10 +127,9 @@ class RedisStream:
         sender: bytes | None,
         content: bytes,
         terms: Terms | None = None,
-        timestamp: bytes | None = None,
     ) -> Pending[Receipt]:
-        """Order, keep and deliver one publication, as `Stream.publish`; `timestamp` is now unless given."""
-        return self._writer.publish(type, sender, content, terms, timestamp)
+        """Order, keep and deliver one publication, as `Stream.publish`."""
+        return self._writer.publish(type, sender, content, terms)
 
     def recover(self, since: Position | None) -> Recovery | Awaitable[Recovery]:
         """Return the position and what was missed, as `Stream.recover`."""
@@ -167,6 +167,28 @@ class RedisStream:
         self._writer.release()
         self._answer(Unavailable("the room was closed", retry_after_s=RETRY_S))
         self._broker.forget(self, self._writer)
+
+    # -- what durable rooms need besides: `OrderedStream` ---------------------------------------------------
+
+    @property
+    def mirror(self) -> Sequence | None:
+        """The newest here, delivered up to its end; None while some may not have been heard of."""
+        return self._order.ring if self._live and self._order is not None else None
+
+    def order(
+        self,
+        type: str,
+        sender: bytes | None,
+        content: bytes,
+        terms: Terms | None,
+        then: Callable[[Ordered | Exception], None],
+    ) -> None:
+        """Order and deliver one publication, as `OrderedStream.order`."""
+        self._writer.order(type, sender, content, terms, then)
+
+    async def entries(self, after: Position, limit: int) -> list[Entry]:
+        """Return what Redis has after a position, as `OrderedStream.entries`."""
+        return await self._reader.entries(after, limit)
 
     # -- the subscription -----------------------------------------------------------------------------------
 
