@@ -76,8 +76,11 @@ class Roster:
         users[user] = 1
         self.here += 1
         self.stale = True
-        if sessions is None:
-            self._appear(user)
+        if sessions is None:  # `_appear`, without the calls: each join of a crowd comes here
+            if len(users) <= self.limit:
+                self._listed = None
+            if len(self._touched) <= self.limit:
+                self._touched[user] = None
         return True
 
     def leave(self, user: bytes) -> bool:

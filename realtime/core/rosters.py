@@ -97,7 +97,8 @@ class Rosters:
             self._stop(room, user)
         if roster.elsewhere is not None:
             roster.elsewhere.left.pop(user, None)
-        self._note(room)
+        if room.kind.presence:
+            self._changed.add(room)
 
     def went(self, room: Room, user: bytes, *, lingers: bool) -> None:
         """Count one session of `user` less; `lingers` where it did not say so, and may come back."""
