@@ -167,7 +167,7 @@ class Control(Orders):
 
     def stats(self) -> dict[str, int]:
         """Gauges and counters for /metrics, by name."""
-        return {"revocations": len(self._revoked), "kicked": self.kicked}
+        return {"revocations": len(self._revoked), "kicked_total": self.kicked}
 
     async def _revoke(
         self, tenant: TenantId, user: UserId | None, token_id: str | None, before: float, keep_s: float
