@@ -183,6 +183,7 @@ class Worker:
         self._schedule_tick()  # first, so that one failure does not stop time
         self.hub.tick()
         self.core.tick()
+        self._foundation.tick()
         now = self._clock.time()
         if self._silent.due(now):
             self._expire_silent(now)
@@ -251,6 +252,9 @@ class Worker:
             authenticator=authenticator,
             limits=_limits(self._settings),
             on_stranger=self._on_early_message,
+            cluster=self._foundation.cluster,
+            whereabouts=self._foundation.whereabouts,
+            revocations=self._foundation.revocations,
         )
 
     def _greet(self, number: int, identity: Identity) -> bytes:
