@@ -115,12 +115,16 @@ class Rosters:
             roster.leave(user)
         self._note(room)
 
-    def forget(self, tenant: TenantId, user: UserId) -> None:
-        """Wait for the user in no room any longer."""
-        name = json_string(user)
-        found = [key for key in self._lingering if key[1] == name and key[0].key.tenant == tenant]
-        for room, _ in found:
-            self._stop(room, name)
+    def forget(self, tenant: TenantId, user: UserId | None) -> None:
+        """Wait for the user in no room of the tenant any longer; on None for nobody."""
+        named = None if user is None else json_string(user)
+        for room, name in [each for each in self._lingering if each[0].key.tenant == tenant]:
+            if named is None or name == named:
+                self._stop(room, name)
+        for room, share in [each for each in self._gone if each[0].key.tenant == tenant]:
+            for name in list(share.users()) if named is None else (named,):
+                self._wait_no_more(room, name)
+            self._note(room)
 
     def hear(self, room: Room, worker: str, data: bytes | None) -> None:
         """Take what another worker shares of the room; None when that, or the worker, is gone."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 
 from realtime.core.limits import Limits
-from realtime.ids import TenantId, UserId
 from tests.core.workers import Watcher
 from tests.core.world import World
 
@@ -84,31 +86,61 @@ def test_who_is_gone_for_good_does_not_linger(world, alice):
     assert alice.read().left == ["bob"]
 
 
-def test_a_session_that_is_expelled_is_out_of_all_rooms_before_its_connection_is_closed(world, alice):
+def kick(world: World, *given: Any, **options: Any) -> None:
+    """Carry out a kick to its end."""
+    asyncio.run(world.core.control.kick(*given, **options))
+
+
+def test_who_is_kicked_is_out_of_all_rooms_before_the_connection_is_gone(world, alice):
     bob = world.member("bob")
     bob.join(LOBBY)
     bob.join("chat:attic")
     world.pass_time(1)
-    world.core.expel(bob.session)
+    kick(world, "bob")
     world.pass_time(0.2)
     assert alice.read().left == ["bob"]
-    assert bob.error("chat_message", room=LOBBY, content="x") == "not_joined"
-    bob.leave()
     assert world.core.stats()["rooms"] == 1
+    bob.leave(for_good=True)
+    world.pass_time(1)
+    assert (alice.read().left, world.core.stats()["lingering_users"]) == (["bob"], 0)
 
 
-def test_who_lingers_can_be_forgotten_by_name_in_all_rooms_of_a_tenant(world, alice):
+def test_who_is_kicked_and_may_come_back_lingers(world, alice):
+    bob = world.member("bob")
+    bob.join(LOBBY)
+    world.pass_time(1)
+    kick(world, "bob", code=4000)
+    bob.leave()
+    world.pass_time(1)
+    assert alice.read().left == []
+
+
+def test_whoever_lingers_and_is_kicked_is_gone_at_once_in_all_rooms_of_the_tenant(world, alice):
     other = Watcher(world.member("alice", tenant="other"), LOBBY)
     for tenant in ("default", "other"):
-        bob = world.member("bob", tenant=tenant)
-        bob.join(LOBBY)
-        bob.join("chat:attic")
-        bob.leave()
+        for name in ("bob", "carol"):
+            member = world.member(name, tenant=tenant)
+            member.join(LOBBY)
+            member.join("chat:attic")
+            member.leave()
     world.pass_time(1)
-    world.core.forget(TenantId("default"), UserId("bob"))
+    kick(world, "bob")
     world.pass_time(1)
-    assert (alice.read().names, other.read().names) == (["alice"], ["alice", "bob"])
-    assert (world.core.stats()["lingering_users"], world.core.stats()["rooms"]) == (2, 3)
+    assert (alice.read().names, other.read().names) == (["alice", "carol"], ["alice", "bob", "carol"])
+    asyncio.run(world.core.control.kick_tenant("other"))
+    world.pass_time(1)
+    assert world.core.stats()["lingering_users"] == 2
+    assert world.core.stats()["rooms"] == 2
+
+
+def test_who_lingers_and_is_revoked_is_gone_at_once(world, alice):
+    bob = world.member("bob")
+    bob.join(LOBBY)
+    bob.leave()
+    world.pass_time(1)
+    asyncio.run(world.core.control.revoke(user="bob"))
+    world.pass_time(0.2)
+    assert alice.read().left == ["bob"]
 
 
 def test_while_one_connection_of_a_user_stays_the_loss_of_another_is_nothing(world, alice):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from dataclasses import dataclass
 
@@ -455,3 +456,16 @@ def test_nobody_is_told_gone_who_was_never_away_for_longer_than_the_grace_period
             assert sorted(watcher.names) == sorted(
                 [*(f"user-{number}" for number in range(4)), *(f"worker-{number}" for number in range(1, 4))]
             ), f"seed {seed}"
+
+
+def test_who_is_kicked_is_not_waited_for_after_the_death_of_a_worker(workers):
+    watcher = watch(workers, 0, "alice")
+    watch(workers, 1, "bob")
+    watch(workers, 1, "carol")
+    workers.pass_time(1)
+    workers.crash("worker-2")
+    workers.pass_time(1)
+    for world in workers.worlds.values():  # a kick goes to all that are alive
+        asyncio.run(world.core.control.kick("bob"))
+    workers.pass_time(1)
+    assert watcher.read().left == ["bob"]
