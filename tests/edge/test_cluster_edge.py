@@ -146,3 +146,43 @@ async def repeated(ws, room, content):
             if answer["type"] == "ack":
                 return answer
             assert answer["content"]["code"] == 503, json.dumps(answer)
+
+
+async def test_what_a_durable_room_acked_is_found_after_redis_has_forgotten_all(
+    serve, own_redis_node, postgres
+):
+    common = deployment(own_redis_node.url, postgres_url=await postgres.new_database())
+    server = serve(workers=2, node="n", **common)
+    assert (await until_ready(server))["store"] == "ok"
+    both = await on_each(server)
+    room = "chat:lobby"
+    for ws in both.values():
+        await enter(ws, room)
+    for n in range(5):
+        answer = await ask(both["n-1"], type="chat_message", id=n, room=room, content=f"{n}")
+        assert answer["type"] == "ack", answer
+    before = answer["content"]
+    await asyncio.to_thread(own_redis_node.kill)
+    await until_ready(server, redis="away")
+    await asyncio.to_thread(own_redis_node.start)
+    await until_ready(server)
+    gap = await until_type(both["n-2"], "gap")
+    assert gap["content"]["reason"] == "epoch_changed"
+    async with asyncio.timeout(PATIENCE_S):
+        answer = {"type": "error"}
+        while answer["type"] == "error":
+            answer = await ask(both["n-1"], type="chat_message", id="x", room=room, content="x", key="x")
+    assert answer["content"]["epoch"] != before["epoch"]
+    assert answer["content"]["offset"] == before["offset"] + 1
+    page = await ask(both["n-2"], type="history", id="h", room=room, content={"limit": 10})
+    assert [push["content"] for push in page["content"]["messages"]] == [*"01234", "x"]
+    for ws in both.values():
+        await ws.close()
+
+
+async def until_type(ws, type):
+    """Return the next message of a type."""
+    while True:
+        message = await receive(ws)
+        if message["type"] == type:
+            return message
