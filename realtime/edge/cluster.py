@@ -153,9 +153,14 @@ class Clustered:
 
     def _on_change(self, change: Change) -> None:
         assert self._ordering is not None
+        for worker in change.joined:
+            self._ordering.welcome_worker(worker)
         for worker in change.left:
-            if worker not in self.cluster.workers:
+            if worker not in self.cluster.workers and worker != self.worker:
                 self._ordering.forget_worker(worker)
+        if self.cluster.ok and not self._in_ring:
+            self._ordering.share_again()
+        self._in_ring = self.cluster.ok
 
     def _is_alive(self, worker: str) -> bool:
         return not self.cluster.ok or worker in self.cluster.workers
