@@ -24,19 +24,30 @@ ROOMS = [RoomKey(TenantId("default"), RoomId(f"counter:{n}")) for n in range(64)
 
 
 class Line:
-    """The way to Redis. While it is `cut`, nothing is sent or heard; what was on its way is lost."""
+    """The way to Redis. While it is `cut`, nothing is sent or heard; what was on its way is lost.
+
+    While `held` is a list, what is sent waits in it, as in a process that stands still; `let_go` sends it.
+    """
 
     def __init__(self, redis: RedisClient) -> None:
         self.redis = redis
         self.cut = False
         self.ok = True
+        self.held: list[Callable[[], None]] | None = None
+
+    def let_go(self) -> None:
+        held, self.held = self.held or [], None
+        for send in held:
+            send()
 
     def send(self, slot: int, *command: Any, then: Any = None) -> None:
-        if self.cut:
+        if self.held is not None:
+            self.held.append(lambda: self.send(slot, *command, then=then))
+        elif self.cut:
             if then is not None:
                 asyncio.get_running_loop().call_soon(then, Unavailable("the line is cut"))
-            return
-        self.redis.send(slot, *command, then=then and self._answered(then))
+        else:
+            self.redis.send(slot, *command, then=then and self._answered(then))
 
     async def ask(self, slot: int, *command: Any) -> Any:
         if self.cut:
