@@ -162,7 +162,7 @@ class RoomReader:
 
     def _lowest(self, place: Place) -> int:
         """Offset of the oldest publication that the kind keeps."""
-        return place.offset - self._messages + 1
+        return max(place.offset - self._messages, 0) + 1
 
     async def _ask(self, command: bytes, start: bytes, end: bytes) -> list[Run]:
         names = self._names

@@ -137,6 +137,7 @@ class RedisStream:
             recovery = self._order.recover(since)
             if isinstance(recovery, Recovery):
                 return recovery
+            return self._recover_on(since, self._order, self._breaks, recovery)
         return self._recover_later(since)
 
     def history(self, before: int | None, after: int | None, limit: int) -> Page | Awaitable[Page]:
@@ -460,7 +461,7 @@ class RedisStream:
         return since is not None and (since.epoch != order.epoch or since.offset > order.offset)
 
     async def _recover_later(self, since: Position | None) -> Recovery:
-        """Recover when the stream is live; where something breaks meanwhile, of what is after it."""
+        """Recover when the stream is live, and as far as the client may have been."""
         asked = False
         while True:
             order = self._order
@@ -468,12 +469,19 @@ class RedisStream:
                 asked = True
                 await self._when_there()
                 continue
-            breaks = self._breaks
             recovery = order.recover(since)
-            if not isinstance(recovery, Recovery):
-                recovery = await recovery
-            if self._breaks == breaks and self._order is order:
+            if isinstance(recovery, Recovery):
                 return recovery
+            return await self._recover_on(since, order, self._breaks, recovery)
+
+    async def _recover_on(
+        self, since: Position | None, order: KeptOrder, breaks: int, recovery: Awaitable[Recovery]
+    ) -> Recovery:
+        """Return what is being read; something else where the room's order broke meanwhile."""
+        found = await recovery
+        if self._breaks == breaks and self._order is order:
+            return found
+        return await self._recover_later(since)
 
     async def _history_later(self, before: int | None, after: int | None, limit: int) -> Page:
         if self._order is None:

@@ -94,7 +94,8 @@ local function weigh(keys, args, room, count, window)
     local at = terms[number]
     local key, expect, fence = nil, nil, nil
     if at then
-      key, expect, fence = keys[tonumber(args[at + 1]) + 2], tonumber(args[at + 2]), tonumber(args[at + 3])
+      local of = tonumber(args[at + 1])
+      key, expect, fence = of > 0 and keys[of + 2], tonumber(args[at + 2]), tonumber(args[at + 3])
     end
     local first = key and redis.call('GET', key)
     if first then
