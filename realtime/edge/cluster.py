@@ -31,8 +31,6 @@ from realtime.settings import Settings, mask
 
 log: Final = logging.getLogger("realtime.edge")
 
-LIBRARY_RETRY_S: Final = 1.0
-
 
 class Clustered:
     """A `Foundation` over Redis. It closes the client and the store that it is given."""
@@ -138,15 +136,6 @@ class Clustered:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._redis.close()
 
-    async def load_library(self) -> None:
-        """Have our functions on every master, however long that takes."""
-        while True:
-            try:
-                await library.ensure(self._redis)
-                return
-            except Unavailable:
-                await asyncio.sleep(LIBRARY_RETRY_S)
-
     def _on_change(self, change: Change) -> None:
         assert self._broker is not None
         for worker in change.left:
@@ -170,8 +159,18 @@ async def open_clustered(settings: Settings, clock: Clock, number: int) -> Clust
     """
     node = node_name(settings, number)
     redis = make_client(settings, clock, node)
-    await redis.start()
-    return Clustered(settings, clock, node, redis, None)
+    await redis.start(patient=True)
+    try:
+        if not redis.ok:
+            where = mask(settings.redis_url)
+            log.error("Redis is not there (%s): this worker listens, and waits for it", where)
+        elif not await _has_library(redis):
+            log.error("Redis does not answer for all slots: this worker listens, and waits for it")
+        store = await open_store(settings, clock, discover())
+    except BaseException:
+        await redis.close()
+        raise
+    return Clustered(settings, clock, node, redis, store)
 
 
 async def bury(settings: Settings, worker: str) -> None:
@@ -184,6 +183,20 @@ async def bury(settings: Settings, worker: str) -> None:
         log.warning("the other workers have to find out by themselves that %s died: %s", worker, error)
     finally:
         await redis.close()
+
+
+async def _has_library(redis: RedisClient) -> bool:
+    """Have our functions on every master; False where one does not answer: it gets them when it is first
+    asked for one.
+
+    Raises:
+        StartupError: it has no functions, or this user may not load them.
+    """
+    try:
+        await library.ensure(redis)
+    except Unavailable:
+        return False
+    return True
 
 
 def make_client(settings: Settings, clock: Clock, name: str) -> RedisClient:

@@ -22,15 +22,20 @@ from realtime.settings import Settings, mask
 async def open_store(settings: Settings, clock: Clock, features: Sequence[Feature]) -> Store | None:
     """Open the store that the settings name, every feature's tables brought up to date; None: there is none.
 
+    The workers of a cluster share a database; a file is one process's, and none of theirs.
+
     Raises:
         StartupError: it cannot be used; the message says what to do.
     """
     store: Store
     if settings.postgres_url:
         store = await open_postgres(
-            settings.postgres_url, synchronous=settings.store_synchronous, clock=clock
+            settings.postgres_url,
+            synchronous=settings.store_synchronous,
+            clock=clock,
+            exclusive=not settings.redis_url,
         )
-    elif settings.sqlite_path:
+    elif settings.sqlite_path and not settings.redis_url:
         path = Path(settings.sqlite_path)
         store = await open_sqlite(path, synchronous=settings.store_synchronous, clock=clock)
     else:
@@ -88,6 +93,8 @@ def finding(settings: Settings, features: Sequence[Feature]) -> str:
     if settings.postgres_url:
         asyncio.run(_open_and_close(settings, features))
         return f"{mask(settings.postgres_url)} opens"
+    if settings.redis_url:
+        return "none: durable rooms are kept in Redis only, for recovery_window_s"
     if not settings.sqlite_path:
         return "none: durable rooms are kept in memory only, and lost with the process"
     path = Path(settings.sqlite_path)
