@@ -24,10 +24,8 @@ from realtime.core.cluster import Change, WorkerId
 from realtime.core.contracts import Broker, Clock, Stamp, Store
 from realtime.core.core import Core
 from realtime.edge.process import node_name
-from realtime.edge.store import open_store
 from realtime.errors import Unavailable
-from realtime.features import discover
-from realtime.settings import Settings, mask
+from realtime.settings import Settings
 
 log: Final = logging.getLogger("realtime.edge")
 

@@ -8,11 +8,10 @@ import subprocess
 import sys
 
 import pytest
-from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from tests.conftest import ROOT
-from tests.edge.peer import PATIENCE_S, closed, metric, receive
+from tests.edge.peer import PATIENCE_S, closed, receive
 from tests.edge.workers import (
     deployment,
     enter,
