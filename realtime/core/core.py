@@ -35,7 +35,7 @@ from realtime.core.router import Router, Spawn
 from realtime.core.session import Handle, Handlers, Session
 from realtime.core.tenant import Tenants
 from realtime.core.users import Users
-from realtime.ids import TenantId, UserId
+from realtime.ids import UserId
 from realtime.native.message import Envelope
 from realtime.native.relay import Relay
 
@@ -109,7 +109,7 @@ class Core:
         self.receive = relay.receive  # (state, payload), for each message of a connection
         self.publish = publish  # (session, envelope), for features that publish after they have checked
         self.notifications = NotificationManager(users, fanout, limits, cluster, whereabouts)
-        self.control = Control(users, fanout, revoked, clock, cluster, revocations)
+        self.control = Control(users, fanout, self._membership, revoked, clock, cluster, revocations)
         self._outside = Outside(catalog, self._membership, publisher.publish_to, cluster, limits)
         if whereabouts is not None:
             whereabouts.open(users.evict)
@@ -149,14 +149,6 @@ class Core:
         Its user lingers in its rooms for the grace period, unless it is gone `for_good`.
         """
         self._entry.disconnect(session, for_good=for_good)
-
-    def expel(self, session: Session) -> None:
-        """Let a session out of all its rooms at once, which is to be closed and not to come back."""
-        self._membership.leave_all(session, lingers=False)
-
-    def forget(self, tenant: TenantId, user: UserId) -> None:
-        """Let a user no longer linger in rooms, who is not to come back."""
-        self._membership.rosters.forget(tenant, user)
 
     def tick(self) -> None:
         """Do what is due by the clock: the ring, presence, counts, expiry, forgetting."""

@@ -37,13 +37,14 @@ class World:
         limits: Limits | None = None,
         features: Iterable[Feature] | None = None,
         broker: Broker | None = None,
+        clock: FakeClock | None = None,
         cluster: Cluster | None = None,
         whereabouts: Whereabouts | None = None,
         revocations: RevocationList | None = None,
         spawn: Spawn | None = None,
         **broker_options: Any,
     ) -> None:
-        self.clock = FakeClock()
+        self.clock = clock or FakeClock()
         self.hub = FakeHub(self.clock)
         self.limits = limits or Limits()
         self.broker = broker or MemoryBroker(self.clock, self.hub, **broker_options)
@@ -172,7 +173,7 @@ class Member:
         name: str = answer["content"]["name"]
         return name
 
-    def leave(self) -> None:
+    def leave(self, *, for_good: bool = False) -> None:
         """Be gone, as a connection that breaks."""
         self.connection.gone()
-        self._world.core.disconnect(self.session)
+        self._world.core.disconnect(self.session, for_good=for_good)

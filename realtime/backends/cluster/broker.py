@@ -14,8 +14,9 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from realtime.backends.cluster.names import RoomNames
-from realtime.backends.cluster.ordering import Need, Open, Ordered
+from realtime.backends.cluster.ordering import Deepen, Need, Open, Ordered
 from realtime.backends.cluster.pacer import Pacer
+from realtime.backends.cluster.reader import Place, RoomReader
 from realtime.backends.cluster.shares import Shares
 from realtime.backends.cluster.stream import RedisStream
 from realtime.backends.cluster.writer import RETRY_S, Writer
@@ -47,8 +48,8 @@ class RedisBroker:
 
     `worker` is this one's id; `history_messages`, `history_bytes`, `recovery_window_s` and `memory_bytes` are
     as of the memory broker, the latter for what is kept here besides. At most `waiting_messages` publications
-    of `waiting_bytes` wait for Redis. `opening` asks the store before an epoch of a
-    durable room is opened. `alive` says whether a worker is in the ring.
+    of `waiting_bytes` wait for Redis. `opening` asks the store before an epoch of a durable room is opened,
+    and `deepen` adds to its history what the store has. `alive` says whether a worker is in the ring.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class RedisBroker:
         waiting_bytes: int = 32 * MB,
         at_once: int = 256,
         opening: Open | None = None,
+        deepen: Deepen | None = None,
         alive: Callable[[str], bool] | None = None,
     ) -> None:
         self.redis = redis
@@ -80,6 +82,7 @@ class RedisBroker:
         self.pacer = Pacer(at_once)
         self.budget = Budget(memory_bytes)
         self.opening = opening
+        self.deepen = deepen
         self.alive = alive
         self.gaps = 0  # how often a stream had to stop and ask
         self._clock = clock
@@ -140,7 +143,7 @@ class RedisBroker:
         terms: Terms | None,
         then: Callable[[Ordered | Exception], None],
     ) -> None:
-        """Publish to a room whether or not anybody here is in it, as `OrderedStream.order`."""
+        """Publish to a room whether or not anybody here is in it, as `Writer.order`."""
         self._writer(room, kind).order(type, sender, content, terms, then)
 
     def tick(self) -> None:
@@ -204,6 +207,10 @@ class RedisBroker:
         if not messages or not size:
             messages, size = GAP_MESSAGES, 64 * KB
         return (self.window_ms, max(messages, GAP_MESSAGES), size, int(self.is_lasting(kind)))
+
+    def reader(self, room: RoomKey, kind: RoomKind) -> RoomReader:
+        """Return what reads the entries of a room that nobody here need be in."""
+        return RoomReader(self, room, RoomNames(self.prefix, room), self.keep_of(kind), _nowhere)
 
     def is_lasting(self, kind: RoomKind) -> bool:
         """Whether a store has what rooms of the kind have published."""
@@ -364,6 +371,10 @@ class RedisBroker:
             writer = self._writers[room] = Writer(self, room, kind)
         self._idle.pop(room, None)
         return writer
+
+
+def _nowhere() -> Place:
+    return Place(0, 0, 0)
 
 
 def _due(queue: deque[tuple[float, Item]], now: float) -> list[Item]:
