@@ -128,7 +128,7 @@ class Clustered:
 
     def stats(self) -> Mapping[str, int]:
         """See `Foundation`."""
-        return self._redis.stats()
+        return {"redis_ok": int(self._redis.ok), **self._redis.stats()}
 
     async def leave(self) -> None:
         """See `Foundation`."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,14 @@ import redis
 from websockets.asyncio.client import connect
 
 from realtime.edge.asgi_hub import RealtimeHub
+from realtime.edge.telemetry import (
+    BACKEND_HELP,
+    CLUSTER_HELP,
+    CORE_COUNTERS,
+    CORE_GAUGES,
+    HUB_COUNTERS,
+    HUB_GAUGES,
+)
 from realtime.settings import Settings
 from tests.conftest import ROOT
 from tests.edge.peer import PATIENCE_S, ask, get, receive
@@ -43,6 +52,21 @@ async def test_it_says_who_it_is_wherever_it_speaks(serve, redis_node):
     assert [line for line in samples if f'node="berlin",worker="{worker}"' not in line] == []
     assert await labelled(server, "berlin", "ring_workers") == 1
     assert "WARNING berlin realtime.edge: OPEN MODE" in server.whole_log()
+
+
+async def test_every_number_of_a_worker_has_its_meaning(serve, redis_node, postgres):
+    server = serve(**deployment(redis_node.url, postgres_url=await postgres.new_database()))
+    await until_ready(server)
+    said = set(re.findall(r"^# HELP realtime_(\w+)", get(f"{server.url}/metrics")[2].decode(), re.MULTILINE))
+    tables = (HUB_COUNTERS, HUB_GAUGES, CORE_COUNTERS, CORE_GAUGES)
+    known = {name for table in tables for name, _ in table.values()} | BACKEND_HELP.keys()
+    assert CLUSTER_HELP.keys() <= said
+    assert said - known - CLUSTER_HELP.keys() == {
+        "info",
+        "refusals_total",
+        "http_connections",
+        "loop_lag_seconds",
+    }
 
 
 async def test_guests_of_two_workers_are_two_users(serve, redis_node):
