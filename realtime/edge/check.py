@@ -79,7 +79,7 @@ def _store(settings: Settings) -> Finding:
         return Finding(False, f"store: not looked at: {error}")
     except StartupError as error:
         return Finding(False, f"store: {error.message}")
-    none = not (settings.postgres_url or settings.sqlite_path)
+    none = text.startswith("none")
     return Finding(True, f"store: {text}", warning=none)
 
 
