@@ -62,21 +62,21 @@ class Stage:
 
     async def lose_redis(self) -> None:
         """Redis dies and comes back with nothing."""
-        await asyncio.to_thread(self.node.kill)
-        await asyncio.to_thread(self.node.start)
-        await self.up()
+        await self.fail_over(b"")
 
-    def saved(self, room: RoomKey = LOBBY) -> dict[bytes, bytes]:
-        """What a replica has of a room now."""
-        found = self.node.ask("KEYS", f"rt:{{{room.tenant}/{room.room}}}:*")
-        return {key: self.node.ask("DUMP", key) for key in found}
+    def saved(self) -> bytes:
+        """What a replica has now."""
+        self.node.ask("SAVE")
+        return (self.node.directory / "dump.rdb").read_bytes()
 
-    async def fail_over(self, had: dict[bytes, bytes]) -> None:
+    async def fail_over(self, had: bytes) -> None:
         """The master dies, and a replica that `had` this takes over."""
         await asyncio.to_thread(self.node.kill)
+        dump = self.node.directory / "dump.rdb"
+        dump.unlink(missing_ok=True)
+        if had:
+            dump.write_bytes(had)
         await asyncio.to_thread(self.node.start)
-        for key, value in had.items():
-            self.node.ask("RESTORE", key, 300_000, value)
         await self.up()
 
     async def up(self) -> None:
