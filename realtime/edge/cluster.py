@@ -128,7 +128,7 @@ class Clustered:
 
     def stats(self) -> Mapping[str, int]:
         """See `Foundation`."""
-        return self._redis.stats()
+        return {"redis_ok": int(self._redis.ok), **self._redis.stats()}
 
     async def leave(self) -> None:
         """See `Foundation`."""
@@ -191,6 +191,28 @@ async def open_clustered(settings: Settings, clock: Clock, number: int) -> Clust
         await redis.close()
         raise
     return Clustered(settings, clock, node, redis, store)
+
+
+def finding(settings: Settings) -> str:
+    """Connect to Redis as a worker would, and say what is there.
+
+    Raises:
+        StartupError: Redis is not there, or refuses us.
+    """
+
+    async def look() -> str:
+        redis = make_client(settings, SystemClock(), "check")
+        await redis.start()
+        try:
+            whole = await _has_library(redis)
+            masters = redis.stats()["redis_masters"]
+        finally:
+            await redis.close()
+        if not whole:
+            raise StartupError(f"{mask(settings.redis_url)} does not answer for all slots")
+        return f"{mask(settings.redis_url)} answers: {masters} master{'s' if masters > 1 else ''}"
+
+    return asyncio.run(look())
 
 
 async def bury(settings: Settings, worker: str) -> None:
