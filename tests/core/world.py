@@ -18,6 +18,8 @@ from realtime.core.contracts import Broker
 from realtime.core.core import Core
 from realtime.core.feature import Feature
 from realtime.core.limits import Limits
+from realtime.core.revocations import RevocationList
+from realtime.core.router import Spawn
 from realtime.errors import TokenExpired, Unauthorized
 from realtime.features import discover
 from realtime.ids import TenantId, UserId
@@ -38,6 +40,8 @@ class World:
         clock: FakeClock | None = None,
         cluster: Cluster | None = None,
         whereabouts: Whereabouts | None = None,
+        revocations: RevocationList | None = None,
+        spawn: Spawn | None = None,
         **broker_options: Any,
     ) -> None:
         self.clock = clock or FakeClock()
@@ -54,11 +58,12 @@ class World:
             greet=lambda number, identity: (
                 b'{"type":"connected","content":{"user_id":"%b"}}' % identity.user.encode()
             ),
-            spawn=self.waiting.append,
+            spawn=spawn or self.waiting.append,
             authenticator=self,
             limits=self.limits,
             cluster=cluster,
             whereabouts=whereabouts,
+            revocations=revocations,
         )
 
     def authenticate(self, token: str) -> Identity:

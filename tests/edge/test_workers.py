@@ -8,11 +8,10 @@ import subprocess
 import sys
 
 import pytest
-from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from tests.conftest import ROOT
-from tests.edge.peer import PATIENCE_S, closed, metric, receive
+from tests.edge.peer import PATIENCE_S, ask, closed, receive
 from tests.edge.workers import (
     deployment,
     enter,
@@ -65,7 +64,10 @@ async def test_who_comes_back_to_another_worker_gets_what_it_missed(start):
     back = await on_node(server, "n-2")
     joined = await enter(back, ROOM, since={"offset": position["offset"], "epoch": position["epoch"]})
     assert joined["recovered"]
-    assert [push["content"] for push in joined["messages"]] == [0, 1, 2]
+    # What has not come to this worker by then comes live.
+    missed = [(push["offset"], push["content"]) for push in joined["messages"]]
+    missed += await hear(back, ROOM, 3 - len(missed))
+    assert missed == [(2, 0), (3, 1), (4, 2)]
 
 
 async def test_a_worker_that_is_killed_is_started_again_and_the_other_goes_on(start):
@@ -82,7 +84,8 @@ async def test_a_worker_that_is_killed_is_started_again_and_the_other_goes_on(st
         await receive(both["n-1"])
     assert (await say(both["n-2"], ROOM, "still here"))["type"] == "ack"
     back = await on_node(server, "n-1")
-    joined = await enter(back, ROOM, since={"offset": 0, "epoch": (await enter(both["n-2"], ROOM))["epoch"]})
+    epoch = (await enter(both["n-2"], ROOM))["epoch"]
+    joined = await enter(back, ROOM, since={"offset": 0, "epoch": epoch})
     assert [push["content"] for push in joined["messages"]] == ["still here"]
     assert worker_pids(server)[1] != dead
     async with asyncio.timeout(PATIENCE_S):  # its leave, and the coming of the next: both were told
@@ -92,6 +95,23 @@ async def test_a_worker_that_is_killed_is_started_again_and_the_other_goes_on(st
         ):
             pass
     assert server.wait_for_line(r"worker 1 \(pid \d+\) was ended by SIGKILL; it is started again in 0.1 s")
+
+
+async def test_a_worker_that_stood_still_is_missed_and_its_members_are_seen_again(start):
+    server = start(presence_grace_s=0, presence_members=100)
+    await until_ready(server)
+    alice, bob = await on_node(server, "n-1", "alice"), await on_node(server, "n-2", "bob")
+    await enter(alice, ROOM)
+    await enter(bob, ROOM)
+    await until_members(bob, ROOM, "alice", "bob")
+    os.kill(worker_pids(server)[1], signal.SIGSTOP)
+    try:
+        await until_members(bob, ROOM, "bob")
+    finally:
+        os.kill(worker_pids(server)[1], signal.SIGCONT)
+    await until_members(bob, ROOM, "alice", "bob")
+    await alice.close()
+    await bob.close()
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
@@ -146,6 +166,15 @@ def test_workers_that_cannot_start_end_the_command_with_the_reason(redis_cluster
     assert last.startswith("realtime: ")
     assert "127.0.0.1:9" in last
     assert "Traceback" not in ended.stderr
+
+
+async def until_members(ws, room, *members):
+    """Ask who is in a room until it is just them."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            answer = await ask(ws, type="presence", id="who", room=room)
+            if sorted(answer["content"]["members"]) == sorted(members):
+                return
 
 
 def run(*options, port="0", **settings):

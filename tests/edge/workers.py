@@ -1,4 +1,4 @@
-"""Several workers of one deployment, for tests: servers on one Redis, connections on the worker that is meant."""
+"""Several workers of one deployment, for tests: servers on one Redis, connections to the worker one means."""
 
 import asyncio
 import json
@@ -54,7 +54,7 @@ async def enter(ws, room, **content):
             answer = await ask(ws, type="join", id="join", room=room, content=content)
             if answer["type"] == "joined":
                 return answer["content"]
-            assert answer["content"]["code"] == "unavailable", answer
+            assert answer["content"]["code"] == 503, answer
             await asyncio.sleep(0)
 
 
@@ -73,13 +73,14 @@ async def hear(ws, room, count):
     return heard
 
 
-async def until_ready(server, ready=True):
-    """Ask /ready until it says so; return what it checked."""
+async def until_ready(server, **states):
+    """Ask /ready until it says 200, or is 503 with these states; return all that it checked."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             status, _, body = await asyncio.to_thread(get, f"{server.url}/ready")
-            if (status == 200) == ready:
-                return json.loads(body)["checks"]
+            checks = json.loads(body)["checks"]
+            if status == (503 if states else 200) and states.items() <= checks.items():
+                return checks
 
 
 def worker_pids(server):
