@@ -14,18 +14,21 @@ from typing import Any, Final
 
 from realtime.backends.cluster import library, redis_ring
 from realtime.backends.cluster.broker import RedisBroker
+from realtime.backends.cluster.durable import KeepingBroker, deepen
+from realtime.backends.cluster.opener import Opener
 from realtime.backends.cluster.redis_ring import RedisRing, new_worker_id
 from realtime.backends.cluster.revocations import RedisRevocations
 from realtime.backends.cluster.whereabouts import RedisWhereabouts
 from realtime.backends.redis_client.client import RedisClient
 from realtime.backends.redis_client.contract import RedisError
+from realtime.backends.store_postgres import PostgresStore
 from realtime.core.clock import SystemClock
 from realtime.core.cluster import Change, WorkerId
-from realtime.core.contracts import Broker, Clock, Stamp, Store
+from realtime.core.contracts import Broker, Clock, Stamp
 from realtime.core.core import Core
 from realtime.edge.process import node_name
-from realtime.edge.store import open_store
-from realtime.errors import Unavailable
+from realtime.edge.store import open_shared_store
+from realtime.errors import StartupError, Unavailable
 from realtime.features import discover
 from realtime.settings import Settings, mask
 
@@ -36,7 +39,7 @@ class Clustered:
     """A `Foundation` over Redis. It closes the client and the store that it is given."""
 
     def __init__(
-        self, settings: Settings, clock: Clock, node: str, redis: RedisClient, store: Store | None
+        self, settings: Settings, clock: Clock, node: str, redis: RedisClient, store: PostgresStore | None
     ) -> None:
         self.node = node
         self._settings = settings
@@ -44,7 +47,8 @@ class Clustered:
         self._redis = redis
         self._store = store
         self._tasks: set[asyncio.Task[None]] = set()
-        self._broker: RedisBroker | None = None
+        self._ordering: RedisBroker | None = None
+        self._keeping: KeepingBroker | None = None
         self._redis_ok = redis.ok
         self._in_ring = False
         prefix = settings.redis_prefix
@@ -71,22 +75,31 @@ class Clustered:
 
     def broker(self, stamp: Stamp) -> Broker:
         """See `Foundation`."""
-        settings = self._settings
-        self._broker = RedisBroker(
+        settings, clock, store = self._settings, self._clock, self._store
+        prefix, window_s = settings.redis_prefix, settings.recovery_window_s
+        opener = None
+        if store is not None:
+            opener = Opener(self._redis, store, clock, prefix=prefix, recovery_window_s=window_s)
+        self._ordering = RedisBroker(
             self._redis,
-            self._clock,
+            clock,
             stamp,
             worker=self.worker,
-            prefix=settings.redis_prefix,
+            prefix=prefix,
             history_messages=settings.history_messages,
             history_bytes=settings.history_bytes,
-            recovery_window_s=settings.recovery_window_s,
+            recovery_window_s=window_s,
             memory_bytes=settings.memory_bytes,
             answer_bytes=settings.answer_bytes,
             timeout_s=settings.redis_timeout_s,
+            opening=opener,
+            deepen=None if store is None else deepen(store, clock),
             alive=self._is_alive,
         )
-        return self._broker
+        if store is None:
+            return self._ordering
+        self._keeping = KeepingBroker(self._ordering, store, clock)
+        return self._keeping
 
     def start(self, core: Core) -> None:
         """See `Foundation`."""
@@ -115,7 +128,7 @@ class Clustered:
 
     def stats(self) -> Mapping[str, int]:
         """See `Foundation`."""
-        return self._redis.stats()
+        return {"redis_ok": int(self._redis.ok), **self._redis.stats()}
 
     async def leave(self) -> None:
         """See `Foundation`."""
@@ -127,8 +140,10 @@ class Clustered:
     async def close(self) -> None:
         """See `Foundation`."""
         self.cluster.close()
-        if self._broker is not None:
-            await self._broker.close()
+        if self._keeping is not None:
+            await self._keeping.close()
+        if self._ordering is not None:
+            await self._ordering.close()
         if self._store is not None:
             await self._store.close()
         for task in self._tasks:
@@ -137,10 +152,15 @@ class Clustered:
         await self._redis.close()
 
     def _on_change(self, change: Change) -> None:
-        assert self._broker is not None
+        assert self._ordering is not None
+        for worker in change.joined:
+            self._ordering.welcome_worker(worker)
         for worker in change.left:
-            if worker not in self.cluster.workers:
-                self._broker.forget_worker(worker)
+            if worker not in self.cluster.workers and worker != self.worker:
+                self._ordering.forget_worker(worker)
+        if self.cluster.ok and not self._in_ring:
+            self._ordering.share_again()
+        self._in_ring = self.cluster.ok
 
     def _is_alive(self, worker: str) -> bool:
         return not self.cluster.ok or worker in self.cluster.workers
@@ -166,11 +186,33 @@ async def open_clustered(settings: Settings, clock: Clock, number: int) -> Clust
             log.error("Redis is not there (%s): this worker listens, and waits for it", where)
         elif not await _has_library(redis):
             log.error("Redis does not answer for all slots: this worker listens, and waits for it")
-        store = await open_store(settings, clock, discover())
+        store = await open_shared_store(settings, clock, discover())
     except BaseException:
         await redis.close()
         raise
     return Clustered(settings, clock, node, redis, store)
+
+
+def finding(settings: Settings) -> str:
+    """Connect to Redis as a worker would, and say what is there.
+
+    Raises:
+        StartupError: Redis is not there, or refuses us.
+    """
+
+    async def look() -> str:
+        redis = make_client(settings, SystemClock(), "check")
+        await redis.start()
+        try:
+            whole = await _has_library(redis)
+            masters = redis.stats()["redis_masters"]
+        finally:
+            await redis.close()
+        if not whole:
+            raise StartupError(f"{mask(settings.redis_url)} does not answer for all slots")
+        return f"{mask(settings.redis_url)} answers: {masters} master{'s' if masters > 1 else ''}"
+
+    return asyncio.run(look())
 
 
 async def bury(settings: Settings, worker: str) -> None:
@@ -179,7 +221,7 @@ async def bury(settings: Settings, worker: str) -> None:
     try:
         await redis.start()
         await redis_ring.bury(redis, WorkerId(worker), prefix=settings.redis_prefix)
-    except (RedisError, Unavailable) as error:
+    except (RedisError, StartupError, Unavailable) as error:
         log.warning("the other workers have to find out by themselves that %s died: %s", worker, error)
     finally:
         await redis.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from realtime.backends import migrations, postgres_database, sqlite_database
 from realtime.backends.migrations import Applied
-from realtime.backends.store_postgres import open_postgres
+from realtime.backends.store_postgres import PostgresStore, open_postgres
 from realtime.backends.store_sqlite import open_sqlite
 from realtime.core.clock import SystemClock
 from realtime.core.contracts import Clock, Store
@@ -27,26 +27,21 @@ async def open_store(settings: Settings, clock: Clock, features: Sequence[Featur
     Raises:
         StartupError: it cannot be used; the message says what to do.
     """
-    store: Store
     if settings.postgres_url:
-        store = await open_postgres(
-            settings.postgres_url,
-            synchronous=settings.store_synchronous,
-            clock=clock,
-            exclusive=not settings.redis_url,
-        )
-    elif settings.sqlite_path and not settings.redis_url:
-        path = Path(settings.sqlite_path)
-        store = await open_sqlite(path, synchronous=settings.store_synchronous, clock=clock)
-    else:
+        return await _open_postgres(settings, clock, features)
+    if not settings.sqlite_path or settings.redis_url:
         return None
-    try:
-        for name, folder in _folders(features)[1:]:  # its own it has seen to
-            await store.migrate(name, folder)
-    except BaseException:
-        await store.close()
-        raise
+    path = Path(settings.sqlite_path)
+    store = await open_sqlite(path, synchronous=settings.store_synchronous, clock=clock)
+    await _migrate(store, features)
     return store
+
+
+async def open_shared_store(
+    settings: Settings, clock: Clock, features: Sequence[Feature]
+) -> PostgresStore | None:
+    """Open the store of all workers of a cluster, as `open_store`."""
+    return await _open_postgres(settings, clock, features) if settings.postgres_url else None
 
 
 def migrate(settings: Settings, features: Sequence[Feature]) -> list[Applied]:
@@ -107,6 +102,27 @@ def finding(settings: Settings, features: Sequence[Feature]) -> str:
             f"--sqlite-path (empty: keep nothing)"
         )
     return f"{path} will be made"
+
+
+async def _open_postgres(settings: Settings, clock: Clock, features: Sequence[Feature]) -> PostgresStore:
+    store = await open_postgres(
+        settings.postgres_url,
+        synchronous=settings.store_synchronous,
+        clock=clock,
+        exclusive=not settings.redis_url,
+    )
+    await _migrate(store, features)
+    return store
+
+
+async def _migrate(store: Store, features: Sequence[Feature]) -> None:
+    """Bring every feature's tables up to date; where that fails the store is closed."""
+    try:
+        for name, folder in _folders(features)[1:]:  # its own it has seen to
+            await store.migrate(name, folder)
+    except BaseException:
+        await store.close()
+        raise
 
 
 async def _open_and_close(settings: Settings, features: Sequence[Feature]) -> None:
