@@ -128,7 +128,7 @@ class Clustered:
 
     def stats(self) -> Mapping[str, int]:
         """See `Foundation`."""
-        return self._redis.stats()
+        return {"redis_ok": int(self._redis.ok), **self._redis.stats()}
 
     async def leave(self) -> None:
         """See `Foundation`."""
@@ -153,9 +153,14 @@ class Clustered:
 
     def _on_change(self, change: Change) -> None:
         assert self._ordering is not None
+        for worker in change.joined:
+            self._ordering.welcome_worker(worker)
         for worker in change.left:
-            if worker not in self.cluster.workers:
+            if worker not in self.cluster.workers and worker != self.worker:
                 self._ordering.forget_worker(worker)
+        if self.cluster.ok and not self._in_ring:
+            self._ordering.share_again()
+        self._in_ring = self.cluster.ok
 
     def _is_alive(self, worker: str) -> bool:
         return not self.cluster.ok or worker in self.cluster.workers
@@ -186,6 +191,28 @@ async def open_clustered(settings: Settings, clock: Clock, number: int) -> Clust
         await redis.close()
         raise
     return Clustered(settings, clock, node, redis, store)
+
+
+def finding(settings: Settings) -> str:
+    """Connect to Redis as a worker would, and say what is there.
+
+    Raises:
+        StartupError: Redis is not there, or refuses us.
+    """
+
+    async def look() -> str:
+        redis = make_client(settings, SystemClock(), "check")
+        await redis.start()
+        try:
+            whole = await _has_library(redis)
+            masters = redis.stats()["redis_masters"]
+        finally:
+            await redis.close()
+        if not whole:
+            raise StartupError(f"{mask(settings.redis_url)} does not answer for all slots")
+        return f"{mask(settings.redis_url)} answers: {masters} master{'s' if masters > 1 else ''}"
+
+    return asyncio.run(look())
 
 
 async def bury(settings: Settings, worker: str) -> None:

@@ -167,6 +167,21 @@ def test_users_of_a_worker_that_died_who_come_back_on_others_were_never_gone(wor
     assert watcher.read().left == ["bob"]
 
 
+def test_a_worker_whose_entry_was_lost_and_is_shared_again_was_never_gone(workers):
+    watcher = watch(workers, 0, "alice")
+    bob = watch(workers, 1, "bob")
+    workers.pass_time(1)
+    ((room, _), entry) = next(item for item in workers.entries.items() if item[0][1] == "worker-2")
+    workers.share(room, "worker-2", None)
+    workers.pass_time(GRACE_S / 2)
+    workers.share(room, "worker-2", entry)
+    workers.pass_time(2 * GRACE_S)
+    assert watcher.read().left == []
+    bob.member.ask("leave", room=LOBBY)
+    workers.pass_time(1.5)
+    assert watcher.read().left == ["bob"]
+
+
 def test_who_comes_back_from_a_dead_worker_and_leaves_is_gone_at_once_everywhere(workers):
     watchers = [watch(workers, 0, "alice"), watch(workers, 2, "dave")]
     watch(workers, 1, "bob")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,16 @@ import pytest
 import redis
 from websockets.asyncio.client import connect
 
+from realtime.edge.asgi_hub import RealtimeHub
+from realtime.edge.telemetry import (
+    BACKEND_HELP,
+    CLUSTER_HELP,
+    CORE_COUNTERS,
+    CORE_GAUGES,
+    HUB_COUNTERS,
+    HUB_GAUGES,
+)
+from realtime.settings import Settings
 from tests.conftest import ROOT
 from tests.edge.peer import PATIENCE_S, ask, get, receive
 from tests.edge.workers import (
@@ -43,6 +54,21 @@ async def test_it_says_who_it_is_wherever_it_speaks(serve, redis_node):
     assert "WARNING berlin realtime.edge: OPEN MODE" in server.whole_log()
 
 
+async def test_every_number_of_a_worker_has_its_meaning(serve, redis_node, postgres):
+    server = serve(**deployment(redis_node.url, postgres_url=await postgres.new_database()))
+    await until_ready(server)
+    said = set(re.findall(r"^# HELP realtime_(\w+)", get(f"{server.url}/metrics")[2].decode(), re.MULTILINE))
+    tables = (HUB_COUNTERS, HUB_GAUGES, CORE_COUNTERS, CORE_GAUGES)
+    known = {name for table in tables for name, _ in table.values()} | BACKEND_HELP.keys()
+    assert CLUSTER_HELP.keys() <= said
+    assert said - known - CLUSTER_HELP.keys() == {
+        "info",
+        "refusals_total",
+        "http_connections",
+        "loop_lag_seconds",
+    }
+
+
 async def test_guests_of_two_workers_are_two_users(serve, redis_node):
     common = deployment(redis_node.url)
     names = []
@@ -53,7 +79,7 @@ async def test_guests_of_two_workers_are_two_users(serve, redis_node):
 
 
 async def test_while_redis_is_away_connections_stay_and_everybody_gets_what_was_missed(
-    serve, own_redis_cluster
+    own_redis_cluster, serve
 ):
     server = serve(workers=2, node="n", **deployment(own_redis_cluster.url))
     await until_ready(server)
@@ -83,9 +109,11 @@ async def test_while_redis_is_away_connections_stay_and_everybody_gets_what_was_
     heard = await hear(both["n-2"], ROOM, last - 1)
     assert [offset for offset, _ in heard] == list(range(2, last + 1))
     assert heard[-1][1] == "after"
+    for ws in both.values():
+        await ws.close()
 
 
-async def test_redis_that_is_not_there_at_the_start_is_waited_for(serve, own_redis_node):
+async def test_redis_that_is_not_there_at_the_start_is_waited_for(own_redis_node, serve):
     own_redis_node.kill()
     server = serve(**deployment(own_redis_node.url))
     await until_ready(server, redis="away")
@@ -149,7 +177,7 @@ async def repeated(ws, room, content):
 
 
 async def test_what_a_durable_room_acked_is_found_after_redis_has_forgotten_all(
-    serve, own_redis_node, postgres
+    own_redis_node, postgres, serve
 ):
     common = deployment(own_redis_node.url, postgres_url=await postgres.new_database())
     server = serve(workers=2, node="n", **common)
@@ -186,3 +214,47 @@ async def until_type(ws, type):
         message = await receive(ws)
         if message["type"] == type:
             return message
+
+
+async def test_an_application_s_own_worker_is_one_of_them(serve, redis_node):
+    common = deployment(redis_node.url)
+    server = serve(**common)
+    hub = RealtimeHub()
+    await hub.initialize(Settings(port=0, sqlite_path="", node="inside", **common), listen=True)
+    try:
+        await until_ready(server)
+        outside, _ = await greeted(server)
+        async with outside, connect(f"{hub.url}/bob") as inside:
+            assert (await receive(inside))["content"]["node"] == "inside"
+            await enter(outside, ROOM)
+            await enter(inside, ROOM)
+            await say(outside, ROOM, "hello")
+            assert await hear(inside, ROOM, 1) == [(1, "hello")]
+    finally:
+        await hub.shutdown()
+
+
+def test_check_says_what_is_at_redis(redis_cluster, own_redis_node):
+    own_redis_node.kill()
+    found = check(redis_cluster.url, workers="2")
+    assert found.returncode == 0, found.stdout
+    assert "ok    workers: 2; redis://" in found.stdout
+    assert "answers: 3 masters" in found.stdout
+    found = check(own_redis_node.url)
+    assert found.returncode == 1
+    assert "fail  workers: " in found.stdout
+    assert check("", workers="2").returncode == 1
+
+
+def check(url, **settings):
+    """Run `realtime check`."""
+    options = [part for name, value in settings.items() for part in (f"--{name}", value)]
+    return subprocess.run(
+        [sys.executable, "-m", "realtime", "check", "--port", "0", "--sqlite-path", "", *options],
+        cwd=ROOT,
+        env=os.environ | {"REDIS_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )

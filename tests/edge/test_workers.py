@@ -11,7 +11,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.conftest import ROOT
-from tests.edge.peer import PATIENCE_S, closed, receive
+from tests.edge.peer import PATIENCE_S, ask, closed, receive
 from tests.edge.workers import (
     deployment,
     enter,
@@ -97,6 +97,23 @@ async def test_a_worker_that_is_killed_is_started_again_and_the_other_goes_on(st
     assert server.wait_for_line(r"worker 1 \(pid \d+\) was ended by SIGKILL; it is started again in 0.1 s")
 
 
+async def test_a_worker_that_stood_still_is_missed_and_its_members_are_seen_again(start):
+    server = start(presence_grace_s=0, presence_members=100)
+    await until_ready(server)
+    alice, bob = await on_node(server, "n-1", "alice"), await on_node(server, "n-2", "bob")
+    await enter(alice, ROOM)
+    await enter(bob, ROOM)
+    await until_members(bob, ROOM, "alice", "bob")
+    os.kill(worker_pids(server)[1], signal.SIGSTOP)
+    try:
+        await until_members(bob, ROOM, "bob")
+    finally:
+        os.kill(worker_pids(server)[1], signal.SIGCONT)
+    await until_members(bob, ROOM, "alice", "bob")
+    await alice.close()
+    await bob.close()
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_drains_all_workers(start, how):
     server = start()
@@ -149,6 +166,15 @@ def test_workers_that_cannot_start_end_the_command_with_the_reason(redis_cluster
     assert last.startswith("realtime: ")
     assert "127.0.0.1:9" in last
     assert "Traceback" not in ended.stderr
+
+
+async def until_members(ws, room, *members):
+    """Ask who is in a room until it is just them."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            answer = await ask(ws, type="presence", id="who", room=room)
+            if sorted(answer["content"]["members"]) == sorted(members):
+                return
 
 
 def run(*options, port="0", **settings):

@@ -40,6 +40,7 @@ GAP_MESSAGES: Final = (
 IDLE_WRITERS: Final = 1000
 GONE_MAX: Final = 1000  # workers that are gone, of which a late word is no sign of life
 DOUBT_S: Final = 0.5  # how long what there is may be on its way
+SHARED_A_TICK: Final = 500
 JUDGE_S: Final = 5.0  # how long a worker may share before it is known to be alive
 
 
@@ -103,6 +104,7 @@ class RedisBroker:
         self._retries: deque[tuple[float, RedisStream]] = deque()
         self._refreshes: deque[tuple[float, RedisStream]] = deque()
         self._judgements: deque[tuple[float, Shares]] = deque()
+        self._untold: deque[RedisStream] = deque()  # whose shares are to be told anew
 
     # -- the contract ---------------------------------------------------------------------------------------
 
@@ -157,6 +159,8 @@ class RedisBroker:
             stream.retry()
         for shares in _due(self._judgements, now):
             shares.judge()
+        for _ in range(min(len(self._untold), SHARED_A_TICK)):
+            self._untold.popleft().shares.refresh()
         for stream in _due(self._refreshes, now):
             if self._streams.get(stream.room) is stream:
                 stream.refresh()
@@ -180,12 +184,20 @@ class RedisBroker:
     # -- the wiring's ---------------------------------------------------------------------------------------
 
     def forget_worker(self, worker: str) -> None:
-        """Take a worker for gone, for ever: what it shared goes, here and in Redis."""
+        """Take a worker for gone, until it is welcome: what it shared goes, here and in Redis."""
         self._gone[worker] = None
         if len(self._gone) > GONE_MAX:
             self._gone.popitem(last=False)
         for stream in tuple(self._sharing.get(worker, ())):
             stream.shares.drop(worker)
+
+    def welcome_worker(self, worker: str) -> None:
+        """Take a worker for alive, that was taken for gone and has come back."""
+        self._gone.pop(worker, None)
+
+    def share_again(self) -> None:
+        """Tell the others anew what this worker shares: they took it for gone. A slice a tick."""
+        self._untold = deque(self._streams.values())
 
     async def close(self) -> None:
         """Ask nothing more."""

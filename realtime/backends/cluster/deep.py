@@ -15,7 +15,7 @@ from realtime.core.contracts import Clock, Kept, Page, Position, RoomKey, Row
 from realtime.errors import Unavailable
 
 ON_ITS_WAY_MS: Final = 5_000  # a row younger than this is being written by who published it
-NOWHERE: Final = Position(0, b"0")
+TAIL: Final = 1000  # rows that may be on their way, of which nobody here has heard
 ALL: Final = 2**63 - 1
 
 
@@ -62,7 +62,7 @@ class DeepHistory:
     async def _read(self, after: int, limit: int) -> list[Placed]:
         rows = await self._rows.read(self._room, after, limit)
         last = rows[-1][0].offset if len(rows) == limit else None
-        return (await self._mended(rows, after + 1, last, limit))[:limit]
+        return (await self._mended(rows, after + 1, last, limit + len(rows)))[:limit]
 
     async def page(self, room: RoomKey, before: int | None, after: int | None, limit: int) -> Page:
         """Return a page, as `Stream.history`. Raises as `read`."""
@@ -71,18 +71,15 @@ class DeepHistory:
             return Page([push for _, push in found[:limit]], len(found) > limit)
         rows = await self._rows.read_back(self._room, ALL if before is None else before, limit + 1)
         last = None if before is None else before - 1
-        if len(rows) > limit:
-            first = rows[0][0].offset
-        else:
-            end = last if last is not None else rows[-1][0].offset if rows else 0
-            first = max(1, end - limit)
-        found = await self._mended(rows, first, last, limit + 1)
+        end = last if last is not None else rows[-1][0].offset if rows else 0
+        # If Redis has what is missing in the last `limit`, these are the page; if not, nothing older either.
+        found = await self._mended(rows, max(1, end - limit), last, TAIL + limit)
         return Page([push for _, push in found[-limit:]], len(found) > limit)
 
-    async def _mended(self, rows: list[Placed], first: int, last: int | None, limit: int) -> list[Placed]:
-        """Return the rows from offset `first` to `last` (None: the end), with what Redis has between them.
+    async def _mended(self, rows: list[Placed], first: int, last: int | None, most: int) -> list[Placed]:
+        """Return the rows, with what Redis has of the holes from offset `first` to `last` (None: the end).
 
-        Where there are many holes, one question is asked for all: `limit` publications are read beside them.
+        One question is asked for all holes, and `most` publications are read.
         """
         had = {at.offset for at, _ in rows}
         low, high = _hole(had, first, last)
@@ -92,16 +89,16 @@ class DeepHistory:
         above = [at for at, _ in rows if high is not None and at.offset > high]
         after = below[-1] if below else await self._before(low)
         until = above[0] if above else None
-        found = await self._entries.entries(after, limit + len(rows), until)
+        found = await self._entries.entries(after, most, until)
         new = [each for each in found if first <= each.position.offset <= (last or ALL)]
         new = [each for each in new if each.position.offset not in had]
         self._keep(new)
         return sorted([*rows, *((each.position, each.push) for each in new)], key=lambda one: one[0].offset)
 
     async def _before(self, offset: int) -> Position:
-        """Return the place of what is kept next before an offset."""
+        """Return the place before an offset, in the epoch of what is kept next before it."""
         rows = await self._rows.read_back(self._room, offset, 1)
-        return rows[0][0] if rows else NOWHERE
+        return Position(offset - 1, rows[0][0].epoch if rows else b"0")
 
     def _keep(self, entries: Sequence[Entry]) -> None:
         """Write what should have been written long ago. If that fails, whoever reads it next does it."""

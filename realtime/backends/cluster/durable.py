@@ -1,4 +1,4 @@
-"""The broker of many workers whose durable rooms outlive Redis: it orders them, and a shared store keeps them.
+"""The broker of many workers whose durable rooms outlive Redis: that orders them, a shared store keeps them.
 
 A publication is ordered and delivered by Redis, written by the worker that has it from its client, and then
 acknowledged: what was acked is found again whichever of the two dies. What was delivered and not acked may be

@@ -24,19 +24,45 @@ ROOMS = [RoomKey(TenantId("default"), RoomId(f"counter:{n}")) for n in range(64)
 
 
 class Line:
-    """The way to Redis. While it is `cut`, nothing is sent or heard; what was on its way is lost."""
+    """The way to Redis. While it is `cut`, nothing is sent or heard; what was on its way is lost.
+
+    While `held` is a list, what is sent waits in it, as in a process that stands still; `let_go` sends it.
+    """
 
     def __init__(self, redis: RedisClient) -> None:
         self.redis = redis
-        self.cut = False
         self.ok = True
+        self._cut = False
+        self._heard: dict[bytes, Heard] = {}
+        self.held: list[tuple[int, tuple[Any, ...], Any]] | None = None
+
+    @property
+    def cut(self) -> bool:
+        return self._cut
+
+    @cut.setter
+    def cut(self, cut: bool) -> None:
+        self._cut = cut
+        for heard in tuple(self._heard.values()):
+            heard.tell()
+
+    def let_go(self) -> None:
+        held, self.held = self.held or [], None
+        for slot, command, then in held:
+            self.send(slot, *command, then=then)
+
+    def held_words(self) -> set[str]:
+        words = [word for _, command, _ in self.held or () for word in command if len(str(word)) < 40]
+        return {word.decode() if isinstance(word, bytes) else str(word) for word in words}
 
     def send(self, slot: int, *command: Any, then: Any = None) -> None:
-        if self.cut:
+        if self.held is not None:
+            self.held.append((slot, command, then))
+        elif self.cut:
             if then is not None:
                 asyncio.get_running_loop().call_soon(then, Unavailable("the line is cut"))
-            return
-        self.redis.send(slot, *command, then=then and self._answered(then))
+        else:
+            self.redis.send(slot, *command, then=then and self._answered(then))
 
     async def ask(self, slot: int, *command: Any) -> Any:
         if self.cut:
@@ -44,9 +70,11 @@ class Line:
         return await self.redis.ask(slot, *command)
 
     def subscribe(self, channel: bytes, subscriber: Any) -> None:
-        self.redis.subscribe(channel, Heard(self, subscriber))
+        self._heard[channel] = Heard(self, subscriber)
+        self.redis.subscribe(channel, self._heard[channel])
 
     def unsubscribe(self, channel: bytes) -> None:
+        self._heard.pop(channel, None)
         self.redis.unsubscribe(channel)
 
     def stats(self) -> dict[str, int]:
@@ -62,12 +90,26 @@ class Heard:
     def __init__(self, line: Line, subscriber: Any) -> None:
         self._line = line
         self._subscriber = subscriber
-        self.on_subscribed = subscriber.on_subscribed
-        self.on_unsubscribed = subscriber.on_unsubscribed
+        self._stands = self._told = False
 
     def on_message(self, payload: bytes) -> None:
         if not self._line.cut:
             self._subscriber.on_message(payload)
+
+    def on_subscribed(self) -> None:
+        self._stands = True
+        self.tell()
+
+    def on_unsubscribed(self) -> None:
+        self._stands = False
+        self.tell()
+
+    def tell(self) -> None:
+        """Say whether it stands, where that is new."""
+        stands = self._stands and not self._line.cut
+        if stands != self._told:
+            self._told = stands
+            (self._subscriber.on_subscribed if stands else self._subscriber.on_unsubscribed)()
 
 
 class Member:
