@@ -27,6 +27,7 @@ from tests.edge.workers import (
     deployment,
     enter,
     greeted,
+    hang_up,  # noqa: F401 - a fixture
     hear,
     labelled,
     on_each,
@@ -41,12 +42,11 @@ async def test_it_says_who_it_is_wherever_it_speaks(serve, redis_node):
     server = serve(node="berlin", log_level="info", **deployment(redis_node.url))
     checks = await until_ready(server)
     assert checks == {"listener": "ok", "redis": "ok", "ring": "ok"}
-    ws, content = await greeted(server)
-    async with ws:
-        assert content["node"] == "berlin"
-        worker, _, number = content["connection_id"].rpartition("-")
-        assert worker.startswith("berlin-")
-        assert number.isdigit()
+    _, content = await greeted(server)
+    assert content["node"] == "berlin"
+    worker, _, number = content["connection_id"].rpartition("-")
+    assert worker.startswith("berlin-")
+    assert number.isdigit()
     text = get(f"{server.url}/metrics")[2].decode()
     samples = [line for line in text.splitlines() if not line.startswith("#")]
     assert [line for line in samples if f'node="berlin",worker="{worker}"' not in line] == []
@@ -109,8 +109,6 @@ async def test_while_redis_is_away_connections_stay_and_everybody_gets_what_was_
     heard = await hear(both["n-2"], ROOM, last - 1)
     assert [offset for offset, _ in heard] == list(range(2, last + 1))
     assert heard[-1][1] == "after"
-    for ws in both.values():
-        await ws.close()
 
 
 async def test_redis_that_is_not_there_at_the_start_is_waited_for(own_redis_node, serve):
@@ -119,13 +117,12 @@ async def test_redis_that_is_not_there_at_the_start_is_waited_for(own_redis_node
     await until_ready(server, redis="away")
     assert "Redis is not there" in server.whole_log()
     ws, _ = await greeted(server)
-    async with ws:
-        answer = await ask(ws, type="join", id=1, room=ROOM)
-        assert answer["content"]["code"] == 503
-        await asyncio.to_thread(own_redis_node.start)
-        assert set((await until_ready(server)).values()) == {"ok"}
-        await enter(ws, ROOM)
-        assert (await repeated(ws, ROOM, "now"))["type"] == "ack"
+    answer = await ask(ws, type="join", id=1, room=ROOM)
+    assert answer["content"]["code"] == 503
+    await asyncio.to_thread(own_redis_node.start)
+    assert set((await until_ready(server)).values()) == {"ok"}
+    await enter(ws, ROOM)
+    assert (await repeated(ws, ROOM, "now"))["type"] == "ack"
 
 
 def test_redis_that_refuses_us_ends_the_start_in_one_line(own_redis_node):
@@ -204,8 +201,6 @@ async def test_what_a_durable_room_acked_is_found_after_redis_has_forgotten_all(
     assert answer["content"]["offset"] == before["offset"] + 1
     page = await ask(both["n-2"], type="history", id="h", room=room, content={"limit": 10})
     assert [push["content"] for push in page["content"]["messages"]] == [*"01234", "x"]
-    for ws in both.values():
-        await ws.close()
 
 
 async def until_type(ws, type):

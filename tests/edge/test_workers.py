@@ -15,6 +15,7 @@ from tests.edge.peer import PATIENCE_S, ask, closed, receive
 from tests.edge.workers import (
     deployment,
     enter,
+    hang_up,  # noqa: F401 - a fixture
     hear,
     labelled,
     on_each,
@@ -110,8 +111,6 @@ async def test_a_worker_that_stood_still_is_missed_and_its_members_are_seen_agai
     finally:
         os.kill(worker_pids(server)[1], signal.SIGCONT)
     await until_members(bob, ROOM, "alice", "bob")
-    await alice.close()
-    await bob.close()
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
