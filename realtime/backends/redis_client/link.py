@@ -201,8 +201,9 @@ class CommandLink(Link[Wire]):
 
     @property
     def busy(self) -> bool:
-        """Whether anything is without a reply."""
-        return bool(self._waiting) or (self.wire is not None and bool(self.wire.sent))
+        """Whether anybody waits for a reply."""
+        sent = self.wire.sent if self.wire is not None else ()
+        return bool(self._waiting) or any(call.then is not None for call in sent)
 
     def take(self, call: Call) -> None:
         """Queue a command; it may be refused, but later: `then` is not called from within."""
