@@ -5,9 +5,16 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+import uvloop
 
 from realtime.backends.redis_client.client import RedisClient
 from tests.backends.redis_client.fake import FakeCluster
+
+
+@pytest.fixture
+def event_loop_policy() -> uvloop.EventLoopPolicy:
+    """The loop that workers run on: it differs from asyncio's in what it does between two callbacks."""
+    return uvloop.EventLoopPolicy()
 
 
 @pytest.fixture

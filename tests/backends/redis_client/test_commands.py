@@ -86,7 +86,7 @@ async def test_moved_is_followed_and_remembered(clients, fakes):
 
 
 async def test_after_one_moved_the_other_slots_are_looked_up(clients, fakes):
-    cluster, client = await started(clients, fakes)
+    cluster, client = await started(clients, fakes, timeout_s=0.4)
     owner, other = owner_and_other(cluster)
     cluster.move([slot for slot in range(SLOTS) if cluster.owner[slot] is owner], other)
     looks = other.heard["CLUSTER"]
@@ -233,9 +233,14 @@ async def test_a_node_that_is_away_for_long_is_unavailable_at_once(clients, fake
     assert client.stats()["redis_queued_bytes"] == 0
     await cluster.nodes[0].start(port)
     await cluster.nodes[0].until(lambda: cluster.nodes[0].heard["HELLO"] > 1)
-    while not client.ok:
-        await asyncio.sleep(0)
-    assert await client.ask(SLOT, "GET", KEY) is None
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                assert await client.ask(SLOT, "GET", KEY) is None
+                break
+            except Unavailable:
+                await asyncio.sleep(0)
+    assert client.ok
 
 
 async def test_a_frozen_node_is_given_up_after_two_intervals(clients, fakes):
@@ -324,7 +329,7 @@ async def test_a_cancelled_ask_disturbs_nobody(clients, fakes):
         (b"-NOAUTH HELLO must be called with the client already authenticated\r\n", "NOAUTH"),
         (b"-ERR unknown command `HELLO`\r\n", "unknown command"),
         (b"+OK\r\n", "HELLO 3 was answered with b'OK'"),
-        (b"HTTP/1.1 400 Bad Request\r\n", "no answer"),
+        (b"HTTP/1.1 400 Bad Request\r\n", "not the protocol"),
     ],
 )
 async def test_a_node_that_will_not_have_us_fails_the_start_with_its_reason(clients, fakes, refusal, why):
@@ -340,7 +345,7 @@ async def test_a_node_that_will_not_have_us_fails_the_start_with_its_reason(clie
 async def test_a_redis_that_is_too_old_fails_the_start(clients, fakes):
     cluster = await fakes(1)
     cluster.nodes[0].version = "6.2.14"
-    with pytest.raises(StartupError, match="Redis 7.0 or later, or Valkey, is needed; this is 6.2.14"):
+    with pytest.raises(StartupError, match=r"Redis 7\.0 or later, or Valkey, is needed; this is 6\.2\.14"):
         await clients(cluster.url).start()
 
 
@@ -353,7 +358,7 @@ async def test_a_cluster_has_no_other_database(clients, fakes):
 async def test_no_redis_at_all_fails_the_start_within_the_timeout(clients, fakes):
     cluster = await fakes(1)
     await cluster.nodes[0].stop()
-    with pytest.raises(StartupError, match="Redis cannot be used"):
+    with pytest.raises(StartupError, match="refused"):
         await clients(cluster.url, timeout_s=0.2).start()
 
 
