@@ -100,6 +100,7 @@ class RedisBroker:
         self._retries: deque[tuple[float, RedisStream]] = deque()
         self._refreshes: deque[tuple[float, RedisStream]] = deque()
         self._judgements: deque[tuple[float, Shares]] = deque()
+        self._unshared: deque[tuple[float, tuple[RoomKey, Shares]]] = deque()
 
     # -- the contract ---------------------------------------------------------------------------------------
 
@@ -154,6 +155,9 @@ class RedisBroker:
             stream.retry()
         for shares in _due(self._judgements, now):
             shares.judge()
+        for room, shares in _due(self._unshared, now):
+            # A room that was closed and opened again has its newer word.
+            (self._streams[room].shares if room in self._streams else shares).again()
         for stream in _due(self._refreshes, now):
             if self._streams.get(stream.room) is stream:
                 stream.refresh()
@@ -320,6 +324,10 @@ class RedisBroker:
     def judge_later(self, shares: Shares) -> None:
         """Decide after a while on workers that are not known to be alive."""
         self._judgements.append((self._clock.monotonic() + JUDGE_S, shares))
+
+    def share_later(self, room: RoomKey, shares: Shares) -> None:
+        """Write after a while what could not be written."""
+        self._unshared.append((self._clock.monotonic() + RETRY_S, (room, shares)))
 
     def note_shared(self, worker: str, stream: RedisStream, *, shares: bool) -> None:
         """Know where a worker shares something."""
