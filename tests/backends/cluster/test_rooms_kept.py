@@ -8,7 +8,7 @@ import pytest
 from realtime.backends.cluster.names import RoomNames
 from realtime.core.contracts import Page, Position
 from realtime.core.kinds import RoomKind
-from tests.backends.cluster.stage import ALICE, CHAT, LOBBY, get
+from tests.backends.cluster.stage import ALICE, CHAT, LOBBY, get, until
 
 WINDOW_MS = 60_000
 
@@ -164,6 +164,7 @@ async def test_what_is_published_while_a_recovery_reads_comes_once(workers):
         await receipt
     await member.publish("end")
     await late.publish("end")
+    await until(lambda: len(member.got) == 32)
     live = [push for push, offset in zip(late.pushes, late.offsets, strict=True) if offset > recovery.offset]
     got = [*recovery.messages, *live]
     assert got == member.pushes[: len(got)]
