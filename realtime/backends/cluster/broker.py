@@ -14,8 +14,9 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from realtime.backends.cluster.names import RoomNames
-from realtime.backends.cluster.ordering import Need, Open, Ordered
+from realtime.backends.cluster.ordering import Deepen, Need, Open, Ordered
 from realtime.backends.cluster.pacer import Pacer
+from realtime.backends.cluster.reader import Place, RoomReader
 from realtime.backends.cluster.shares import Shares
 from realtime.backends.cluster.stream import RedisStream
 from realtime.backends.cluster.writer import RETRY_S, Writer
@@ -39,6 +40,7 @@ GAP_MESSAGES: Final = (
 IDLE_WRITERS: Final = 1000
 GONE_MAX: Final = 1000  # workers that are gone, of which a late word is no sign of life
 DOUBT_S: Final = 0.5  # how long what there is may be on its way
+SHARED_A_TICK: Final = 500
 JUDGE_S: Final = 5.0  # how long a worker may share before it is known to be alive
 
 
@@ -47,8 +49,8 @@ class RedisBroker:
 
     `worker` is this one's id; `history_messages`, `history_bytes`, `recovery_window_s` and `memory_bytes` are
     as of the memory broker, the latter for what is kept here besides. At most `waiting_messages` publications
-    of `waiting_bytes` wait for Redis. `opening` asks the store before an epoch of a
-    durable room is opened. `alive` says whether a worker is in the ring.
+    of `waiting_bytes` wait for Redis. `opening` asks the store before an epoch of a durable room is opened,
+    and `deepen` adds to its history what the store has. `alive` says whether a worker is in the ring.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class RedisBroker:
         waiting_bytes: int = 32 * MB,
         at_once: int = 256,
         opening: Open | None = None,
+        deepen: Deepen | None = None,
         alive: Callable[[str], bool] | None = None,
     ) -> None:
         self.redis = redis
@@ -80,6 +83,7 @@ class RedisBroker:
         self.pacer = Pacer(at_once)
         self.budget = Budget(memory_bytes)
         self.opening = opening
+        self.deepen = deepen
         self.alive = alive
         self.gaps = 0  # how often a stream had to stop and ask
         self._clock = clock
@@ -101,6 +105,7 @@ class RedisBroker:
         self._refreshes: deque[tuple[float, RedisStream]] = deque()
         self._judgements: deque[tuple[float, Shares]] = deque()
         self._unshared: deque[tuple[float, tuple[RoomKey, Shares]]] = deque()
+        self._untold: deque[RedisStream] = deque()  # whose shares are to be told anew
 
     # -- the contract ---------------------------------------------------------------------------------------
 
@@ -141,7 +146,7 @@ class RedisBroker:
         terms: Terms | None,
         then: Callable[[Ordered | Exception], None],
     ) -> None:
-        """Publish to a room whether or not anybody here is in it, as `OrderedStream.order`."""
+        """Publish to a room whether or not anybody here is in it, as `Writer.order`."""
         self._writer(room, kind).order(type, sender, content, terms, then)
 
     def tick(self) -> None:
@@ -158,6 +163,8 @@ class RedisBroker:
         for room, shares in _due(self._unshared, now):
             # A room that was closed and opened again has its newer word.
             (self._streams[room].shares if room in self._streams else shares).again()
+        for _ in range(min(len(self._untold), SHARED_A_TICK)):
+            self._untold.popleft().shares.refresh()
         for stream in _due(self._refreshes, now):
             if self._streams.get(stream.room) is stream:
                 stream.refresh()
@@ -181,12 +188,20 @@ class RedisBroker:
     # -- the wiring's ---------------------------------------------------------------------------------------
 
     def forget_worker(self, worker: str) -> None:
-        """Take a worker for gone, for ever: what it shared goes, here and in Redis."""
+        """Take a worker for gone, until it is welcome: what it shared goes, here and in Redis."""
         self._gone[worker] = None
         if len(self._gone) > GONE_MAX:
             self._gone.popitem(last=False)
         for stream in tuple(self._sharing.get(worker, ())):
             stream.shares.drop(worker)
+
+    def welcome_worker(self, worker: str) -> None:
+        """Take a worker for alive, that was taken for gone and has come back."""
+        self._gone.pop(worker, None)
+
+    def share_again(self) -> None:
+        """Tell the others anew what this worker shares: they took it for gone. A slice a tick."""
+        self._untold = deque(self._streams.values())
 
     async def close(self) -> None:
         """Ask nothing more."""
@@ -208,6 +223,10 @@ class RedisBroker:
         if not messages or not size:
             messages, size = GAP_MESSAGES, 64 * KB
         return (self.window_ms, max(messages, GAP_MESSAGES), size, int(self.is_lasting(kind)))
+
+    def reader(self, room: RoomKey, kind: RoomKind) -> RoomReader:
+        """Return what reads the entries of a room that nobody here need be in."""
+        return RoomReader(self, room, RoomNames(self.prefix, room), self.keep_of(kind), _nowhere)
 
     def is_lasting(self, kind: RoomKind) -> bool:
         """Whether a store has what rooms of the kind have published."""
@@ -372,6 +391,10 @@ class RedisBroker:
             writer = self._writers[room] = Writer(self, room, kind)
         self._idle.pop(room, None)
         return writer
+
+
+def _nowhere() -> Place:
+    return Place(0, 0, 0)
 
 
 def _due(queue: deque[tuple[float, Item]], now: float) -> list[Item]:

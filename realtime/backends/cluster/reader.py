@@ -124,16 +124,19 @@ class RoomReader:
                 yield run
             at = b"(%d-%d" % (runs[-1].epoch, runs[-1].last)
 
-    async def entries(self, after: Position, limit: int) -> list[Entry]:
-        """Return the first `limit` publications after a position, in Redis' order, over epochs.
+    async def entries(self, after: Position, limit: int, until: Position | None = None) -> list[Entry]:
+        """Return the first `limit` publications after a position, in Redis' order, over epochs; not many of
+        those from `until` on.
 
         Raises:
             Unavailable: no answer in time.
         """
         epoch = epoch_number(after.epoch)
         found: list[Entry] = []
-        at = b"%d-%d" % (epoch, after.offset + 1)
-        while len(found) < limit and (runs := await self._ask(b"XRANGE", at, b"+")):
+        at, end = b"%d-%d" % (epoch, after.offset + 1), b"+"
+        if until is not None:
+            end = b"%d-%d" % (epoch_number(until.epoch), until.offset + BLOB_MESSAGES)
+        while len(found) < limit and (runs := await self._ask(b"XRANGE", at, end)):
             for run in runs:
                 found += self._entries(run, after.offset if run.epoch == epoch else 0)
             at = b"(%d-%d" % (runs[-1].epoch, runs[-1].last)

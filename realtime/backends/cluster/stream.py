@@ -15,11 +15,11 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from realtime.backends.cluster.names import epoch_text
-from realtime.backends.cluster.ordering import Entry, Ordered
+from realtime.backends.cluster.ordering import Ordered
 from realtime.backends.cluster.reader import Place, RoomReader
 from realtime.backends.cluster.shares import Shares
 from realtime.backends.cluster.writer import RETRY_S, Writer
-from realtime.backends.kept_order import KeptOrder
+from realtime.backends.kept_order import KeptOrder, Source
 from realtime.core.contracts import Deliver, Lost, Others, Page, Position, Receipt, Recovery, RoomKey, Terms
 from realtime.core.kinds import RoomKind
 from realtime.core.pending import Pending
@@ -73,6 +73,7 @@ class RedisStream:
         "_reader",
         "_room_json",
         "_shares",
+        "_source",
         "_standing",
         "_start",
         "_waiting",
@@ -100,6 +101,9 @@ class RedisStream:
         self._lost = lost
         self._room_json = json_string(room.room)
         self._reader = RoomReader(broker, room, writer.names, broker.keep_of(kind), self._place)
+        self._source: Source = self._reader
+        if broker.deepen is not None and broker.is_lasting(kind):
+            self._source = broker.deepen(room, self._reader)
         self._shares = Shares(broker, self, writer.names, others)
         self._epoch = 0
         self._start = 0
@@ -170,13 +174,6 @@ class RedisStream:
         self._answer(Unavailable("the room was closed", retry_after_s=RETRY_S))
         self._broker.forget(self, self._writer)
 
-    # -- what durable rooms need besides: `OrderedStream` ---------------------------------------------------
-
-    @property
-    def mirror(self) -> Sequence | None:
-        """The newest here, delivered up to its end; None while some may not have been heard of."""
-        return self._order.ring if self._live and self._order is not None else None
-
     def order(
         self,
         type: str,
@@ -185,12 +182,8 @@ class RedisStream:
         terms: Terms | None,
         then: Callable[[Ordered | Exception], None],
     ) -> None:
-        """Order and deliver one publication, as `OrderedStream.order`."""
+        """Order and deliver one publication, as `Writer.order`."""
         self._writer.order(type, sender, content, terms, then)
-
-    async def entries(self, after: Position, limit: int) -> list[Entry]:
-        """Return what Redis has after a position, as `OrderedStream.entries`."""
-        return await self._reader.entries(after, limit)
 
     # -- the subscription -----------------------------------------------------------------------------------
 
@@ -336,7 +329,7 @@ class RedisStream:
             self._order.deliver_to(None)
         self._epoch, self._start, self._known = epoch, start, 0
         make_ring = partial(self._broker.sequence, self.room, self._kind, epoch_text(epoch))
-        self._order = KeptOrder(self.room, self._reader, offset, make_ring, self._broker.answer_bytes)
+        self._order = KeptOrder(self.room, self._source, offset, make_ring, self._broker.answer_bytes)
         self._order.deliver_to(self._deliver)
 
     async def _fill(self, last: int, *, told: bool = True) -> None:

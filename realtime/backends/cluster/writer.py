@@ -103,7 +103,10 @@ class Writer:
         terms: Terms | None,
         then: Callable[[Ordered | Exception], None],
     ) -> None:
-        """Order one publication, as `OrderedStream.order`."""
+        """Order and deliver one publication; `then` gets its place, or what `publish` raises.
+
+        It is called later, or before this returns where the publication is refused at once.
+        """
         timestamp = self._broker.stamp.timestamp
 
         def placed(receipt: Receipt | Exception) -> None:

@@ -209,7 +209,7 @@ class CommandLink(Link[Wire]):
         wire = self.wire
         size = len(call.data)
         if wire is None:
-            if self._terms.clock.monotonic() - self.down_since >= self._terms.timeout_s:
+            if self._closing or self._terms.clock.monotonic() - self.down_since >= self._terms.timeout_s:
                 return self._refuse(call, away())
             if self._waiting_bytes + size > self._terms.queue_bytes:
                 return self._refuse(call, away("too much waits for Redis; try again"))

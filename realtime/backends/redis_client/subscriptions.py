@@ -75,11 +75,12 @@ class Queue:
             self._by_slot[slot] = group
         return slot, taken
 
-    def move(self, other: Queue) -> None:
-        """Give all to `other`."""
-        groups, self._by_slot = self._by_slot, OrderedDict()
-        for group in groups.values():
-            for subscription in group.values():
+    def move(self, other: Queue, limit: int) -> None:
+        """Give the first, at most `limit`, to `other`."""
+        while limit > 0 and self._by_slot:
+            _, taken = self.take(limit)
+            limit -= len(taken)
+            for subscription in taken:
                 other.add(subscription)
 
 
@@ -261,7 +262,7 @@ class Subscriptions:
     def review(self, links: Collection[SubscriptionLink]) -> None:
         """Look again where everything belongs: the slots have changed. `links` are all that there are."""
         for queue in (self._homeless, self._refused, *(link.parked for link in links)):
-            queue.move(self._again)
+            queue.move(self._again, len(self.by_channel))
         home: dict[int, SubscriptionLink | None] = {}
         for subscription in self.by_channel.values():
             place = subscription.place
@@ -274,16 +275,20 @@ class Subscriptions:
                     self._fallen.append((subscription, place))
         self._soon()
 
-    def retry(self) -> None:
-        """Try again what was refused."""
+    def retry(self, links: Iterable[SubscriptionLink]) -> None:
+        """Try again what was refused, and see that nothing stays with a link that could have it."""
         if self._refused:
-            self._refused.move(self._again)
+            self._refused.move(self._again, len(self.by_channel))
             self._soon()
+        for link in links:
+            if link.up and not link.unanswered:
+                self.ready(link)
 
     def ready(self, link: SubscriptionLink) -> None:
         """`link` takes more than before."""
-        link.parked.move(self._again)
-        self._soon()
+        if link.parked:
+            link.parked.move(self._again, CHANNELS_PER_TURN)
+            self._soon()
 
     def close(self) -> None:
         """Call nobody any more."""

@@ -96,15 +96,17 @@ class Wire(asyncio.Protocol):
         self.write(call.data)
 
     def write(self, data: bytes) -> None:
-        """Write bytes; nothing where the connection is lost."""
-        if self.transport is not None:
-            self.transport.write(data)
+        """Write bytes; nothing where the connection is about to be lost: uvloop would raise."""
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
 
     def abort(self, why: str) -> None:
         """Be gone soon, for the reason `why`."""
-        if self.transport is not None and not self.transport.is_closing():
+        transport, self.transport = self.transport, None
+        if transport is not None:
             self.why = why
-            self.transport.abort()
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         on_lost, self.on_lost = self.on_lost, None

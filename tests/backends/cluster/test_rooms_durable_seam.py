@@ -124,19 +124,6 @@ async def test_an_order_that_is_refused_at_once_says_so(workers, books):
     assert isinstance(told[0], Unavailable)
 
 
-async def test_the_mirror_is_what_was_delivered_and_none_while_it_may_be_behind(workers, books):
-    worker = await workers.start(opening=books)
-    member = worker.member(kind=DURABLE)
-    assert member.stream.mirror is None
-    await member.recover()
-    for number in range(3):
-        await member.publish(number)
-    mirror = member.stream.mirror
-    assert mirror.between(0, 99) == member.pushes
-    member.stream.on_unsubscribed()
-    assert member.stream.mirror is None
-
-
 async def test_entries_are_all_that_a_row_needs_in_order_over_epochs(workers, books):
     worker = await workers.start(opening=books)
     member = await worker.joined(kind=DURABLE)
@@ -148,10 +135,10 @@ async def test_entries_are_all_that_a_row_needs_in_order_over_epochs(workers, bo
     other = packed[:48] + packed[48:80][::-1] + packed[80:]
     await worker.broker.ask(names.slot, b"HSET", names.meta, b"r", other)
     await member.publish("new epoch")
-    entries = await member.stream.entries(Position(41, epoch), 1000)
+    entries = await worker.broker.reader(LOBBY, DURABLE).entries(Position(41, epoch), 1000)
     assert [entry.push for entry in entries] == member.pushes
     assert entries[0] == Entry(Position(42, epoch), member.pushes[0], ALICE, "ключ", 1752575400123)
     assert entries[-1].position.epoch != epoch
     assert [entry.position.offset for entry in entries] == member.offsets
-    some = await member.stream.entries(Position(50, epoch), 7)
+    some = await worker.broker.reader(LOBBY, DURABLE).entries(Position(50, epoch), 7)
     assert [entry.position.offset for entry in some] == list(range(51, 58))

@@ -51,15 +51,19 @@ local function room_at(m, s, now, floor, least)
   return room
 end
 
+-- Where a room of a store is, is remembered for longer than what it keeps here: without it its next use begins
+-- an epoch, and who was away would be told that something may be lost.
+local LASTING_MS = 7 * 24 * 3600 * 1000
+
 -- Write the room, and keep it for `window` ms more, at least. The expiry is moved once in an eighth of that.
-local function keep_room(m, s, room, now, window)
+local function keep_room(m, s, room, now, window, lasting)
   local due = now < room.touched or now - room.touched >= window * 125
   if due then room.touched = now end
   redis.call('HSET', m, 'r', struct.pack(
     PACKED, room.offset, room.start, room.touched, room.fence, room.bytes, room.dropped, room.nonce) .. room.epoch)
   if due then
     local ttl = whole(window + window / 8)
-    redis.call('PEXPIRE', m, ttl)
+    redis.call('PEXPIRE', m, lasting and whole(math.max(LASTING_MS, window)) or ttl)
     redis.call('PEXPIRE', s, ttl)
   end
 end
@@ -135,14 +139,15 @@ redis.register_function('rt1_publish', function(keys, args)
   local m, s, blob, now = keys[1], keys[2], args[6], now_us()
   local count, window, keep, keep_bytes =
     tonumber(args[1]), tonumber(args[2]), tonumber(args[3]), tonumber(args[4])
-  local room, needed = room_at(m, s, now, args[5] == '0' and 0 or nil, 0)
+  local lasting = args[5] == '1'
+  local room, needed = room_at(m, s, now, not lasting and 0 or nil, 0)
   if needed then return needed end
   local said
   if #args > 6 then
     local accepted
     said, accepted = weigh(keys, args, room, count, window)
     if accepted == 0 then
-      keep_room(m, s, room, now, window)
+      keep_room(m, s, room, now, window, lasting)
       return {room.epoch, room.offset, said}
     end
     if accepted < count then blob = accepted_of(blob, said) end
@@ -159,28 +164,30 @@ redis.register_function('rt1_publish', function(keys, args)
   end
   if before == 0 then room.touched = 0 end -- the stream is new, and has no expiry
   if room.bytes - room.dropped > keep_bytes * 1.25 then room.dropped = trim(s, room.bytes, keep_bytes) end
-  keep_room(m, s, room, now, window)
+  keep_room(m, s, room, now, window, lasting)
   redis.call('SPUBLISH', stem(m), struct.pack('<BI8I8', 1, tonumber(room.epoch), first) .. blob)
   return {room.epoch, room.offset, said}
 end)
 
 -- Where a room is: {epoch, offset, offset before the epoch's first}.
-local function position(keys, window, floor, least)
+local function position(keys, window, lasting, floor, least)
   local now = now_us()
   local room, needed = room_at(keys[1], keys[2], now, floor, least)
   if needed then return needed end
-  keep_room(keys[1], keys[2], room, now, window)
+  if redis.call('EXISTS', keys[2]) == 0 then room.bytes, room.dropped = 0, 0 end -- it has expired before
+  keep_room(keys[1], keys[2], room, now, window, lasting)
   return {room.epoch, room.offset, room.start}
 end
 
 -- KEYS m s; ARGV window in ms, '1' where the room needs a floor.
 redis.register_function('rt1_position', function(keys, args)
-  return position(keys, tonumber(args[1]), args[2] == '0' and 0 or nil, 0)
+  local lasting = args[2] == '1'
+  return position(keys, tonumber(args[1]), lasting, not lasting and 0 or nil, 0)
 end)
 
 -- KEYS m s; ARGV window in ms, floor: the last offset that the store has, the least number of the epoch.
 redis.register_function('rt1_open', function(keys, args)
-  return position(keys, tonumber(args[1]), tonumber(args[2]), tonumber(args[3]))
+  return position(keys, tonumber(args[1]), true, tonumber(args[2]), tonumber(args[3]))
 end)
 
 -- KEYS p; ARGV window in ms, worker, its entry; without one it has none any more.
