@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 from realtime.core.clock import SystemClock
 from realtime.core.contracts import Clock
+from realtime.core.control import Control
 from realtime.core.notifications import NotificationManager
 from realtime.edge import listener
 from realtime.edge.asgi_connection import AsgiConnection, AsgiRequest, AsgiWebSocket, refuse
@@ -188,6 +189,15 @@ class RealtimeHub:
             RuntimeError: it is not initialized in the running event loop, or none is running.
         """
         return self._here().worker.core.notifications
+
+    @property
+    def control(self) -> Control:
+        """What kicks users and revokes their tokens, on all workers.
+
+        Raises:
+            RuntimeError: as `notification_manager`.
+        """
+        return self._here().worker.core.control
 
     @property
     def url(self) -> str | None:

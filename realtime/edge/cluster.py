@@ -122,6 +122,8 @@ class Clustered:
             "redis": "ok" if self._redis.ok else "away",
             "ring": "ok" if self.cluster.ok else "not in it",
         }
+        if not self.revocations.loaded:
+            checks["revocations"] = "not read yet"
         if self._store is not None:
             checks["store"] = "ok" if self._store.ok else "failing"
         return checks

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from realtime.backends.redis_client.contract import Redis, RedisError, Reply, slot_of
-from realtime.core.cluster import Cluster, Evict, WorkerId
+from realtime.core.cluster import Change, Cluster, Evict, WorkerId
 from realtime.errors import BadMessage, Unavailable
 from realtime.ids import TenantId, UserId
 
@@ -43,7 +43,7 @@ class Eviction(msgspec.Struct, frozen=True, array_like=True):
     number: int
 
 
-class Change:
+class Untold:
     """What Redis has not been told yet of one user: connection numbers."""
 
     __slots__ = ("came", "gone")
@@ -55,9 +55,9 @@ class Change:
     def __bool__(self) -> bool:
         return bool(self.came or self.gone)
 
-    def take(self, most: int) -> Change:
+    def take(self, most: int) -> Untold:
         """Take out at most so many of each."""
-        taken = Change()
+        taken = Untold()
         while self.came and len(taken.came) < most:
             number = next(iter(self.came))
             del self.came[number]
@@ -81,7 +81,7 @@ class RedisWhereabouts:
         self._policy = policy
         self._evict: Evict | None = None
         self._here: dict[str, Collection[int]] = {}  # numbers by `tenant/user`
-        self._changes: dict[str, Change] = {}
+        self._changes: dict[str, Untold] = {}
         self._ready: list[str] = []  # whose changes go with the next flush
         self._retry: dict[str, None] = {}  # whose changes go when Redis is back
         self._flying: set[str] = set()  # who is being told now
@@ -89,7 +89,8 @@ class RedisWhereabouts:
         self._quota = 1
         self._ticks_left = ROUND_S * TICKS_PER_S
         self._flushing = False
-        self._away = False
+        self._away = False  # Redis was, or this worker was taken for dead: all is to be told again
+        self._placed = False  # it has been in the ring
         self._departures = 0  # in `_changes`
         self.evictions = 0
         self.failures = 0
@@ -98,6 +99,7 @@ class RedisWhereabouts:
     def open(self, evict: Evict) -> None:
         """Begin: `evict` closes the connections of this worker that are one too many."""
         self._evict = evict
+        self._cluster.watch(self._on_change)
 
     def arrived(self, tenant: TenantId, user: UserId, number: int) -> None:
         """Count connection `number` of this worker; whoever is one too many is closed, here or elsewhere."""
@@ -116,11 +118,16 @@ class RedisWhereabouts:
             self._here[name] = rest
         else:
             del self._here[name]
+        if name not in self._changes and self._departures >= WAITING_MAX:
+            return
         change = self._note(name)
         change.came.pop(number, None)
         if self._departures < WAITING_MAX:
             change.gone.add(number)
             self._departures += 1
+        elif not change:  # it came and went while nobody could be told
+            del self._changes[name]
+            self._retry.pop(name, None)
 
     async def find(self, tenant: TenantId, user: UserId) -> dict[WorkerId, int]:
         """Return how many connections the user has on which workers; on this one exactly.
@@ -145,7 +152,7 @@ class RedisWhereabouts:
                 del self._retry[name]
                 self._ready.append(name)
             self._flush_soon()
-        elif self._away:  # back: Redis may have lost what it knew
+        elif self._away:
             self._away = False
             self._begin_round(RETRIED_A_TICK)
         self._ticks_left -= 1
@@ -166,11 +173,11 @@ class RedisWhereabouts:
 
     # -- telling Redis --------------------------------------------------------------------------------------
 
-    def _note(self, name: str) -> Change:
+    def _note(self, name: str) -> Untold:
         """Return what is to be told of a user; it goes with the next flush, or after the call under way."""
         change = self._changes.get(name)
         if change is None:
-            change = self._changes[name] = Change()
+            change = self._changes[name] = Untold()
             if name not in self._flying:
                 self._ready.append(name)
                 self._flush_soon()
@@ -189,14 +196,16 @@ class RedisWhereabouts:
         self._flushing = False
         ready, self._ready = self._ready, []
         for name in ready:
-            waiting = self._changes[name]
+            waiting = self._changes.get(name)
+            if waiting is None or name in self._flying:
+                continue
             change = waiting.take(NAMED_MAX)
             if not waiting:
                 del self._changes[name]  # or the rest goes when this is answered
             self._departures -= len(change.gone)
             self._send(name, change, all=False, ring="")
 
-    def _send(self, name: str, change: Change, *, all: bool, ring: str) -> None:
+    def _send(self, name: str, change: Untold, *, all: bool, ring: str) -> None:
         self._flying.add(name)
         user = f"{self._prefix}:{{u/{name}}}"
         self._redis.send(
@@ -219,7 +228,7 @@ class RedisWhereabouts:
             then=partial(self._told, name, change, all),
         )
 
-    def _told(self, name: str, change: Change, all: bool, outcome: Reply | Exception) -> None:
+    def _told(self, name: str, change: Untold, all: bool, outcome: Reply | Exception) -> None:
         if outcome == [b"ring"]:
             ring = " ".join(self._cluster.workers) if self._cluster.ok else "-"
             self._send(name, change, all=all, ring=ring)
@@ -234,7 +243,7 @@ class RedisWhereabouts:
             for member in outcome:
                 self._close(name, member)
 
-    def _take_back(self, name: str, change: Change, error: Exception) -> None:
+    def _take_back(self, name: str, change: Untold, error: Exception) -> None:
         """Keep what could not be told, together with what came since."""
         if isinstance(error, RedisError) and not self._away:
             log.warning("connections over all workers are not counted: %s", error)
@@ -242,12 +251,15 @@ class RedisWhereabouts:
         self.failures += 1
         here = self._here.get(name, ())
         came = {number: None for number in change.came if number in here}
-        waiting = self._changes.setdefault(name, Change())
+        waiting = self._changes.setdefault(name, Untold())
         waiting.came = came | waiting.came
         if self._departures < WAITING_MAX:
             self._departures += len(change.gone - waiting.gone)
             waiting.gone |= change.gone
-        self._retry[name] = None
+        if waiting:
+            self._retry[name] = None
+        else:
+            del self._changes[name]
 
     # -- telling it again -----------------------------------------------------------------------------------
 
@@ -263,9 +275,15 @@ class RedisWhereabouts:
         if len(numbers) > NAMED_MAX:
             self._note(name).came.update(dict.fromkeys(sorted(numbers)))
             return
-        change = Change()
+        change = Untold()
         change.came = dict.fromkeys(sorted(numbers))
         self._send(name, change, all=True, ring="")
+
+    def _on_change(self, change: Change) -> None:
+        """Note where others have dropped this worker's connections, because they took it for dead."""
+        if self._cluster.worker in change.joined:
+            self._away |= self._placed
+            self._placed = True
 
     # -- who is one too many --------------------------------------------------------------------------------
 
