@@ -99,7 +99,7 @@ class RedisClient:
                     await self._news.wait()
         except TimeoutError:
             log.debug("no Redis within %s s", self._timeout_s)
-        if not self._nodes.masters and not (patient and not any(link.refusal for link in links)):
+        if not self._nodes.masters and not (patient and not any(link.refused for link in links)):
             reasons = [f"{link.node}: {link.trouble or self._lookout.trouble}" for link in links]
             await self.close()
             raise StartupError(f"Redis cannot be used: {'; '.join(reasons)}")
