@@ -119,8 +119,9 @@ class RedisStream:
         self._held: list[tuple[int, int, bytes, int]] = []  # (epoch, first, payload, where its blob begins)
         self._held_bytes = 0
         self._missed = False  # too much came to be held
-        self._waiting: Pending[bool] | None = None
+        self._waiting: Pending[bool] | None = Pending()
         writer.stream, writer.held = self, True
+        broker.time_out(self, self._waiting)
         broker.redis.subscribe(writer.names.channel, self)
 
     # -- the contract ---------------------------------------------------------------------------------------
@@ -269,7 +270,7 @@ class RedisStream:
     def give_up(self, waiting: Pending[bool]) -> None:
         """Refuse those that wait: it takes too long."""
         if self._waiting is waiting:
-            self._answer(Unavailable("the room gives no answer", retry_after_s=RETRY_S))
+            self._refuse(Unavailable("the room gives no answer", retry_after_s=RETRY_S))
 
     # -- catching up ----------------------------------------------------------------------------------------
 
@@ -367,13 +368,16 @@ class RedisStream:
         """Refuse those that wait, and try again after a while."""
         if self._closed:
             return
-        refusal = Unavailable("the room's order is away", retry_after_s=error.retry_after_s or RETRY_S)
-        self._answer(refusal)
-        if self._order is None:
-            self._writer.refuse(refusal)
-            self._writer.release()
+        self._refuse(Unavailable("the room's order is away", retry_after_s=error.retry_after_s or RETRY_S))
         self._drop_held()
         self._broker.retry_later(self)
+
+    def _refuse(self, error: Unavailable) -> None:
+        """Refuse those that wait, and what was held back for a subscription that does not come."""
+        self._answer(error)
+        if self._writer.held:
+            self._writer.refuse(error)
+            self._writer.release()
 
     def _stop(self) -> None:
         """Deliver nothing more until it is known where the room is."""
