@@ -41,6 +41,7 @@ _RUN: Final = Struct("<BQQ")
 # What may wait in a stream that is catching up; what comes after that is fetched.
 HELD_RUNS: Final = 256
 HELD_BYTES: Final = 1024 * 1024
+PASSED_MAX: Final = 2000  # publications that are read of the store for members who are far behind
 ROUNDS: Final = 20  # of asking where the room is, until what has come fits to it
 
 
@@ -344,12 +345,30 @@ class RedisStream:
                 if run.first > order.offset + 1:
                     if not told:
                         return
-                    self._lose(run.first - 1)
+                    await self._pass(run.first - 1)
+                    if self._closed:
+                        return
                 self._append(run.first, run.blob, 0)
             if not runs:
                 if told and order.offset < last:
-                    self._lose(last)
+                    await self._pass(last)
                 return
+
+    async def _pass(self, last: int) -> None:
+        """Go on after offset `last`, which Redis does not keep: deliver what the store has, tell the rest."""
+        order = self._order
+        assert order is not None
+        if self._source is not self._reader and last - order.offset <= PASSED_MAX:
+            try:
+                rows = await self._source.read(self.room, order.offset, last - order.offset)
+            except Unavailable:
+                rows = []  # the members have to ask for it themselves, later
+            for position, push in rows:
+                if self._closed or position != Position(order.offset + 1, order.epoch):
+                    break
+                self._append_push(order, push)
+        if order.offset < last and not self._closed:
+            self._lose(last)
 
     def _lose(self, last: int) -> None:
         """Go on after offset `last`: what is missing before it will never come."""
@@ -402,10 +421,13 @@ class RedisStream:
         order = self._order
         assert order is not None
         for push in pushes_of(blob, start, self._room_json, order.epoch, first, order.offset):
-            try:
-                order.append(push)
-            except Exception:  # a mistake of ours, in a handler; it has its place all the same
-                log.exception("%s: offset %d was not delivered", self.room.room, order.offset)
+            self._append_push(order, push)
+
+    def _append_push(self, order: KeptOrder, push: bytes) -> None:
+        try:
+            order.append(push)
+        except Exception:  # a mistake of ours, in a handler; it has its place all the same
+            log.exception("%s: offset %d was not delivered", self.room.room, order.offset)
 
     def _give(self, push: bytes, offset: int) -> None:
         try:
