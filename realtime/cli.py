@@ -1,4 +1,4 @@
-"""The `realtime` command: serve, check, settings, migrate, token, dev-cluster, replay.
+"""The `realtime` command: serve, check, settings, migrate, token, dev-cluster, replay, and `cli_control`.
 
 A user's mistake ends in one line on stderr and no traceback: exit code 2 for a wrong command line, 1 for what
 failed after that. What the commands do stands elsewhere; here are their options and what they print.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from realtime import __version__
+from realtime.cli_control import add_commands
 from realtime.errors import RealtimeError, SettingsError
 from realtime.loading import CONFIG_VARIABLE, Loaded, convert, load
 from realtime.settings import KNOBS, Knob, as_text, describe
@@ -27,6 +28,7 @@ examples:
   realtime settings --format markdown         every knob: variable, unit, bounds, default, current value
   realtime migrate --status                   which tables the store has, and which are due
   realtime token make --sub alice --ttl 3600  a token signed with REALTIME_JWT_SECRET
+  realtime publish chat:lobby '{"text":"hello"}'  to the workers that share REDIS_URL
   realtime dev-cluster                        a Redis Cluster on this machine, for development
 """
 # Short names for what is typed often; every knob has its own option anyway.
@@ -76,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_migrate(commands)
     _add_token(commands)
     _add_dev_cluster(commands)
+    add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     # Only for --help: main() hands replay's own options on unparsed.
     commands.add_parser("replay", help="play a recorded chat into a server, and check every delivery")
     return parser

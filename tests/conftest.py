@@ -63,7 +63,7 @@ class Server:
         self._said_all = False
         began = len(self.log)
         self.process = subprocess.Popen(
-            [sys.executable, *self.command],
+            [*self.launcher, sys.executable, *self.command],
             cwd=ROOT,
             env=self._environ(),
             stdin=subprocess.DEVNULL,
@@ -78,6 +78,11 @@ class Server:
         self.host, self.port = found["host"].strip("[]"), int(found["port"])
         self.settings["port"] = self.port
         return self
+
+    @property
+    def launcher(self) -> tuple[str, ...]:
+        """What the command begins with."""
+        return ()
 
     @property
     def command(self) -> tuple[str, ...]:

@@ -21,7 +21,11 @@ ROOT = Path(__file__).parent.parent
 BASE = frozenset({"errors", "ids", "units", "settings", "settings_cluster", "loading"})
 RANK = {"native": 0, "protocol": 1, "core": 2, "features": 3, "backends": 3, "edge": 4, "cli": 5}
 # A layer with a rule of its own: what of ours it may import.
-ROOT_MAY_NAME = ("realtime.edge.asgi_hub", "realtime.protocol.priority")  # looked up when asked for
+ROOT_MAY_NAME = (
+    "realtime.edge.asgi_hub",
+    "realtime.edge.publisher",
+    "realtime.protocol.priority",
+)  # looked up when asked for
 CLIENT_MAY_IMPORT = ("realtime.client", "realtime.errors", "realtime.ids")
 
 DRIVERS = {"redis", "hiredis", "asyncpg", "sqlite3", "jwt"}
@@ -117,7 +121,7 @@ def layer_of(module: str) -> str:
         return "root"
     if parts[1] in BASE:
         return "base"
-    return "cli" if parts[1] in ("cli", "__main__") else parts[1]
+    return "cli" if parts[1] in ("cli", "cli_control", "__main__") else parts[1]
 
 
 def verdict(module: str, use: Use) -> str | None:

@@ -23,10 +23,14 @@ FIRST_ROWS: Final = 16
 PUSH_BYTES_MIN: Final = 100  # no push is smaller: its keys, epoch and timestamp are that much
 
 
+Placed = tuple[Position, bytes]
+"""A push and where it is."""
+
+
 class Source(Protocol):
     """What has all of it: a store, as far as this needs one."""
 
-    async def read(self, room: RoomKey, after: int, limit: int) -> list[tuple[Position, bytes]]:
+    async def read(self, room: RoomKey, after: int, limit: int) -> list[Placed]:
         """As `Store.read`."""
         ...
 
@@ -69,6 +73,11 @@ class KeptOrder:
     def epoch(self) -> bytes:
         """The order that they are in."""
         return self._ring.epoch
+
+    @property
+    def ring(self) -> Sequence:
+        """The newest ones, in memory."""
+        return self._ring
 
     @property
     def busy(self) -> bool:

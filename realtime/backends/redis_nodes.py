@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import redis
 from redis.backoff import NoBackoff
@@ -54,6 +54,13 @@ _START: Final = (
 )
 
 
+class Home(NamedTuple):
+    """Where a node lives: the address that everybody knows it by, and what its command begins with there."""
+
+    address: str = HOST
+    launcher: Sequence[str] = ()
+
+
 class RedisNode:
     """One `redis-server`. `start` may be called again after `stop` and `kill`, and takes the same port.
 
@@ -61,8 +68,15 @@ class RedisNode:
         StartupError: from `start`: there is no redis-server, or it did not start; the message has its log.
     """
 
-    def __init__(self, directory: Path, port: int = 0, cluster_options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        port: int = 0,
+        cluster_options: Sequence[str] = (),
+        home: Home = Home(),  # noqa: B008 - it cannot be changed
+    ) -> None:
         self.directory = directory
+        self.home = home
         self._free_choice = not port
         self._cluster_options = cluster_options
         self._frozen = False
@@ -93,7 +107,7 @@ class RedisNode:
     @property
     def url(self) -> str:
         """What REDIS_URL is for it alone."""
-        return f"redis://{HOST}:{self.port}"
+        return f"redis://{self.home.address}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -137,12 +151,15 @@ class RedisNode:
         self.bus_port = _RANDOM.choice(PORTS) if self._free_choice else port + 10_000
         # Asked once: whoever waits asks again.
         once = Retry(NoBackoff(), 0)
-        self.redis = redis.Redis(host=HOST, port=port, socket_timeout=ANSWER_TIMEOUT_S, retry=once)
+        self.redis = redis.Redis(
+            host=self.home.address, port=port, socket_timeout=ANSWER_TIMEOUT_S, retry=once
+        )
 
     def _spawn(self) -> None:
         self.log.unlink(missing_ok=True)
         command = [
-            *(_program(), "--port", str(self.port), "--bind", HOST, "--dir", str(self.directory)),
+            *(*self.home.launcher, _program(), "--port", str(self.port), "--dir", str(self.directory)),
+            *("--bind", self.home.address, "--protected-mode", "no"),
             *("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"),
             *("--logfile", str(self.log)),
         ]
@@ -184,19 +201,28 @@ class RedisNode:
 class RedisCluster:
     """Masters and their replicas on loopback, in `directory` or a temporary one.
 
-    Ports are free ones, or from `port_base` on. Shards are numbered: node i and node i + masters begin as the
-    master and a replica of the same slots.
+    Ports are free ones, or from `port_base` on; nodes are dealt out to `homes` in turn. Shards are numbered:
+    node i and node i + masters begin as the master and a replica of the same slots.
     """
 
     def __init__(
-        self, masters: int = 3, replicas: int = 1, *, port_base: int = 0, directory: Path | None = None
+        self,
+        masters: int = 3,
+        replicas: int = 1,
+        *,
+        port_base: int = 0,
+        directory: Path | None = None,
+        homes: Sequence[Home] = (Home(),),
     ) -> None:
         self._temporary = directory is None
         self.directory = directory or Path(tempfile.mkdtemp(prefix="realtime-redis-"))
         self._masters = masters
         count = masters * (1 + replicas)
         ports = [port_base + i if port_base else 0 for i in range(count)]
-        self.nodes = [RedisNode(self.directory / str(i), port, OPTIONS) for i, port in enumerate(ports)]
+        self.nodes = [
+            RedisNode(self.directory / str(i), port, OPTIONS, homes[i % len(homes)])
+            for i, port in enumerate(ports)
+        ]
 
     def start(self) -> None:
         """Start every node and join them, and wait until each says that the cluster is there.
@@ -215,7 +241,7 @@ class RedisCluster:
     @property
     def url(self) -> str:
         """What REDIS_URL is for it: every node is a seed."""
-        return "redis://" + ",".join(f"{HOST}:{node.port}" for node in self.nodes)
+        return "redis://" + ",".join(f"{node.home.address}:{node.port}" for node in self.nodes)
 
     def masters(self) -> list[RedisNode]:
         """Those that are masters now, as they say themselves; who is down or frozen is none."""
@@ -251,7 +277,7 @@ class RedisCluster:
         to.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[here])
         here.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[to])
         while keys := here.ask("CLUSTER", "GETKEYSINSLOT", slot, 100):
-            here.ask("MIGRATE", HOST, to.port, "", 0, 5000, "KEYS", *keys)
+            here.ask("MIGRATE", to.home.address, to.port, "", 0, 5000, "KEYS", *keys)
         to.ask("CLUSTER", "SETSLOT", slot, "NODE", ids[to])
         here.ask("CLUSTER", "SETSLOT", slot, "NODE", ids[to])
 
@@ -296,7 +322,7 @@ class RedisCluster:
                 node.ask("CLUSTER", "ADDSLOTSRANGE", bounds[i], bounds[i + 1] - 1)
                 node.ask("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
             for other in self.nodes[:i]:
-                node.ask("CLUSTER", "MEET", HOST, other.port, other.bus_port)
+                node.ask("CLUSTER", "MEET", other.home.address, other.port, other.bus_port)
         everybody = len(self.nodes)
         wait_for(
             lambda: all(_known(node) == everybody for node in self.nodes), "the nodes do not find each other"

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
 from realtime.core.cluster import Cluster, WorkerId
 from realtime.core.contracts import Clock, Connection, Registry
+from realtime.core.membership import Membership
 from realtime.core.revocations import REVOCATIONS_MAX, Revocation, RevocationList, Revoked
+from realtime.core.session import Session
 from realtime.core.users import Users, identity_of
 from realtime.errors import BadMessage, CloseCode, TooLarge, Unavailable
 from realtime.ids import DEFAULT_TENANT, TenantId, UserId, parse_tenant, parse_user
-from realtime.protocol.closing import close_reason, may_be_sent
+from realtime.protocol.closing import close_reason, is_for_good, may_be_sent
 
 KICK: Final = "kick"
 REVOKED: Final = close_reason("revoked")
@@ -37,10 +39,23 @@ class Kick(msgspec.Struct, frozen=True, array_like=True):
     reason: bytes
 
 
+class Workers(Protocol):
+    """Those who are asked; a Cluster is one."""
+
+    @property
+    def workers(self) -> Collection[WorkerId]:
+        """All that are alive as far as is known."""
+        ...
+
+    async def ask(self, worker: WorkerId, verb: str, body: bytes) -> bytes:
+        """Return what `worker` answers, as `Cluster.ask`."""
+        ...
+
+
 class Orders:
     """What may be ordered from anywhere that reaches the workers, inside of the ring or outside."""
 
-    def __init__(self, cluster: Cluster, clock: Clock, revocations: RevocationList | None = None) -> None:
+    def __init__(self, cluster: Workers, clock: Clock, revocations: RevocationList | None = None) -> None:
         self._cluster = cluster
         self._clock = clock
         self._revocations = revocations
@@ -121,13 +136,14 @@ class Orders:
 class Control(Orders):
     """A worker's own: gives orders, and carries out those of others. `tick` about ten times a second.
 
-    What is revoked where there is none are kept for all workers it is kept in memory, and forgotten with the process.
+    Without `revocations`, which keeps them for all workers, what is revoked is forgotten with the process.
     """
 
     def __init__(
         self,
         users: Users,
         registry: Registry,
+        membership: Membership,
         revoked: Revoked,
         clock: Clock,
         cluster: Cluster,
@@ -136,6 +152,7 @@ class Control(Orders):
         super().__init__(cluster, clock, revocations)
         self._users = users
         self._registry = registry
+        self._membership = membership
         self._revoked = revoked
         self._look = False  # single tokens have been revoked since the last look
         self._look_at = clock.monotonic()
@@ -154,7 +171,7 @@ class Control(Orders):
 
     def stats(self) -> dict[str, int]:
         """Gauges and counters for /metrics, by name."""
-        return {"revocations": len(self._revoked), "kicked": self.kicked}
+        return {"revocations": len(self._revoked), "kicked_total": self.kicked}
 
     async def _revoke(
         self, tenant: TenantId, user: UserId | None, token_id: str | None, before: float, keep_s: float
@@ -176,13 +193,13 @@ class Control(Orders):
                 self._look = True
             else:
                 self._close_revoked(self._users.connections(revocation.tenant, revocation.user))
+                self._membership.rosters.forget(revocation.tenant, revocation.user)
 
     def _close_revoked(self, connections: Collection[Connection]) -> None:
         for connection in connections:
             identity = identity_of(connection)
             if identity is not None and self._revoked.covers(identity):
-                self.kicked += connection.open
-                connection.close(CloseCode.BAD_TOKEN, REVOKED)
+                self._close(connection, CloseCode.BAD_TOKEN, REVOKED)
 
     def _on_kick(self, asker: WorkerId, body: bytes) -> bytes:
         try:
@@ -197,12 +214,21 @@ class Control(Orders):
             connections = [each for each, whose in everybody if whose and whose.tenant == order.tenant]
         closing = [each for each in connections if each.open]
         for each in closing:
-            each.close(order.code, order.reason)
-        self.kicked += len(closing)
+            self._close(each, order.code, order.reason)
+        if is_for_good(order.code):
+            self._membership.rosters.forget(order.tenant, order.user)
         return b"%d" % len(closing)
 
+    def _close(self, connection: Connection, code: int, reason: bytes) -> None:
+        """Close a connection; one that is not to come back is out of its rooms before the peer has agreed."""
+        self.kicked += connection.open
+        connection.close(code, reason)
+        session = connection.state
+        if is_for_good(code) and isinstance(session, Session):
+            self._membership.leave_all(session, lingers=False)
 
-async def ask_all(cluster: Cluster, verb: str, body: bytes) -> list[bytes]:
+
+async def ask_all(cluster: Workers, verb: str, body: bytes) -> list[bytes]:
     """Return the answers of all workers there are, in no order.
 
     Raises:

@@ -35,7 +35,7 @@ from realtime.core.router import Router, Spawn
 from realtime.core.session import Handle, Handlers, Session
 from realtime.core.tenant import Tenants
 from realtime.core.users import Users
-from realtime.ids import TenantId, UserId
+from realtime.ids import UserId
 from realtime.native.message import Envelope
 from realtime.native.relay import Relay
 
@@ -102,26 +102,14 @@ class Core:
         publish = self._publish = publisher.publish
         self._signal = publisher.signal
         ping = queries.ping
-        handlers: Handlers = {
-            "connect": self._entry.greet_again,
-            "join": self._membership.join,
-            "leave": self._membership.leave,
-            "passive": self._membership.passive,
-            "presence": queries.presence,
-            "history": queries.history,
-            "ping": ping,
-            "refresh": self._entry.refresh,
-        }
-        for message in catalog.messages.values():
-            handlers[message.name] = self._handler(message)
-        self._entry.open(handlers)
+        self._entry.open(self._handlers(queries, ping))
         relay = Relay(
             self._router, fanout, publish, ping, on_stranger, limits.messages_per_frame, limits.content_bytes
         )
         self.receive = relay.receive  # (state, payload), for each message of a connection
         self.publish = publish  # (session, envelope), for features that publish after they have checked
         self.notifications = NotificationManager(users, fanout, limits, cluster, whereabouts)
-        self.control = Control(users, fanout, revoked, clock, cluster, revocations)
+        self.control = Control(users, fanout, self._membership, revoked, clock, cluster, revocations)
         self._outside = Outside(catalog, self._membership, publisher.publish_to, cluster, limits)
         if whereabouts is not None:
             whereabouts.open(users.evict)
@@ -162,14 +150,6 @@ class Core:
         """
         self._entry.disconnect(session, for_good=for_good)
 
-    def expel(self, session: Session) -> None:
-        """Let a session out of all its rooms at once, which is to be closed and not to come back."""
-        self._membership.leave_all(session, lingers=False)
-
-    def forget(self, tenant: TenantId, user: UserId) -> None:
-        """Let a user no longer linger in rooms, who is not to come back."""
-        self._membership.rosters.forget(tenant, user)
-
     def tick(self) -> None:
         """Do what is due by the clock: the ring, presence, counts, expiry, forgetting."""
         self.cluster.tick()  # first: what is not ours any more is dropped before anything is done with it
@@ -208,6 +188,22 @@ class Core:
     def refusals(self) -> Mapping[str, int]:
         """How many messages were refused over which limit, and connections closed, since the start."""
         return self._router.refusals
+
+    def _handlers(self, queries: Queries, ping: Handle) -> Handlers:
+        """Return what authenticated sessions may send, and who handles it."""
+        handlers: Handlers = {
+            "connect": self._entry.greet_again,
+            "join": self._membership.join,
+            "leave": self._membership.leave,
+            "passive": self._membership.passive,
+            "presence": queries.presence,
+            "history": queries.history,
+            "ping": ping,
+            "refresh": self._entry.refresh,
+        }
+        for message in self.catalog.messages.values():
+            handlers[message.name] = self._handler(message)
+        return handlers
 
     def _handler(self, message: MessageType) -> Handle:
         """Return what handles a feature's message: its own handler, the owner of its room, or the publisher;

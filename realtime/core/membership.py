@@ -318,8 +318,9 @@ def _fitted(recovery: Recovery, answer_bytes: int) -> Recovery:
 
 def _joined(room: Room, recovery: Recovery) -> bytes:
     """Encode the content of `joined`."""
-    return b'%b,"offset":%d,"epoch":"%b","recovered":%b,"messages":[%b]}' % (
-        room.roster.content()[:-1],
+    return b'{"members":%b,"count":%d,"offset":%d,"epoch":"%b","recovered":%b,"messages":[%b]}' % (
+        room.roster.listed(),
+        len(room.roster),
         recovery.offset,
         recovery.epoch,
         b"true" if recovery.recovered else b"false",

@@ -36,7 +36,7 @@ class Sent(NamedTuple):
     connections: int
 
 
-class Parcel(msgspec.Struct, frozen=True, array_like=True):
+class Letter(msgspec.Struct, frozen=True, array_like=True):
     """A notification on its way to the worker that a user is connected to: `push` is the message as JSON."""
 
     tenant: TenantId
@@ -64,7 +64,7 @@ class NotificationManager:
         self._bytes_max = limits.content_bytes
         self._cluster = cluster
         self._whereabouts = whereabouts
-        cluster.answer(NOTIFY, self._on_parcel)
+        cluster.answer(NOTIFY, self._on_letter)
 
     async def send_notification(
         self,
@@ -94,17 +94,17 @@ class NotificationManager:
         """
         user, within = parse_user(user_id), parse_tenant(tenant)
         notification = make_notification(id, title, content, priority, data)
-        parcel = pack(within, user, notification, self._stamp.timestamp, self._bytes_max)
-        body = b"" if self._whereabouts is None else encode_parcel(parcel)
-        taken = self._push(parcel)
+        letter = pack(within, user, notification, self._stamp.timestamp, self._bytes_max)
+        body = b"" if self._whereabouts is None else encode_letter(letter)
+        taken = self._push(letter)
         if self._whereabouts is not None:
-            taken += await self._send_on(self._whereabouts, parcel, body)
+            taken += await self._send_on(self._whereabouts, letter, body)
         return Sent(notification.id, taken)
 
-    async def _send_on(self, whereabouts: Whereabouts, parcel: Parcel, body: bytes) -> int:
+    async def _send_on(self, whereabouts: Whereabouts, letter: Letter, body: bytes) -> int:
         """Hand it to the other workers that the user is on; return how many connections that are."""
         try:
-            found = await whereabouts.find(parcel.tenant, parcel.user)
+            found = await whereabouts.find(letter.tenant, letter.user)
         except Unavailable:
             found = dict.fromkeys(self._cluster.workers, 0)
         found.pop(self._cluster.worker, None)
@@ -112,24 +112,24 @@ class NotificationManager:
             self._cluster.tell(NOTIFY, body, worker)
         return sum(found.values())
 
-    def _on_parcel(self, sender: WorkerId, body: bytes) -> bytes:
-        return b"%d" % self._push(decode_parcel(body))
+    def _on_letter(self, sender: WorkerId, body: bytes) -> bytes:
+        return b"%d" % self._push(decode_letter(body))
 
-    def _push(self, parcel: Parcel) -> int:
+    def _push(self, letter: Letter) -> int:
         """Send it to the user's connections here; return how many took it."""
         packed: bytes | None = None
         taken = 0
-        for connection in self._users.connections(parcel.tenant, parcel.user):
+        for connection in self._users.connections(letter.tenant, letter.user):
             if connection.binary and packed is None:
-                packed = to_msgpack(parcel.push)
-            payload = packed if connection.binary and packed is not None else parcel.push
-            taken += connection.send(payload, parcel.urgent)
+                packed = to_msgpack(letter.push)
+            payload = packed if connection.binary and packed is not None else letter.push
+            taken += connection.send(payload, letter.urgent)
         return taken
 
 
 def pack(
     tenant: TenantId, user: UserId, notification: Notification, timestamp: bytes, bytes_max: int
-) -> Parcel:
+) -> Letter:
     """Return the notification as it goes to the user's connections.
 
     Raises:
@@ -140,29 +140,29 @@ def pack(
     if len(body) > bytes_max:
         raise TooLarge(f"the notification has {len(body)} bytes; at most {bytes_max} are taken")
     push = b'{"type":"notification","content":%b,"timestamp":"%b"}' % (body, timestamp)
-    return Parcel(tenant, user, notification.priority is Priority.CRITICAL, push)
+    return Letter(tenant, user, notification.priority is Priority.CRITICAL, push)
 
 
-def encode_parcel(parcel: Parcel) -> bytes:
+def encode_letter(letter: Letter) -> bytes:
     """Return it as it goes to other workers.
 
     Raises:
         TooLarge: it is more than they take.
     """
-    body = msgspec.msgpack.encode(parcel)
+    body = msgspec.msgpack.encode(letter)
     if len(body) > BODY_BYTES_MAX:
         raise TooLarge(f"the notification has {len(body)} bytes; workers hand on at most {BODY_BYTES_MAX}")
     return body
 
 
-def decode_parcel(body: bytes) -> Parcel:
+def decode_letter(body: bytes) -> Letter:
     """Return what another worker has encoded.
 
     Raises:
         BadMessage: it is none.
     """
     try:
-        return msgspec.msgpack.decode(body, type=Parcel)
+        return msgspec.msgpack.decode(body, type=Letter)
     except msgspec.MsgspecError as error:
         raise BadMessage(f"{NOTIFY}: {error}") from error
 

@@ -55,7 +55,7 @@ class Roster:
         self.stale = False
         self.told_at = float("-inf")  # monotonic seconds of the last push
         self._holds = NO_HOLDS
-        self._touched: set[bytes] = set()  # users who came or went since then
+        self._touched: dict[bytes, None] = {}  # users who came or went since then
         self._told = 0  # the count that was told last
         self._whole = True  # everybody was told of everyone; False while only the count was
         self._listed: bytes | None = None
@@ -76,8 +76,11 @@ class Roster:
         users[user] = 1
         self.here += 1
         self.stale = True
-        if sessions is None:
-            self._appear(user)
+        if sessions is None:  # `_appear`, without the calls: each join of a crowd comes here
+            if len(users) <= self.limit:
+                self._listed = None
+            if len(self._touched) <= self.limit:
+                self._touched[user] = None
         return True
 
     def leave(self, user: bytes) -> bool:
@@ -111,10 +114,6 @@ class Roster:
         del self._holds[user]
         if not self.users[user]:
             self._vanish(user)
-
-    def is_held(self, user: bytes) -> bool:
-        """Whether it would be here without a session."""
-        return user in self._holds
 
     def linger(self, user: bytes) -> None:
         """End the last session of `user` here, who may come back."""
@@ -215,4 +214,4 @@ class Roster:
     def _touch(self, user: bytes) -> None:
         # One above the limit says already that there are too many to name.
         if len(self._touched) <= self.limit:
-            self._touched.add(user)
+            self._touched[user] = None

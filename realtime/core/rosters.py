@@ -1,9 +1,10 @@
 """The rosters of all rooms, over lost connections and over workers, and who is told of their changes.
 
 Whoever loses the connection lingers for the grace period, on the worker where that was, and counts as
-present; a worker that is gone leaves all its users so, on each other worker. Who is seen with a session
-elsewhere, or says there that it leaves, is not waited for. What is shared comes in any order between workers,
-so who is gone by the word of one stays a moment longer: for the word of another where it may be now.
+present; a worker that is gone leaves all its users so, on each other worker. That a user is seen elsewhere
+meanwhile ends nothing: it may be old, and the connection there lost too. What ends it is that the user says
+anywhere that it leaves. What is shared comes in any order between workers, so who is gone by the word of one
+stays a moment longer: for the word of another where it may be now.
 """
 
 from __future__ import annotations
@@ -92,10 +93,12 @@ class Rosters:
         roster = room.roster
         if not roster.join(user):
             return
-        self._wait_no_more(room, user)
+        if user in roster.lingering:
+            self._stop(room, user)
         if roster.elsewhere is not None:
             roster.elsewhere.left.pop(user, None)
-        self._note(room)
+        if room.kind.presence:
+            self._changed.add(room)
 
     def went(self, room: Room, user: bytes, *, lingers: bool) -> None:
         """Count one session of `user` less; `lingers` where it did not say so, and may come back."""
@@ -103,24 +106,25 @@ class Rosters:
         if roster.users[user] > 1 or not room.kind.presence:
             roster.leave(user)
             return
-        elsewhere = roster.elsewhere
-        if not lingers and elsewhere is not None and roster.is_held(user):
-            self._left = max(self._left + 1, self._clock.monotonic_ns())
-            elsewhere.note_left(user, self._left)
-        if lingers and self._limits.presence_grace_s and not (elsewhere and elsewhere.has(user)):
+        if lingers and self._limits.presence_grace_s:
             self._linger(room, user)
         else:
+            if self._shared and not lingers:
+                self._say_left(room, user)
             self._move(room, user)
             roster.leave(user)
         self._note(room)
 
-    def forget(self, tenant: TenantId, user: UserId) -> None:
-        """Wait for the user in no room any longer."""
-        name = json_string(user)
-        found = [key for key in self._lingering if key[1] == name and key[0].key.tenant == tenant]
-        for room, _ in found:
-            self._stop(room, name)
-            self._idle(room)
+    def forget(self, tenant: TenantId, user: UserId | None) -> None:
+        """Wait for the user in no room of the tenant any longer; on None for nobody."""
+        named = None if user is None else json_string(user)
+        for room, name in [each for each in self._lingering if each[0].key.tenant == tenant]:
+            if named is None or name == named:
+                self._stop(room, name)
+        for room, share in [each for each in self._gone if each[0].key.tenant == tenant]:
+            for name in list(share.users()) if named is None else (named,):
+                self._wait_no_more(room, name)
+            self._note(room)
 
     def hear(self, room: Room, worker: str, data: bytes | None) -> None:
         """Take what another worker shares of the room; None when that, or the worker, is gone."""
@@ -145,12 +149,10 @@ class Rosters:
             room.kept -= 1
             room.roster.linger_no_more(user)
             self._note(room)
-            self._idle(room)
         for room, user in self._moving.over():
             room.kept -= 1
             room.roster.release(user)
             self._note(room)
-            self._idle(room)
         for room, share in self._gone.over():
             self._bury(room, share)
         self._tell()
@@ -168,6 +170,9 @@ class Rosters:
         now = self._clock.monotonic()
         limits = self._limits
         for room in tuple(self._changed):
+            if room.empty:
+                self._on_idle(room)
+                continue
             roster = room.roster
             if now < roster.due(limits.presence_interval_s, limits.presence_count_interval_s):
                 continue
@@ -186,10 +191,6 @@ class Rosters:
         if room.kind.presence:
             self._changed.add(room)
 
-    def _idle(self, room: Room) -> None:
-        if room.empty:
-            self._on_idle(room)
-
     # -- users of this worker -------------------------------------------------------------------------------
 
     def _linger(self, room: Room, user: bytes) -> None:
@@ -199,8 +200,6 @@ class Rosters:
         if len(self._lingering) > self._limits.presence_lingering:
             oldest, other = next(iter(self._lingering))
             self._stop(oldest, other)
-            if oldest is not room:  # that one is looked at by whoever lets its member out
-                self._idle(oldest)
 
     def _stop(self, room: Room, user: bytes) -> None:
         """Do not wait for a user of this worker any longer."""
@@ -208,6 +207,20 @@ class Rosters:
         room.kept -= 1
         room.roster.linger_no_more(user)
         self._note(room)
+
+    def _say_left(self, room: Room, user: bytes) -> None:
+        """Let the others know that `user` says it leaves: whether they wait for it is theirs to know.
+
+        Not in a large room, where who is gone is only counted.
+        """
+        self._wait_no_more(room, user)
+        roster = room.roster
+        if roster.large:
+            return
+        if roster.elsewhere is None:
+            roster.elsewhere = Elsewhere()
+        self._left = max(self._left + 1, self._clock.monotonic_ns())
+        roster.elsewhere.note_left(user, self._left)
 
     def _move(self, room: Room, user: bytes) -> None:
         """Hold who is gone from one worker until it can be known whether it is on another.
@@ -223,16 +236,17 @@ class Rosters:
         self._moving.begin(key)
 
     def _wait_no_more(self, room: Room, user: bytes) -> None:
-        """The user is somewhere with a session, or said that it leaves."""
+        """The user said that it leaves."""
         roster = room.roster
         if user in roster.lingering:
             self._stop(room, user)
-        if roster.elsewhere is None:
-            return
-        for share in roster.elsewhere.gone:
-            if user in share:
-                share.discard(user)
-                roster.release(user)
+        elsewhere = roster.elsewhere
+        if elsewhere is not None and elsewhere.gone:
+            for share in elsewhere.gone:
+                if user in share:
+                    share.discard(user)
+                    roster.release(user)
+            elsewhere.recount()
 
     # -- users of other workers -----------------------------------------------------------------------------
 
@@ -248,22 +262,13 @@ class Rosters:
         elsewhere.recount()
         if former is not None:
             self._let_go(room, [user for user in former.users() if user not in share])
-        if roster.lingering or elsewhere.gone:
-            for user in share.here if former is None else share.here - former.here:
+        for number, user in entry.left:
+            if number > heard:
                 self._wait_no_more(room, user)
-            for number, user in entry.left:
-                if number > heard:
-                    self._wait_no_more(room, user)
-            elsewhere.recount()
 
     def _lose(self, room: Room, elsewhere: Elsewhere, worker: str) -> None:
-        """Let the users of a worker that is gone linger, but for those who are here or elsewhere too."""
-        roster = room.roster
+        """Let the users of a worker that is gone linger."""
         share = elsewhere.shares.pop(worker)
-        for user in list(share.users()):
-            if roster.users[user] or elsewhere.has(user):
-                share.discard(user)
-                roster.release(user)
         if not share.empty:
             elsewhere.gone.append(share)
             self._gone.begin((room, share))

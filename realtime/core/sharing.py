@@ -93,7 +93,7 @@ class Share:
         yield from self.lingering
 
     def discard(self, user: bytes) -> None:
-        """Forget a user, who is known to be elsewhere."""
+        """Wait for a user no longer."""
         self.here.discard(user)
         self.lingering.discard(user)
 
@@ -126,10 +126,6 @@ class Elsewhere:
         for share in self.gone:
             self.more_doubtful += share.here_more + share.lingering_more
             self.doubtful += len(share.here) + len(share.lingering)
-
-    def has(self, user: bytes) -> bool:
-        """Whether the user has a session on another worker, as far as is known."""
-        return any(user in share.here for share in self.shares.values())
 
     def count(self, named: int, lingering: int) -> int:
         """Return how many users there are: `named` are known by name, of whom `lingering` linger here.

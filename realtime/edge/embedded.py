@@ -19,6 +19,7 @@ class Embedded:
     worker: Final = ""
     cluster: Final = None
     whereabouts: Final = None
+    revocations: Final = None
 
     def __init__(self, settings: Settings, clock: Clock, store: Store | None) -> None:
         self._settings = settings
@@ -51,6 +52,9 @@ class Embedded:
         )
 
     def start(self, core: Core) -> None:
+        """See `Foundation`."""
+
+    def tick(self) -> None:
         """See `Foundation`."""
 
     def checks(self) -> dict[str, str]:

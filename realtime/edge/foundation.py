@@ -11,6 +11,7 @@ from typing import Protocol
 from realtime.core.cluster import Cluster, Whereabouts
 from realtime.core.contracts import Broker, Clock, Stamp
 from realtime.core.core import Core
+from realtime.core.revocations import RevocationList
 from realtime.edge.cluster import open_clustered
 from realtime.edge.embedded import Embedded
 from realtime.edge.store import open_store
@@ -41,12 +42,21 @@ class Foundation(Protocol):
         """Who is connected to which worker; None for a worker that is alone."""
         ...
 
+    @property
+    def revocations(self) -> RevocationList | None:
+        """The tokens that all workers refuse; None for a worker that is alone, which keeps its own."""
+        ...
+
     def broker(self, stamp: Stamp) -> Broker:
         """Make the broker. Once."""
         ...
 
     def start(self, core: Core) -> None:
         """Begin to serve `core`, which was made with all of the above. It waits for nothing."""
+        ...
+
+    def tick(self) -> None:
+        """Look at the clock. About ten times a second."""
         ...
 
     def checks(self) -> dict[str, str]:

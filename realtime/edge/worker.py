@@ -35,7 +35,7 @@ from realtime.ids import UserId
 from realtime.native.encode import json_string
 from realtime.native.envelope import scan, scan_msgpack
 from realtime.native.hub import Hub
-from realtime.protocol.closing import close_reason
+from realtime.protocol.closing import close_reason, is_for_good
 from realtime.settings import Settings
 
 log: Final = logging.getLogger("realtime.edge")
@@ -158,7 +158,7 @@ class Worker:
     def _forget(self, state: State, number: int, code: int) -> None:
         """Let the core know that connection `number` is gone, closed with `code`."""
         if isinstance(state, Session):
-            self.core.disconnect(state, for_good=_is_for_good(code))
+            self.core.disconnect(state, for_good=is_for_good(code))
         elif isinstance(state, Identity):
             self._silent.remove(state)
             self.core.release(state, number)
@@ -183,6 +183,7 @@ class Worker:
         self._schedule_tick()  # first, so that one failure does not stop time
         self.hub.tick()
         self.core.tick()
+        self._foundation.tick()
         now = self._clock.time()
         if self._silent.due(now):
             self._expire_silent(now)
@@ -251,6 +252,9 @@ class Worker:
             authenticator=authenticator,
             limits=_limits(self._settings),
             on_stranger=self._on_early_message,
+            cluster=self._foundation.cluster,
+            whereabouts=self._foundation.whereabouts,
+            revocations=self._foundation.revocations,
         )
 
     def _greet(self, number: int, identity: Identity) -> bytes:
@@ -303,11 +307,6 @@ def _authenticator(settings: Settings) -> Authenticator | None:
         leeway_s=settings.jwt_leeway_s,
         cache_tokens=settings.jwt_cache_tokens,
     )
-
-
-def _is_for_good(code: int) -> bool:
-    """Whether who is closed with `code` is not to come back; who was replaced is here already."""
-    return code >= CloseCode.BAD_TOKEN and code != CloseCode.REPLACED
 
 
 def _limits(settings: Settings) -> Limits:

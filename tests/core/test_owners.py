@@ -45,7 +45,8 @@ class FakeCluster(LocalCluster):
         self.on_change = on_change
 
     def answer(self, verb, answer):
-        self.take = answer
+        if verb == "command":
+            self.take = answer
 
     async def ask(self, worker, verb, body):
         self.asked.append((worker, decode_order(body)))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 
-from realtime.native.blob import Record
 from realtime.native.encode import encode_push
+
+Record = tuple[str, bytes | None, bytes | None, bytes, bytes]
 
 
 def encode_record(
@@ -27,7 +28,7 @@ def encode_record(
 def decode_records(blob: bytes, start: int = 0) -> list[Record]:
     found = []
     while start < len(blob):
-        if len(blob) - start < 12:
+        if start < 0 or len(blob) - start < 12:
             raise ValueError("a record is cut short")
         size, named, sent, keyed, timed = struct.unpack_from("<I4H", blob, start)
         end = start + 4 + size

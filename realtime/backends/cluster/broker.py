@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from realtime.backends.cluster.names import RoomNames
+from realtime.backends.cluster.ordering import Deepen, Need, Open, Ordered
 from realtime.backends.cluster.pacer import Pacer
+from realtime.backends.cluster.reader import Place, RoomReader
 from realtime.backends.cluster.shares import Shares
 from realtime.backends.cluster.stream import RedisStream
 from realtime.backends.cluster.writer import RETRY_S, Writer
@@ -38,10 +40,8 @@ GAP_MESSAGES: Final = (
 IDLE_WRITERS: Final = 1000
 GONE_MAX: Final = 1000  # workers that are gone, of which a late word is no sign of life
 DOUBT_S: Final = 0.5  # how long what there is may be on its way
+SHARED_A_TICK: Final = 500
 JUDGE_S: Final = 5.0  # how long a worker may share before it is known to be alive
-
-Floor = Callable[[RoomKey], Awaitable[int]]
-"""Tells a durable room's last offset in the store; raises Unavailable."""
 
 
 class RedisBroker:
@@ -49,8 +49,8 @@ class RedisBroker:
 
     `worker` is this one's id; `history_messages`, `history_bytes`, `recovery_window_s` and `memory_bytes` are
     as of the memory broker, the latter for what is kept here besides. At most `waiting_messages` publications
-    of `waiting_bytes` wait for Redis. `floor` makes durable kinds' epochs begin above what the store has.
-    `alive` says whether a worker is in the ring.
+    of `waiting_bytes` wait for Redis. `opening` asks the store before an epoch of a durable room is opened,
+    and `deepen` adds to its history what the store has. `alive` says whether a worker is in the ring.
     """
 
     def __init__(
@@ -70,7 +70,8 @@ class RedisBroker:
         waiting_messages: int = 100_000,
         waiting_bytes: int = 32 * MB,
         at_once: int = 256,
-        floor: Floor | None = None,
+        opening: Open | None = None,
+        deepen: Deepen | None = None,
         alive: Callable[[str], bool] | None = None,
     ) -> None:
         self.redis = redis
@@ -81,7 +82,8 @@ class RedisBroker:
         self.window_ms = round(recovery_window_s * 1000)
         self.pacer = Pacer(at_once)
         self.budget = Budget(memory_bytes)
-        self.floor = floor
+        self.opening = opening
+        self.deepen = deepen
         self.alive = alive
         self.gaps = 0  # how often a stream had to stop and ask
         self._clock = clock
@@ -102,6 +104,7 @@ class RedisBroker:
         self._retries: deque[tuple[float, RedisStream]] = deque()
         self._refreshes: deque[tuple[float, RedisStream]] = deque()
         self._judgements: deque[tuple[float, Shares]] = deque()
+        self._untold: deque[RedisStream] = deque()  # whose shares are to be told anew
 
     # -- the contract ---------------------------------------------------------------------------------------
 
@@ -128,10 +131,22 @@ class RedisBroker:
         sender: bytes | None,
         content: bytes,
         terms: Terms | None = None,
-        timestamp: bytes | None = None,
     ) -> Pending[Receipt]:
         """Publish to a room whether or not anybody here is in it, as `Broker.publish`."""
-        return self._writer(room, kind).publish(type, sender, content, terms, timestamp)
+        return self._writer(room, kind).publish(type, sender, content, terms)
+
+    def order(
+        self,
+        room: RoomKey,
+        kind: RoomKind,
+        type: str,
+        sender: bytes | None,
+        content: bytes,
+        terms: Terms | None,
+        then: Callable[[Ordered | Exception], None],
+    ) -> None:
+        """Publish to a room whether or not anybody here is in it, as `Writer.order`."""
+        self._writer(room, kind).order(type, sender, content, terms, then)
 
     def tick(self) -> None:
         """Do what is due. Called about ten times a second."""
@@ -144,6 +159,8 @@ class RedisBroker:
             stream.retry()
         for shares in _due(self._judgements, now):
             shares.judge()
+        for _ in range(min(len(self._untold), SHARED_A_TICK)):
+            self._untold.popleft().shares.refresh()
         for stream in _due(self._refreshes, now):
             if self._streams.get(stream.room) is stream:
                 stream.refresh()
@@ -167,12 +184,20 @@ class RedisBroker:
     # -- the wiring's ---------------------------------------------------------------------------------------
 
     def forget_worker(self, worker: str) -> None:
-        """Take a worker for gone, for ever: what it shared goes, here and in Redis."""
+        """Take a worker for gone, until it is welcome: what it shared goes, here and in Redis."""
         self._gone[worker] = None
         if len(self._gone) > GONE_MAX:
             self._gone.popitem(last=False)
         for stream in tuple(self._sharing.get(worker, ())):
             stream.shares.drop(worker)
+
+    def welcome_worker(self, worker: str) -> None:
+        """Take a worker for alive, that was taken for gone and has come back."""
+        self._gone.pop(worker, None)
+
+    def share_again(self) -> None:
+        """Tell the others anew what this worker shares: they took it for gone. A slice a tick."""
+        self._untold = deque(self._streams.values())
 
     async def close(self) -> None:
         """Ask nothing more."""
@@ -195,9 +220,13 @@ class RedisBroker:
             messages, size = GAP_MESSAGES, 64 * KB
         return (self.window_ms, max(messages, GAP_MESSAGES), size, int(self.is_lasting(kind)))
 
+    def reader(self, room: RoomKey, kind: RoomKind) -> RoomReader:
+        """Return what reads the entries of a room that nobody here need be in."""
+        return RoomReader(self, room, RoomNames(self.prefix, room), self.keep_of(kind), _nowhere)
+
     def is_lasting(self, kind: RoomKind) -> bool:
         """Whether a store has what rooms of the kind have published."""
-        return kind.durable and self.floor is not None
+        return kind.durable and self.opening is not None
 
     def sequence(self, room: RoomKey, kind: RoomKind, epoch: bytes, offset: int = 0) -> Sequence:
         """Return an empty order that keeps as much as the kind says, or else the settings."""
@@ -232,20 +261,25 @@ class RedisBroker:
             reply = await self.ask(
                 names.slot, b"FCALL", b"rt1_position", 2, names.meta, names.stream, self.window_ms, lasting
             )
-        except RedisError:
-            return await self.open_epoch(room, names)
+        except RedisError as error:
+            return await self.open_epoch(room, names, error)
         return int(reply[0]), reply[1], reply[2]
 
-    async def open_epoch(self, room: RoomKey, names: RoomNames) -> tuple[int, int, int]:
-        """Begin a durable room's epoch above what the store has, unless another worker has; as `position`.
+    async def open_epoch(self, room: RoomKey, names: RoomNames, needed: RedisError) -> tuple[int, int, int]:
+        """Begin a durable room's epoch as the store says, unless another worker has; as `position`.
+
+        `needed` is the NOFLOOR that Redis has answered.
 
         Raises:
             Unavailable: the store or Redis gives no answer.
         """
-        assert self.floor is not None
-        floor = await self.floor(room)
+        assert self.opening is not None
+        offset, epoch, nonce = needed.message.split()
+        opening = await self.opening(Need(room, int(offset), int(epoch), nonce))
         reply = await self.ask(
-            names.slot, b"FCALL", b"rt1_open", 2, names.meta, names.stream, self.window_ms, floor
+            names.slot,
+            *(b"FCALL", b"rt1_open", 2, names.meta, names.stream),
+            *(self.window_ms, opening.offset, opening.epoch),
         )
         return int(reply[0]), reply[1], reply[2]
 
@@ -349,6 +383,10 @@ class RedisBroker:
             writer = self._writers[room] = Writer(self, room, kind)
         self._idle.pop(room, None)
         return writer
+
+
+def _nowhere() -> Place:
+    return Place(0, 0, 0)
 
 
 def _due(queue: deque[tuple[float, Item]], now: float) -> list[Item]:

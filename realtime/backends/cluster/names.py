@@ -44,3 +44,8 @@ def epoch_text(epoch: int) -> bytes:
         epoch, digit = divmod(epoch, 36)
         digits.append(DIGITS[digit])
     return bytes(digits[::-1]) or b"0"
+
+
+def epoch_number(epoch: bytes) -> int:
+    """Return the number that an epoch is the name of; 0 for what is no such name."""
+    return int(epoch, 36) if epoch.isalnum() else 0

@@ -8,10 +8,13 @@ opens.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
-from realtime.core.contracts import Position, RoomKey, Stream, Terms
-from realtime.native.sequence import Sequence
+from realtime.backends.kept_order import Source
+from realtime.core.contracts import Position, RoomKey
+
+if TYPE_CHECKING:
+    from realtime.backends.cluster.reader import RoomReader
 
 
 class Ordered(NamedTuple):
@@ -61,35 +64,5 @@ Open = Callable[[Need], Awaitable[Opening]]
 """Asks the store. Raises Unavailable."""
 
 
-class OrderedStream(Stream, Protocol):
-    """A stream at Redis, as its durable wrapper uses it."""
-
-    @property
-    def mirror(self) -> Sequence | None:
-        """The room's newest publications in this process, delivered up to its end; None while there may be
-        some that were not heard of.
-        """
-        ...
-
-    def order(
-        self,
-        type: str,
-        sender: bytes | None,
-        content: bytes,
-        terms: Terms | None,
-        then: Callable[[Ordered | Exception], None],
-    ) -> None:
-        """Order and deliver one publication; `then` gets its place, or what `publish` raises.
-
-        It is called later, or before this returns where the publication is refused at once.
-        """
-        ...
-
-    async def entries(self, after: Position, limit: int) -> list[Entry]:
-        """Return the first `limit` publications that Redis has of those after a position, in its order, over
-        epochs.
-
-        Raises:
-            Unavailable: no answer.
-        """
-        ...
+Deepen = Callable[[RoomKey, "RoomReader"], Source]
+"""Returns all that there is of a durable room, where `RoomReader` reads what Redis has of it."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from realtime.backends.cluster.names import RoomNames, epoch_text
+from realtime.backends.cluster.names import RoomNames, epoch_number, epoch_text
+from realtime.backends.cluster.ordering import Entry
 from realtime.backends.cluster.writer import BLOB_MESSAGES
 from realtime.core.contracts import Page, Position, RoomKey
-from realtime.native.blob import count_records, pushes_of
-from realtime.native.encode import json_string
+from realtime.native.blob import count_records, decode_records, pushes_of
+from realtime.native.encode import encode_push, json_string
 
 if TYPE_CHECKING:
     from realtime.backends.cluster.broker import RedisBroker
@@ -122,6 +124,40 @@ class RoomReader:
                 yield run
             at = b"(%d-%d" % (runs[-1].epoch, runs[-1].last)
 
+    async def entries(self, after: Position, limit: int, until: Position | None = None) -> list[Entry]:
+        """Return the first `limit` publications after a position, in Redis' order, over epochs; not many of
+        those from `until` on.
+
+        Raises:
+            Unavailable: no answer in time.
+        """
+        epoch = epoch_number(after.epoch)
+        found: list[Entry] = []
+        at, end = b"%d-%d" % (epoch, after.offset + 1), b"+"
+        if until is not None:
+            end = b"%d-%d" % (epoch_number(until.epoch), until.offset + BLOB_MESSAGES)
+        while len(found) < limit and (runs := await self._ask(b"XRANGE", at, end)):
+            for run in runs:
+                found += self._entries(run, after.offset if run.epoch == epoch else 0)
+            at = b"(%d-%d" % (runs[-1].epoch, runs[-1].last)
+        return found[:limit]
+
+    def _entries(self, run: Run, after: int) -> list[Entry]:
+        epoch = epoch_text(run.epoch)
+        return [
+            Entry(
+                Position(offset, epoch),
+                encode_push(type, self._room_json, sender, offset, epoch, content, timestamp),
+                sender,
+                None if key is None else key.decode("utf-8", "surrogatepass"),
+                round(datetime.fromisoformat(timestamp.decode()).timestamp() * 1000),
+            )
+            for offset, (type, sender, key, timestamp, content) in enumerate(
+                decode_records(run.blob), run.first
+            )
+            if offset > after
+        ]
+
     def _pushes(self, run: Run, after: int) -> list[tuple[int, bytes]]:
         """Return (offset, push) of those above offset `after`."""
         pushes = pushes_of(run.blob, 0, self._room_json, epoch_text(run.epoch), run.first, after)
@@ -129,7 +165,7 @@ class RoomReader:
 
     def _lowest(self, place: Place) -> int:
         """Offset of the oldest publication that the kind keeps."""
-        return place.offset - self._messages + 1
+        return max(place.offset - self._messages, 0) + 1
 
     async def _ask(self, command: bytes, start: bytes, end: bytes) -> list[Run]:
         names = self._names

@@ -72,14 +72,14 @@ class Ring:
             return None if news is None else self.heard(news)
         self._lease_until = until
         self.has_place = True
-        change = None if news is None else self._turn(news, anew=not placed)
+        change = None if news is None else self._turn(news)
         if placed or change is not None:
             return change
         return self._take_place()
 
     def heard(self, news: News) -> Change | None:
         """Take what was published, or asked for. What is older than what is known says nothing."""
-        return self._turn(news, anew=False)
+        return self._turn(news)
 
     def removed(self) -> Change | None:
         """Let go of everything: this worker is not in the ring, or leaves it."""
@@ -96,15 +96,15 @@ class Ring:
             return None
         return self.removed()
 
-    def _turn(self, news: News, *, anew: bool) -> Change | None:
+    def _turn(self, news: News) -> Change | None:
         """Go on to a newer ring.
 
-        Slots that stay this worker's count as lost and won where they may have been another's in between: a
-        version was missed, or the place is a new one.
+        Where a version was missed, slots that stay this worker's count as lost and won: they may have been
+        another's in between.
         """
         if news.version <= self.version:
             return None
-        continued = news.before == self.version and not anew
+        continued = news.before == self.version
         lost = _slots(self._table, self._place)
         left, joined = set(self.workers) - set(news.workers), set(news.workers) - set(self.workers)
         self.version, self.workers = news.version, news.workers

@@ -108,7 +108,13 @@ class Shares:
         worker = payload[3 if has_entry else 1 : end].decode()
         if end > len(payload) or not worker:
             raise ValueError("a shared entry is cut short")
-        if worker != self._broker.worker and not self._broker.is_gone(worker):
+        if worker == self._broker.worker:
+            return
+        if self._broker.is_gone(worker):
+            # A late word; or it is back, and the news of that comes another way.
+            if has_entry:
+                self._doubt(worker, payload[end:])
+        else:
             self._heard.add(worker)
             self._doubtful.pop(worker, None)
             self._set(worker, payload[end:] if has_entry else None)
@@ -123,7 +129,7 @@ class Shares:
         """Decide on the entries of workers that were not known to be alive."""
         doubtful, self._doubtful = self._doubtful, {}
         for worker, entry in doubtful.items():
-            if self._broker.is_alive(worker):
+            if self._broker.is_alive(worker) and not self._broker.is_gone(worker):
                 self._set(worker, entry)
             else:
                 self.drop(worker)
@@ -135,14 +141,16 @@ class Shares:
         for worker, entry in entries.items():
             if worker == self._broker.worker or worker in self._heard:
                 continue
-            if self._broker.is_gone(worker):
-                self.drop(worker)
-            elif worker in self._theirs or self._broker.is_alive(worker):
+            gone = self._broker.is_gone(worker)
+            if not gone and (worker in self._theirs or self._broker.is_alive(worker)):
                 self._set(worker, entry)
             else:
-                self._doubtful[worker] = entry
-        if self._doubtful:
+                self._doubt(worker, entry)
+
+    def _doubt(self, worker: str, entry: bytes) -> None:
+        if not self._doubtful:
             self._broker.judge_later(self)
+        self._doubtful[worker] = entry
 
     def _set(self, worker: str, entry: bytes | None) -> None:
         """Tell what a worker shares now, where that is another than before."""

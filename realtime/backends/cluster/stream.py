@@ -9,16 +9,17 @@ what Redis keeps, tells what cannot be had, and goes on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from realtime.backends.cluster.names import epoch_text
+from realtime.backends.cluster.ordering import Ordered
 from realtime.backends.cluster.reader import Place, RoomReader
 from realtime.backends.cluster.shares import Shares
 from realtime.backends.cluster.writer import RETRY_S, Writer
-from realtime.backends.kept_order import KeptOrder
+from realtime.backends.kept_order import KeptOrder, Source
 from realtime.core.contracts import Deliver, Lost, Others, Page, Position, Receipt, Recovery, RoomKey, Terms
 from realtime.core.kinds import RoomKind
 from realtime.core.pending import Pending
@@ -72,6 +73,7 @@ class RedisStream:
         "_reader",
         "_room_json",
         "_shares",
+        "_source",
         "_standing",
         "_start",
         "_waiting",
@@ -99,6 +101,9 @@ class RedisStream:
         self._lost = lost
         self._room_json = json_string(room.room)
         self._reader = RoomReader(broker, room, writer.names, broker.keep_of(kind), self._place)
+        self._source: Source = self._reader
+        if broker.deepen is not None and broker.is_lasting(kind):
+            self._source = broker.deepen(room, self._reader)
         self._shares = Shares(broker, self, writer.names, others)
         self._epoch = 0
         self._start = 0
@@ -126,10 +131,9 @@ class RedisStream:
         sender: bytes | None,
         content: bytes,
         terms: Terms | None = None,
-        timestamp: bytes | None = None,
     ) -> Pending[Receipt]:
-        """Order, keep and deliver one publication, as `Stream.publish`; `timestamp` is now unless given."""
-        return self._writer.publish(type, sender, content, terms, timestamp)
+        """Order, keep and deliver one publication, as `Stream.publish`."""
+        return self._writer.publish(type, sender, content, terms)
 
     def recover(self, since: Position | None) -> Recovery | Awaitable[Recovery]:
         """Return the position and what was missed, as `Stream.recover`."""
@@ -137,6 +141,7 @@ class RedisStream:
             recovery = self._order.recover(since)
             if isinstance(recovery, Recovery):
                 return recovery
+            return self._recover_on(since, self._order, self._breaks, recovery)
         return self._recover_later(since)
 
     def history(self, before: int | None, after: int | None, limit: int) -> Page | Awaitable[Page]:
@@ -167,6 +172,17 @@ class RedisStream:
         self._writer.release()
         self._answer(Unavailable("the room was closed", retry_after_s=RETRY_S))
         self._broker.forget(self, self._writer)
+
+    def order(
+        self,
+        type: str,
+        sender: bytes | None,
+        content: bytes,
+        terms: Terms | None,
+        then: Callable[[Ordered | Exception], None],
+    ) -> None:
+        """Order and deliver one publication, as `Writer.order`."""
+        self._writer.order(type, sender, content, terms, then)
 
     # -- the subscription -----------------------------------------------------------------------------------
 
@@ -312,7 +328,7 @@ class RedisStream:
             self._order.deliver_to(None)
         self._epoch, self._start, self._known = epoch, start, 0
         make_ring = partial(self._broker.sequence, self.room, self._kind, epoch_text(epoch))
-        self._order = KeptOrder(self.room, self._reader, offset, make_ring, self._broker.answer_bytes)
+        self._order = KeptOrder(self.room, self._source, offset, make_ring, self._broker.answer_bytes)
         self._order.deliver_to(self._deliver)
 
     async def _fill(self, last: int, *, told: bool = True) -> None:
@@ -438,7 +454,7 @@ class RedisStream:
         return since is not None and (since.epoch != order.epoch or since.offset > order.offset)
 
     async def _recover_later(self, since: Position | None) -> Recovery:
-        """Recover when the stream is live; where something breaks meanwhile, of what is after it."""
+        """Recover when the stream is live, and as far as the client may have been."""
         asked = False
         while True:
             order = self._order
@@ -446,12 +462,19 @@ class RedisStream:
                 asked = True
                 await self._when_there()
                 continue
-            breaks = self._breaks
             recovery = order.recover(since)
-            if not isinstance(recovery, Recovery):
-                recovery = await recovery
-            if self._breaks == breaks and self._order is order:
+            if isinstance(recovery, Recovery):
                 return recovery
+            return await self._recover_on(since, order, self._breaks, recovery)
+
+    async def _recover_on(
+        self, since: Position | None, order: KeptOrder, breaks: int, recovery: Awaitable[Recovery]
+    ) -> Recovery:
+        """Return what is being read; something else where the room's order broke meanwhile."""
+        found = await recovery
+        if self._breaks == breaks and self._order is order:
+            return found
+        return await self._recover_later(since)
 
     async def _history_later(self, before: int | None, after: int | None, limit: int) -> Page:
         if self._order is None:

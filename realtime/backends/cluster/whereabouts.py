@@ -159,9 +159,9 @@ class RedisWhereabouts:
         """Gauges and counters for /metrics, by name."""
         return {
             "whereabouts_users": len(self._here),
-            "whereabouts_waiting": len(self._changes),
-            "whereabouts_evictions": self.evictions,
-            "whereabouts_failures": self.failures,
+            "whereabouts_waiting": len(self._changes) + len(self._flying),
+            "whereabouts_evictions_total": self.evictions,
+            "whereabouts_failures_total": self.failures,
         }
 
     # -- telling Redis --------------------------------------------------------------------------------------

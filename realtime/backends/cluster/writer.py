@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from realtime.backends.cluster.names import RoomNames, epoch_text
+from realtime.backends.cluster.ordering import Ordered
 from realtime.backends.redis_client.contract import Argument, RedisError
-from realtime.core.contracts import Receipt, RoomKey, Terms
+from realtime.core.contracts import Position, Receipt, RoomKey, Terms
 from realtime.core.kinds import RoomKind
 from realtime.core.pending import Pending
 from realtime.errors import Conflict, Unavailable
 from realtime.native.blob import encode_record
+from realtime.native.encode import encode_push, json_string
 
 if TYPE_CHECKING:
     from realtime.backends.cluster.broker import RedisBroker
@@ -42,13 +45,25 @@ class Waiting(NamedTuple):
 class Writer:
     """One room's publications from this worker. `held` keeps them back until the room's stream stands."""
 
-    __slots__ = ("_broker", "_fixed", "_flight", "_in_record", "_queue", "held", "names", "room", "stream")
+    __slots__ = (
+        "_broker",
+        "_fixed",
+        "_flight",
+        "_in_record",
+        "_queue",
+        "_room_json",
+        "held",
+        "names",
+        "room",
+        "stream",
+    )
 
     def __init__(self, broker: RedisBroker, room: RoomKey, kind: RoomKind) -> None:
         self.room = room
         self.names = RoomNames(broker.prefix, room)
         self.stream: RedisStream | None = None
         self.held = False
+        self._room_json = json_string(room.room)
         self._broker = broker
         self._fixed = broker.terms_of(kind)
         self._in_record = broker.is_lasting(kind)  # whether the key is the store's too
@@ -79,6 +94,37 @@ class Writer:
         self._queue.append(Waiting(record, name, terms, receipt))
         self._go_on()
         return receipt
+
+    def order(
+        self,
+        type: str,
+        sender: bytes | None,
+        content: bytes,
+        terms: Terms | None,
+        then: Callable[[Ordered | Exception], None],
+    ) -> None:
+        """Order and deliver one publication; `then` gets its place, or what `publish` raises.
+
+        It is called later, or before this returns where the publication is refused at once.
+        """
+        timestamp = self._broker.stamp.timestamp
+
+        def placed(receipt: Receipt | Exception) -> None:
+            if isinstance(receipt, Exception):
+                then(receipt)
+                return
+            offset, epoch, duplicate = receipt
+            push = b""
+            if not duplicate:
+                push = encode_push(type, self._room_json, sender, offset, epoch, content, timestamp)
+            then(Ordered(Position(offset, epoch), push, duplicate))
+
+        try:
+            receipt = self.publish(type, sender, content, terms, timestamp)
+        except Unavailable as error:
+            then(error)
+        else:
+            receipt.then(placed)
 
     def release(self) -> None:
         """Send what was held back."""
@@ -137,16 +183,16 @@ class Writer:
     def _on_reply(self, reply: Any) -> None:
         """Take Redis' word on the blob that was on its way."""
         if isinstance(reply, RedisError) and reply.code == "NOFLOOR":
-            self._broker.pacer.add(self._open_epoch, urgent=True)
+            self._broker.pacer.add(partial(self._open_epoch, reply), urgent=True)
         elif isinstance(reply, Exception):
             self._fail(reply)
         else:
             self._place(int(reply[0]), reply[1], reply[2] if len(reply) > 2 else None)
 
-    async def _open_epoch(self) -> None:
+    async def _open_epoch(self, needed: RedisError) -> None:
         """Begin the room's epoch above the store's last offset, then send the blob again."""
         try:
-            await self._broker.open_epoch(self.room, self.names)
+            await self._broker.open_epoch(self.room, self.names, needed)
         except Unavailable as error:
             self._fail(error)
         else:

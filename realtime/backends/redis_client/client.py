@@ -82,11 +82,12 @@ class RedisClient:
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
-    async def start(self) -> None:
-        """Connect and learn who has which slots.
+    async def start(self, *, patient: bool = False) -> None:
+        """Connect and learn who has which slots. A `patient` start may end before that, where nobody answers:
+        `ok` says when Redis is there.
 
         Raises:
-            StartupError: no seed answered within `timeout_s`, or all will not have us; it is closed then.
+            StartupError: no seed answered within `timeout_s`, or they will not have us; it is closed then.
         """
         self._arm()
         links = [self._nodes.at(seed).commands for seed in self._seeds]
@@ -98,7 +99,7 @@ class RedisClient:
                     await self._news.wait()
         except TimeoutError:
             log.debug("no Redis within %s s", self._timeout_s)
-        if not self._nodes.masters:
+        if not self._nodes.masters and not (patient and not any(link.refused for link in links)):
             reasons = [f"{link.node}: {link.trouble or self._lookout.trouble}" for link in links]
             await self.close()
             raise StartupError(f"Redis cannot be used: {'; '.join(reasons)}")

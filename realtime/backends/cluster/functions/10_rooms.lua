@@ -24,21 +24,24 @@ local function stem(key)
 end
 
 -- Return the room of meta key `m`, in a new epoch where this is another mastership than the one that wrote
--- last. It then goes on after the offset known here, and not below `floor`; without a floor it is nil.
-local function room_at(m, s, now, floor)
+-- last, or where an epoch of at least `least` is asked for. It then goes on after the offset known here, and
+-- not below `floor`. Where no floor is given, there is nil instead, and the error that says what is needed:
+-- NOFLOOR, the offset known here, the least number of the next epoch, and the mastership.
+local function room_at(m, s, now, floor, least)
   local room, current, packed = {}, boot_nonce(now), redis.call('HGET', m, 'r')
   if packed then
     local after
     room.offset, room.start, room.touched, room.fence, room.bytes, room.dropped, room.nonce, after =
       struct.unpack(PACKED, packed)
     room.epoch = string.sub(packed, after)
-    if room.nonce == current then return room end
+    if room.nonce == current and tonumber(room.epoch) >= least then return room end
   end
-  if floor == nil then return nil end
-  local epoch = now
-  if packed then
-    epoch = math.max(epoch, tonumber(room.epoch) + 1)
-  else
+  local epoch = math.max(now, least, packed and tonumber(room.epoch) + 1 or 0)
+  if floor == nil then
+    local needed = {'NOFLOOR', whole(room.offset or 0), whole(epoch), current}
+    return nil, redis.error_reply(table.concat(needed, ' '))
+  end
+  if not packed then
     redis.call('DEL', s) -- nothing says what that would be
     room.offset, room.fence, room.bytes, room.dropped = 0, 0, 0, 0
   end
@@ -48,15 +51,19 @@ local function room_at(m, s, now, floor)
   return room
 end
 
+-- Where a room of a store is, is remembered for longer than what it keeps here: without it its next use begins
+-- an epoch, and who was away would be told that something may be lost.
+local LASTING_MS = 7 * 24 * 3600 * 1000
+
 -- Write the room, and keep it for `window` ms more, at least. The expiry is moved once in an eighth of that.
-local function keep_room(m, s, room, now, window)
+local function keep_room(m, s, room, now, window, lasting)
   local due = now < room.touched or now - room.touched >= window / 8
   if due then room.touched = now end
   redis.call('HSET', m, 'r', struct.pack(
     PACKED, room.offset, room.start, room.touched, room.fence, room.bytes, room.dropped, room.nonce) .. room.epoch)
   if due then
     local ttl = whole(window + window / 8)
-    redis.call('PEXPIRE', m, ttl)
+    redis.call('PEXPIRE', m, lasting and whole(math.max(LASTING_MS, window)) or ttl)
     redis.call('PEXPIRE', s, ttl)
   end
 end
@@ -91,7 +98,8 @@ local function weigh(keys, args, room, count, window)
     local at = terms[number]
     local key, expect, fence = nil, nil, nil
     if at then
-      key, expect, fence = keys[tonumber(args[at + 1]) + 2], tonumber(args[at + 2]), tonumber(args[at + 3])
+      local of = tonumber(args[at + 1])
+      key, expect, fence = of > 0 and keys[of + 2], tonumber(args[at + 2]), tonumber(args[at + 3])
     end
     local first = key and redis.call('GET', key)
     if first then
@@ -124,10 +132,6 @@ local function accepted_of(blob, said)
   return table.concat(parts)
 end
 
-local function no_floor()
-  return redis.error_reply('NOFLOOR a new epoch needs to know how far the store is')
-end
-
 -- KEYS m s k…; ARGV count, window in ms, messages and bytes to keep, '1' where the room needs a floor, blob,
 -- then for each publication with terms: its number from 1 on, the number of its key or 0, expect or '',
 -- fence or ''. Answers {epoch, last offset}, and where there were terms as the third what `weigh` says.
@@ -135,14 +139,15 @@ redis.register_function('rt1_publish', function(keys, args)
   local m, s, blob, now = keys[1], keys[2], args[6], now_ms()
   local count, window, keep, keep_bytes =
     tonumber(args[1]), tonumber(args[2]), tonumber(args[3]), tonumber(args[4])
-  local room = room_at(m, s, now, args[5] == '0' and 0 or nil)
-  if room == nil then return no_floor() end
+  local lasting = args[5] == '1'
+  local room, needed = room_at(m, s, now, not lasting and 0 or nil, 0)
+  if needed then return needed end
   local said
   if #args > 6 then
     local accepted
     said, accepted = weigh(keys, args, room, count, window)
     if accepted == 0 then
-      keep_room(m, s, room, now, window)
+      keep_room(m, s, room, now, window, lasting)
       return {room.epoch, room.offset, said}
     end
     if accepted < count then blob = accepted_of(blob, said) end
@@ -159,28 +164,30 @@ redis.register_function('rt1_publish', function(keys, args)
   end
   if before == 0 then room.touched = 0 end -- the stream is new, and has no expiry
   if room.bytes - room.dropped > keep_bytes * 1.25 then room.dropped = trim(s, room.bytes, keep_bytes) end
-  keep_room(m, s, room, now, window)
+  keep_room(m, s, room, now, window, lasting)
   redis.call('SPUBLISH', stem(m), struct.pack('<BI8I8', 1, tonumber(room.epoch), first) .. blob)
   return {room.epoch, room.offset, said}
 end)
 
 -- Where a room is: {epoch, offset, offset before the epoch's first}.
-local function position(keys, window, floor)
+local function position(keys, window, lasting, floor, least)
   local now = now_ms()
-  local room = room_at(keys[1], keys[2], now, floor)
-  if room == nil then return no_floor() end
-  keep_room(keys[1], keys[2], room, now, window)
+  local room, needed = room_at(keys[1], keys[2], now, floor, least)
+  if needed then return needed end
+  if redis.call('EXISTS', keys[2]) == 0 then room.bytes, room.dropped = 0, 0 end -- it has expired before
+  keep_room(keys[1], keys[2], room, now, window, lasting)
   return {room.epoch, room.offset, room.start}
 end
 
 -- KEYS m s; ARGV window in ms, '1' where the room needs a floor.
 redis.register_function('rt1_position', function(keys, args)
-  return position(keys, tonumber(args[1]), args[2] == '0' and 0 or nil)
+  local lasting = args[2] == '1'
+  return position(keys, tonumber(args[1]), lasting, not lasting and 0 or nil, 0)
 end)
 
--- KEYS m s; ARGV window in ms, floor: the last offset that the store has.
+-- KEYS m s; ARGV window in ms, floor: the last offset that the store has, the least number of the epoch.
 redis.register_function('rt1_open', function(keys, args)
-  return position(keys, tonumber(args[1]), tonumber(args[2]))
+  return position(keys, tonumber(args[1]), true, tonumber(args[2]), tonumber(args[3]))
 end)
 
 -- KEYS p; ARGV window in ms, worker, its entry; without one it has none any more.

@@ -7,10 +7,18 @@
 -- What is told, and answered, is the whole ring: the version, the one before, the workers. Who knows another
 -- version than the one before has missed something and cannot say what was whose in between.
 
--- Turn the ring on: its members have changed, or somebody has seen a version that a failover lost.
-local function ring_turn(keys, now, known)
+-- The clocks of two masters differ by less than this. A version is a time that runs ahead so far after a
+-- failover: it has to be above all that the old master gave, and the new one may not have heard of.
+local RING_SKEW_MS = 10000
+
+-- Turn the ring on: its members have changed, or this is another mastership, which may have forgotten the last
+-- changes: then nobody can say what came before this version, and that is 0.
+local function ring_turn(keys, now, floor, forgetful)
   local before = tonumber(redis.call('HGET', keys[1], 'version') or '0')
-  local version = math.max(before + 1, known + 1, now)
+  local version = math.max(before + 1, floor + 1, now)
+  if forgetful or floor > before then
+    before = 0
+  end
   redis.call('HSET', keys[1], 'version', whole(version), 'before', whole(before))
   local lines = redis.call('ZRANGE', keys[2], 0, -1)
   table.insert(lines, 1, whole(version) .. ' ' .. whole(before))
@@ -18,16 +26,23 @@ local function ring_turn(keys, now, known)
   return version
 end
 
--- The deadlines say nothing where another node, or another clock, has counted them; nor where nobody was
--- heard in time, one that is known among them: then it was Redis that was away. All of them begin anew.
-local function ring_begins_anew(keys, now, beaten)
-  local nonce = boot_nonce(now)
-  local kept = redis.call('HMGET', keys[1], 'nonce', 'at')
-  redis.call('HSET', keys[1], 'nonce', nonce, 'at', whole(now))
-  if kept[1] ~= nonce or now < tonumber(kept[2]) then
+-- What the next version has to be above, and whether this is another mastership than the ring was last beaten
+-- under.
+local function ring_floor(keys, now, known)
+  if redis.call('HGET', keys[1], 'nonce') == boot_nonce(now) then
+    return known, false
+  end
+  return math.max(known, now + RING_SKEW_MS), true
+end
+
+-- Whether the deadlines say nothing: the clock went back, or nobody was heard in time, the caller included,
+-- and then it was Redis that was away.
+local function ring_was_away(keys, now, listed)
+  local at = redis.call('HGET', keys[1], 'at')
+  if at and now < tonumber(at) then
     return true
   end
-  return beaten and redis.call('ZCOUNT', keys[2], whole(now), '+inf') == 0
+  return listed and redis.call('ZCOUNT', keys[2], whole(now), '+inf') == 0
 end
 
 local function ring_bury(keys, workers)
@@ -57,27 +72,30 @@ local function rt1_beat(keys, args)
   local worker, ttl, known, placed = args[1], tonumber(args[2]), tonumber(args[3]), args[4] == '1'
   local now = now_ms()
   local listed = redis.call('ZSCORE', keys[2], worker) ~= false
-  local changed = false
-  if ring_begins_anew(keys, now, listed) then
+  local floor, forgetful = ring_floor(keys, now, known)
+  local changed = forgetful
+  if forgetful or ring_was_away(keys, now, listed) then
     for _, each in ipairs(redis.call('ZRANGE', keys[2], 0, -1)) do
       redis.call('ZADD', keys[2], whole(now + ttl), each)
     end
   end
+  redis.call('HSET', keys[1], 'nonce', boot_nonce(now), 'at', whole(now))
   if listed or not placed then
     redis.call('ZADD', keys[2], whole(now + ttl), worker)
-    changed = not placed
+    changed = changed or not placed
   end
   changed = ring_bury(keys, redis.call('ZRANGEBYSCORE', keys[2], '-inf', '(' .. whole(now))) or changed
   if changed or known > tonumber(redis.call('HGET', keys[1], 'version') or '0') then
-    ring_turn(keys, now, known)
+    ring_turn(keys, now, floor, forgetful)
   end
   return ring_answer(keys, (listed or not placed) and 1 or 0, known)
 end
 
 -- rt1_bury worker…: remove workers that leave, or that somebody knows to be dead. Answers the version.
 local function rt1_bury(keys, args)
+  local now = now_ms()
   if ring_bury(keys, args) then
-    return ring_turn(keys, now_ms(), 0)
+    return ring_turn(keys, now, ring_floor(keys, now, 0))
   end
   return tonumber(redis.call('HGET', keys[1], 'version') or '0')
 end

@@ -16,10 +16,6 @@ do
     return tonumber(time[1]) * 1000000 + tonumber(time[2])
   end
 
-  local function whole(number)
-    return string.format('%.0f', number)
-  end
-
   local function remove(key, members)
     for first = 1, #members, BATCH do
       redis.call('ZREM', key, unpack(members, first, math.min(first + BATCH - 1, #members)))
