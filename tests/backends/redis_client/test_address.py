@@ -7,6 +7,8 @@ from realtime.backends.redis_client.contract import SLOTS, slot_of
 from realtime.backends.redis_client.slots import Range, read_redirect, read_slots, slots_in
 from realtime.errors import StartupError
 
+pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy")
+
 
 @pytest.mark.parametrize(
     ("url", "seeds", "user", "password", "db"),

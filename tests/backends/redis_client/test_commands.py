@@ -7,6 +7,9 @@ import pytest
 from realtime.backends.redis_client.contract import SLOTS, RedisError, slot_of
 from realtime.errors import StartupError, Unavailable
 from tests.backends.redis_client.fake import FakeNode
+from tests.backends.redis_client.listener import Listener
+
+pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy")
 
 KEY = "rt:{default/chat:lobby}:m"
 SLOT = slot_of(KEY.encode())
@@ -370,3 +373,27 @@ async def test_one_seed_that_answers_is_enough(clients, fakes):
     client = clients(cluster.url)
     await client.start()
     assert await client.ask(0, "SET", "k", "v") == b"OK"
+
+
+async def test_a_patient_start_ends_without_redis_and_finds_it_later(clients, fakes):
+    cluster = await fakes(1)
+    node, port = cluster.nodes[0], cluster.nodes[0].port
+    await node.stop()
+    client = clients(cluster.url, timeout_s=0.2)
+    await client.start(patient=True)
+    assert not client.ok
+    listener = Listener()
+    client.subscribe(KEY.encode(), listener)
+    with pytest.raises(Unavailable):
+        await client.ask(SLOT, "GET", KEY)
+    await node.start(port)
+    await listener.until_said("up")
+    assert await client.ask(SLOT, "GET", KEY) is None
+    assert client.ok
+
+
+async def test_a_patient_start_does_not_wait_for_who_will_not_have_us(clients, fakes):
+    cluster = await fakes(1)
+    cluster.nodes[0].refusals["HELLO"].extend([b"-WRONGPASS no\r\n"] * 100)
+    with pytest.raises(StartupError, match="WRONGPASS"):
+        await clients(cluster.url).start(patient=True)

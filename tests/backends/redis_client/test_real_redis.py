@@ -13,6 +13,8 @@ from realtime.errors import StartupError, Unavailable
 from tests.backends.redis_client.listener import Listener
 from tests.postgres import free_port
 
+pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy")
+
 ROOM = b"rt:{default/chat:lobby}"
 SLOT = slot_of(ROOM)
 FUNCTIONS = b"""#!lua name=client_test
@@ -54,6 +56,26 @@ async def test_a_redis_that_restarts_is_found_again(clients, own_redis_node: Red
     await listener.until_said("up", "down", "up")
     assert await client.ask(SLOT, "SET", ROOM, "1") == b"OK"
     assert client.ok
+
+
+async def test_who_stood_still_does_not_take_redis_for_dead(clients, redis_node: RedisNode):
+    """uvloop runs timers before it reads: what came meanwhile is there, but not read yet."""
+    client = clients(redis_node.url, ping_interval_s=0.1, timeout_s=0.2)
+    await client.start()
+    listener = Listener()
+    client.subscribe(ROOM, listener)
+    await listener.until_said("up")
+    loop = asyncio.get_running_loop()
+    for _ in range(5):
+        asked = asyncio.create_task(client.ask(SLOT, "PING"))
+        for _ in range(3):
+            await asyncio.sleep(0)  # it is written
+        began = loop.time()
+        while loop.time() < began + 0.3:
+            redis_node.redis.ping()
+        assert await asked == b"PONG"
+    assert listener.said == ["up"]
+    assert client.stats()["redis_connects_total"] == 2
 
 
 async def test_a_user_of_the_acl_is_let_in_and_held_to_its_rights(clients, own_redis_node: RedisNode):

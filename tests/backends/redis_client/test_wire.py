@@ -17,6 +17,8 @@ from realtime.backends.redis_client.subscriptions import (
 from realtime.backends.redis_client.wire import FEED_BYTES, Call, Wire
 from tests.backends.redis_client.listener import Listener
 
+pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy")
+
 REPLIES = (
     b"%2\r\n$6\r\nserver\r\n$5\r\nredis\r\n$5\r\nproto\r\n:3\r\n",
     b"+OK\r\n",
