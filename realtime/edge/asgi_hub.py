@@ -251,7 +251,7 @@ async def _start(settings: Settings, listen: bool) -> Running:
         loop = asyncio.get_running_loop()
         worker = AsgiWorker(settings, loop, connections_allowed(_files(), settings), clock, foundation)
         listening = listener.listen(settings, shared=settings.share_port) if listen else None
-        worker.start(listening)
+        worker.start(listening, listener.listen_admin(settings))
     except BaseException:
         await foundation.close()
         raise

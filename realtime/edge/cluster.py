@@ -67,6 +67,7 @@ class Clustered:
             redis,
             self.cluster,
             asyncio.get_running_loop().call_soon,
+            self._spawn,
             prefix=prefix,
             limit=settings.max_connections_per_user,
             policy=settings.connection_limit_policy,

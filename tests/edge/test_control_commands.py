@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from realtime import cli
 from tests.conftest import ROOT
 from tests.edge.peer import KEY, PATIENCE_S, ask, bearer, receive, token
-from tests.edge.workers import deployment, enter, greeted, until_ready
+from tests.edge.workers import deployment, enter, greeted, labelled, until_ready
 
 ROOM = "chat:lobby"
 
@@ -144,6 +144,23 @@ async def test_the_connection_one_too_many_over_all_servers_is_closed(serve, red
             code, reason = await closed(third)
         assert (code, reason["r"], reason["allowed"]) == (4504, "connection_limit", 2)
         assert [(await ask(each, type="ping", id=1))["type"] for each in (first, second)] == ["pong"] * 2
+
+
+async def test_who_comes_back_from_a_server_that_was_killed_is_let_in_at_once(serve, redis_cluster):
+    common = deployment(redis_cluster.url, max_connections_per_user=1)
+    one, other = serve(**common), serve(node="other", **common)
+    for server in (one, other):
+        await until_ready(server)
+    first, _ = await greeted(one)
+    async with first:
+        await ask(first, type="ping", id=1)
+        one.kill()
+        again, _ = await greeted(other)
+        async with again:
+            async with asyncio.timeout(PATIENCE_S):
+                while await labelled(other, "other", "ring_workers") != 1:
+                    assert (await ask(again, type="ping", id=1))["type"] == "pong"
+            assert (await ask(again, type="ping", id=2))["type"] == "pong"
 
 
 def main(monkeypatch, settings, *arguments):

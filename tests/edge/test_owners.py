@@ -8,6 +8,7 @@ import itertools
 import os
 import signal
 import time
+from contextlib import asynccontextmanager
 
 import pytest_asyncio
 
@@ -15,6 +16,7 @@ from tests.edge.peer import PATIENCE_S, ask
 from tests.edge.workers import deployment, enter, greeted, labelled, on_node, worker_pids
 
 ROOMS = [f"counter:{n}" for n in range(12)]
+LEDGERS = [f"ledger:{n}" for n in range(12)]
 OWNED_AGAIN_S = 2.5
 SLACK_S = 1.0  # the machine's, which runs other tests beside
 
@@ -58,13 +60,14 @@ async def until_both(server, *nodes):
 class Pair:
     """Two workers, `a` and `b`, and a member on each; `rooms` are those that each owns."""
 
-    def __init__(self, servers, members):
+    def __init__(self, all_rooms, servers, members):
+        self.all_rooms = all_rooms
         self.servers = servers
         self.members = members
         self.rooms = {"a": [], "b": []}
 
     async def settle(self):
-        for room in ROOMS:
+        for room in self.all_rooms:
             for ws in self.members.values():
                 await enter(ws, room)
             owner = (await added(self.members["a"], room))["worker"]
@@ -74,12 +77,25 @@ class Pair:
 
 @pytest_asyncio.fixture
 async def pair(serve, redis_cluster):
-    common = deployment(redis_cluster.url)
+    async with started(serve, ROOMS, **deployment(redis_cluster.url)) as pair:
+        yield pair
+
+
+@pytest_asyncio.fixture
+async def durable_pair(serve, redis_cluster, postgres):
+    settings = deployment(redis_cluster.url, postgres_url=await postgres.new_database())
+    async with started(serve, LEDGERS, **settings) as pair:
+        yield pair
+
+
+@asynccontextmanager
+async def started(serve, rooms, **common):
+    """A pair that serves."""
     servers = {name: serve("tests.counting", node=name, **common) for name in ("a", "b")}
     for name, server in servers.items():
         await until_both(server, name)
     members = {name: (await greeted(server, name))[0] for name, server in servers.items()}
-    pair = Pair(servers, members)
+    pair = Pair(rooms, servers, members)
     await pair.settle()
     yield pair
     for ws in members.values():
@@ -98,6 +114,33 @@ async def test_a_dead_workers_rooms_are_owned_again_in_time(pair):
     print(f"{len(answers)} rooms owned again {took:.2f} s after their owner's death")
     for room in ROOMS:
         await judge(survivor, room)
+    pair.servers["a"].restart()
+
+
+async def test_in_durable_rooms_nothing_of_a_dead_owner_is_lost_or_there_twice(durable_pair):
+    pair, survivor = durable_pair, durable_pair.members["b"]
+    rooms = pair.rooms["a"] * 4
+    peers = [(await greeted(pair.servers["b"], "peer"))[0] for _ in rooms]
+    for ws, room in zip(peers, rooms, strict=True):
+        await enter(ws, room)
+    under_way = [
+        asyncio.ensure_future(add(ws, room, key=f"k{n}"))
+        for n, (ws, room) in enumerate(zip(peers, rooms, strict=True))
+    ]
+    await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+    pair.servers["a"].process.kill()
+    answers = await asyncio.gather(*under_way)
+    for room in pair.all_rooms:
+        await added(survivor, room)
+        await judge(survivor, room)
+        values = {step["value"] for step in await steps(survivor, room)}
+        here = [answer for answer, its in zip(answers, rooms, strict=True) if its == room]
+        got = [answer["value"] for answer in here if "value" in answer]
+        assert len(got) == len(set(got))
+        assert set(got) <= values
+    print(f"{sum('value' in answer for answer in answers)} of {len(answers)} answered")
+    for ws in peers:
+        await ws.close()
     pair.servers["a"].restart()
 
 

@@ -63,16 +63,23 @@ class Worker:
         self.prefix = prefix
         self.redis = Spy(redis, flaky)
         self.closed = []
+        self.tasks = set()
         self.member = RingMember(ring, name)
         self.whereabouts = RedisWhereabouts(
             self.redis,
             self.member,
             asyncio.get_running_loop().call_soon,
+            self._spawn,
             prefix=prefix,
             limit=limit,
             policy=policy,
         )
         self.whereabouts.open(lambda tenant, user, number: self.closed.append(number))
+
+    def _spawn(self, coroutine):
+        task = asyncio.ensure_future(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     def come(self, *numbers, user=ALICE):
         for number in numbers:
@@ -92,7 +99,7 @@ class Worker:
     async def settle(self):
         """Wait until Redis has been told, and has answered."""
         async with asyncio.timeout(20):
-            while self.whereabouts.stats()["whereabouts_waiting"]:
+            while self.tasks or self.whereabouts.stats()["whereabouts_waiting"]:
                 await asyncio.sleep(0)
                 self.tick()
                 await self.redis.ask(slot_of(self.key()), "TIME")
@@ -181,6 +188,20 @@ async def test_what_a_worker_that_died_left_behind_is_no_ones_place(redis_cluste
         await b.settle()
         assert b.closed == []
         assert await b.kept() == ["b/1", "b/2"]
+
+
+async def test_who_comes_back_from_a_worker_that_died_just_now_is_not_turned_away(redis_cluster):
+    async with workers(redis_cluster.url, "a", "b", "c") as (a, b, c):
+        a.come(1, 2)
+        await a.settle()
+        a.member._ring.deaf.add("a")  # still in the ring
+        b.come(1)
+        await b.settle()
+        assert b.closed == []
+        assert await b.kept() == ["b/1"]
+        c.come(1, 2)
+        await c.settle()
+        assert (b.closed, c.closed) == ([], [2]), "b lives"
 
 
 async def test_while_the_ring_is_not_known_nobody_is_taken_for_dead(redis_cluster):
