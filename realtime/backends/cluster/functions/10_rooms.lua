@@ -28,23 +28,24 @@ end
 -- not below `floor`. Where no floor is given, there is nil instead, and the error that says what is needed:
 -- NOFLOOR, the offset known here, the least number of the next epoch, and the mastership.
 local function room_at(m, s, now, floor, least)
-  local room, current, packed = {}, boot_nonce(now / 1000), redis.call('HGET', m, 'r')
+  local current, packed = boot_nonce(now / 1000), redis.call('HGET', m, 'r')
+  local room
   if packed then
-    local after
-    room.offset, room.start, room.touched, room.fence, room.bytes, room.dropped, room.nonce, after =
-      struct.unpack(PACKED, packed)
-    room.epoch = string.sub(packed, after)
-    if room.nonce == current and tonumber(room.epoch) >= least then return room end
+    local offset, start, touched, fence, bytes, dropped, nonce, after = struct.unpack(PACKED, packed)
+    room = {
+      offset = offset, start = start, touched = touched, fence = fence, bytes = bytes, dropped = dropped,
+      nonce = nonce, epoch = string.sub(packed, after),
+    }
+    if nonce == current and tonumber(room.epoch) >= least then return room end
+  else
+    room = {offset = 0, fence = 0, bytes = 0, dropped = 0, epoch = '-1'}
   end
-  local epoch = math.max(now, least, packed and tonumber(room.epoch) + 1 or 0)
+  local epoch = math.max(now, least, tonumber(room.epoch) + 1)
   if floor == nil then
-    local needed = {'NOFLOOR', whole(room.offset or 0), whole(epoch), current}
+    local needed = {'NOFLOOR', whole(room.offset), whole(epoch), current}
     return nil, redis.error_reply(table.concat(needed, ' '))
   end
-  if not packed then
-    redis.call('DEL', s) -- nothing says what that would be
-    room.offset, room.fence, room.bytes, room.dropped = 0, 0, 0, 0
-  end
+  if not packed then redis.call('DEL', s) end -- nothing says what that would be
   room.epoch, room.nonce, room.touched = whole(epoch), current, 0
   room.offset = math.max(room.offset, floor)
   room.start = room.offset
