@@ -356,9 +356,9 @@ METRICS_INTRODUCTION = """\
 # Metrics
 
 `GET /metrics` on the server's own port answers in Prometheus' text format 0.0.4. Counting costs plain integer
-additions; nothing is formatted until somebody asks. The samples of a worker of a cluster have the labels `node` and
-`worker`. Beside it, `GET /health` says that the process is alive,
-and `GET /ready` whether it may take traffic: 503 from the first moment of a drain on.
+additions; nothing is formatted until somebody asks. Samples of a cluster's worker are labelled `node` and
+`worker`. Beside it, `GET /health` says that the process is alive, and `GET /ready` whether it may take
+traffic: 503 from the first moment of a drain on.
 
 """
 

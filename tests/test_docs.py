@@ -32,6 +32,7 @@ docs = load(ROOT / "scripts" / "docs.py")
 HAND_WRITTEN = [
     *("README.md", "docs/index.md", "docs/protocol.md", "docs/limits.md", "docs/asgi.md"),
     "docs/operations.md",
+    "docs/control.md",
     "docs/architecture.md",
 ]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

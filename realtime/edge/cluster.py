@@ -67,6 +67,7 @@ class Clustered:
             redis,
             self.cluster,
             asyncio.get_running_loop().call_soon,
+            self._spawn,
             prefix=prefix,
             limit=settings.max_connections_per_user,
             policy=settings.connection_limit_policy,
@@ -122,6 +123,8 @@ class Clustered:
             "redis": "ok" if self._redis.ok else "away",
             "ring": "ok" if self.cluster.ok else "not in it",
         }
+        if not self.revocations.loaded:
+            checks["revocations"] = "not read yet"
         if self._store is not None:
             checks["store"] = "ok" if self._store.ok else "failing"
         return checks

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import redis
@@ -27,6 +28,7 @@ from tests.edge.workers import (
     deployment,
     enter,
     greeted,
+    hang_up,  # noqa: F401 - a fixture
     hear,
     labelled,
     on_each,
@@ -41,12 +43,11 @@ async def test_it_says_who_it_is_wherever_it_speaks(serve, redis_node):
     server = serve(node="berlin", log_level="info", **deployment(redis_node.url))
     checks = await until_ready(server)
     assert checks == {"listener": "ok", "redis": "ok", "ring": "ok"}
-    ws, content = await greeted(server)
-    async with ws:
-        assert content["node"] == "berlin"
-        worker, _, number = content["connection_id"].rpartition("-")
-        assert worker.startswith("berlin-")
-        assert number.isdigit()
+    _, content = await greeted(server)
+    assert content["node"] == "berlin"
+    worker, _, number = content["connection_id"].rpartition("-")
+    assert worker.startswith("berlin-")
+    assert number.isdigit()
     text = get(f"{server.url}/metrics")[2].decode()
     samples = [line for line in text.splitlines() if not line.startswith("#")]
     assert [line for line in samples if f'node="berlin",worker="{worker}"' not in line] == []
@@ -81,7 +82,7 @@ async def test_guests_of_two_workers_are_two_users(serve, redis_node):
 async def test_while_redis_is_away_connections_stay_and_everybody_gets_what_was_missed(
     own_redis_cluster, serve
 ):
-    server = serve(workers=2, node="n", **deployment(own_redis_cluster.url))
+    server = serve(workers=2, node="n", errors_burst=10_000, **deployment(own_redis_cluster.url))
     await until_ready(server)
     both = await on_each(server)
     for ws in both.values():
@@ -99,6 +100,14 @@ async def test_while_redis_is_away_connections_stay_and_everybody_gets_what_was_
         assert answer["content"]["code"] == 503, answer
         assert answer["content"]["retry_after"] > 0
     assert (await ask(both["n-2"], type="ping", id=2))["type"] == "pong"
+    # However much is sent meanwhile, nothing of it is kept.
+    for n in range(2000):
+        message = {"type": "publish", "id": f"x{n}", "room": ROOM, "content": "x" * 1000}
+        await both["n-1"].send(json.dumps(message))
+    assert (await answers(both["n-1"], 2000))["error"] == 2000
+    for name in ("broker_waiting", "broker_waiting_bytes", "redis_retrying"):
+        assert await labelled(server, "n-1", name) == 0, name
+    assert await labelled(server, "n-1", "redis_queued_bytes") < 64 * 1024
     for node in own_redis_cluster.nodes:
         node.thaw()
     await asyncio.to_thread(own_redis_cluster.wait_until_ok)
@@ -109,8 +118,6 @@ async def test_while_redis_is_away_connections_stay_and_everybody_gets_what_was_
     heard = await hear(both["n-2"], ROOM, last - 1)
     assert [offset for offset, _ in heard] == list(range(2, last + 1))
     assert heard[-1][1] == "after"
-    for ws in both.values():
-        await ws.close()
 
 
 async def test_redis_that_is_not_there_at_the_start_is_waited_for(own_redis_node, serve):
@@ -119,13 +126,12 @@ async def test_redis_that_is_not_there_at_the_start_is_waited_for(own_redis_node
     await until_ready(server, redis="away")
     assert "Redis is not there" in server.whole_log()
     ws, _ = await greeted(server)
-    async with ws:
-        answer = await ask(ws, type="join", id=1, room=ROOM)
-        assert answer["content"]["code"] == 503
-        await asyncio.to_thread(own_redis_node.start)
-        assert set((await until_ready(server)).values()) == {"ok"}
-        await enter(ws, ROOM)
-        assert (await repeated(ws, ROOM, "now"))["type"] == "ack"
+    answer = await ask(ws, type="join", id=1, room=ROOM)
+    assert answer["content"]["code"] == 503
+    await asyncio.to_thread(own_redis_node.start)
+    assert set((await until_ready(server)).values()) == {"ok"}
+    await enter(ws, ROOM)
+    assert (await repeated(ws, ROOM, "now"))["type"] == "ack"
 
 
 def test_redis_that_refuses_us_ends_the_start_in_one_line(own_redis_node):
@@ -166,6 +172,16 @@ def test_a_url_that_is_none_ends_the_start(url):
     assert "Traceback" not in ended.stderr
 
 
+async def answers(ws, count):
+    """Return the types of the next `count` answers, counted."""
+    types = Counter()
+    while types.total() < count:
+        message = await receive(ws)
+        if "id" in message:
+            types[message["type"]] += 1
+    return types
+
+
 async def repeated(ws, room, content):
     """Publish with a key until it is accepted; return the ack."""
     async with asyncio.timeout(PATIENCE_S):
@@ -204,8 +220,6 @@ async def test_what_a_durable_room_acked_is_found_after_redis_has_forgotten_all(
     assert answer["content"]["offset"] == before["offset"] + 1
     page = await ask(both["n-2"], type="history", id="h", room=room, content={"limit": 10})
     assert [push["content"] for push in page["content"]["messages"]] == [*"01234", "x"]
-    for ws in both.values():
-        await ws.close()
 
 
 async def until_type(ws, type):

@@ -5,6 +5,7 @@ import json
 import uuid
 from pathlib import Path
 
+import pytest_asyncio
 from websockets.asyncio.client import connect
 
 from realtime.edge import leash
@@ -18,9 +19,21 @@ def deployment(url, **settings):
     return {"redis_url": url, "redis_prefix": prefix, "max_connections_per_user": 10_000, **settings}
 
 
+_connections = []
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def hang_up(serve):
+    """Close what a test has connected, before its servers end: they would wait for answers of nobody."""
+    yield
+    while _connections:
+        await _connections.pop().close()
+
+
 async def greeted(server, user="alice"):
-    """Connect; return the connection and the content of `connected`."""
+    """Connect; return the connection, which `hang_up` closes, and the content of `connected`."""
     ws = await connect(f"{server.ws_url}/{user}")
+    _connections.append(ws)
     return ws, (await receive(ws))["content"]
 
 

@@ -104,6 +104,7 @@ class RedisBroker:
         self._retries: deque[tuple[float, RedisStream]] = deque()
         self._refreshes: deque[tuple[float, RedisStream]] = deque()
         self._judgements: deque[tuple[float, Shares]] = deque()
+        self._unshared: deque[tuple[float, tuple[RoomKey, Shares]]] = deque()
         self._untold: deque[RedisStream] = deque()  # whose shares are to be told anew
 
     # -- the contract ---------------------------------------------------------------------------------------
@@ -159,6 +160,9 @@ class RedisBroker:
             stream.retry()
         for shares in _due(self._judgements, now):
             shares.judge()
+        for room, shares in _due(self._unshared, now):
+            # A room that was closed and opened again has its newer word.
+            (self._streams[room].shares if room in self._streams else shares).again()
         for _ in range(min(len(self._untold), SHARED_A_TICK)):
             self._untold.popleft().shares.refresh()
         for stream in _due(self._refreshes, now):
@@ -339,6 +343,10 @@ class RedisBroker:
     def judge_later(self, shares: Shares) -> None:
         """Decide after a while on workers that are not known to be alive."""
         self._judgements.append((self._clock.monotonic() + JUDGE_S, shares))
+
+    def share_later(self, room: RoomKey, shares: Shares) -> None:
+        """Write after a while what could not be written."""
+        self._unshared.append((self._clock.monotonic() + RETRY_S, (room, shares)))
 
     def note_shared(self, worker: str, stream: RedisStream, *, shares: bool) -> None:
         """Know where a worker shares something."""

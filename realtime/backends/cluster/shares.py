@@ -64,6 +64,11 @@ class Shares:
             self._unsent = True
             self._send()
 
+    def again(self) -> None:
+        """Write the entry, or that there is none: nobody knows what Redis has."""
+        self._unsent = True
+        self._send()
+
     def close(self) -> None:
         """Share nothing more, and hear nothing."""
         if self._entry is not None:
@@ -179,10 +184,10 @@ class Shares:
         )
 
     def _on_sent(self, reply: Any) -> None:
-        """Send what is newer. What could not be written goes when the stream is live again."""
+        """Send what is newer; what could not be written, after a while."""
         self._sending = False
         if isinstance(reply, Exception):
             self._unsent = True
-            self._broker.retry_later(self._stream)
+            self._broker.share_later(self._stream.room, self)
         else:
             self._send()

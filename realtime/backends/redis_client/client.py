@@ -94,15 +94,15 @@ class RedisClient:
         self._lookout.start()
         try:
             async with asyncio.timeout(self._timeout_s):
-                while not self._nodes.masters and not all(link.refusal for link in links):
+                while not self._nodes.masters and not all(link.refused for link in links):
                     self._news.clear()
                     await self._news.wait()
         except TimeoutError:
             log.debug("no Redis within %s s", self._timeout_s)
-        if not self._nodes.masters and not (patient and not any(link.refusal for link in links)):
-            refusals = [f"{link.node}: {link.refusal or self._lookout.trouble}" for link in links]
+        if not self._nodes.masters and not (patient and not any(link.refused for link in links)):
+            reasons = [f"{link.node}: {link.trouble or self._lookout.trouble}" for link in links]
             await self.close()
-            raise StartupError(f"Redis cannot be used: {'; '.join(refusals)}")
+            raise StartupError(f"Redis cannot be used: {'; '.join(reasons)}")
 
     async def close(self) -> None:
         """End all connections. What waits for an answer gets Unavailable; subscribers are called no more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -42,9 +43,9 @@ class Dialer:
         """Return a connection that speaks RESP3 and is let in, in at most `timeout_s`.
 
         Raises:
-            OSError: not reached, TLS included.
+            OSError: not reached.
             TimeoutError: no answer.
-            Refused: wrong credentials, no database of that number, or older than Redis 7.0.
+            Refused: wrong credentials or certificates, no database of that number, older than Redis 7.0.
         """
         loop = asyncio.get_running_loop()
         wire: W | None = None
@@ -55,6 +56,8 @@ class Dialer:
                     make, node.host, node.port, ssl=tls, server_hostname=node.host if tls else None
                 )
                 return wire, await self._greet(wire)
+        except ssl.SSLError as error:
+            raise Refused(f"TLS: {error}") from error
         except BaseException:
             if wire is not None:
                 wire.abort("not let in")

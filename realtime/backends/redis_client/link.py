@@ -65,7 +65,8 @@ class Link(Generic[W]):
         self.node = node
         self.wire: W | None = None
         self.hello: Hello | None = None  # of the connection that stands, or last stood
-        self.refusal: str | None = None  # why the node would not have us the last time
+        self.trouble: str | None = None  # why it could not be had the last time
+        self.refused = False  # because the node would not have us
         self.down_since = terms.clock.monotonic()
         self._terms = terms
         self._on_change = on_change
@@ -130,9 +131,10 @@ class Link(Generic[W]):
             try:
                 await self._once()
             except (OSError, TimeoutError, Refused) as error:
-                self.refusal = str(error) if isinstance(error, Refused) else None
+                self.trouble = str(error) or "no answer"
+                self.refused = isinstance(error, Refused)
                 if self._tries == 0:
-                    log.warning("redis %s: %s", self.node, error or "no answer")
+                    log.warning("redis %s: %s", self.node, self.trouble)
                 self._on_change()
             except Exception:
                 log.exception("redis %s: the connection's own code failed", self.node)
@@ -156,7 +158,7 @@ class Link(Generic[W]):
         log.warning("redis %s: connection lost: %s", self.node, await lost)
 
     def _up(self, wire: W, hello: Hello) -> None:
-        self.wire, self.hello, self.refusal = wire, hello, None
+        self.wire, self.hello, self.trouble, self.refused = wire, hello, None, False
         if self._connects or self._tries:
             log.warning("redis %s: connected again", self.node)
         self._is_down.clear()
@@ -201,8 +203,9 @@ class CommandLink(Link[Wire]):
 
     @property
     def busy(self) -> bool:
-        """Whether anything is without a reply."""
-        return bool(self._waiting) or (self.wire is not None and bool(self.wire.sent))
+        """Whether anybody waits for a reply."""
+        sent = self.wire.sent if self.wire is not None else ()
+        return bool(self._waiting) or any(call.then is not None for call in sent)
 
     def take(self, call: Call) -> None:
         """Queue a command; it may be refused, but later: `then` is not called from within."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
-from hiredis import ProtocolError, PushNotification
+from hiredis import PushNotification
 
 from realtime.backends.redis_client.address import Endpoint
 from realtime.backends.redis_client.contract import RedisError, Subscriber
@@ -109,28 +109,23 @@ class SubscriptionWire(Wire):
         self._by_channel = events.by_channel
         self.messages = 0
 
-    def data_received(self, data: bytes) -> None:
-        self.heard = True
+    def dispatch(self) -> None:
         gets, by_channel = self.reader.gets, self._by_channel
-        try:
-            self.reader.feed(data)
-            while (reply := gets()) is not NOTHING:
-                if type(reply) is PushNotification and len(reply) == 3:
-                    kind, channel, payload = reply
-                    if kind != b"smessage":
-                        self._changed(kind, channel)
-                        continue
-                    self.messages += 1
-                    subscription = by_channel.get(channel)
-                    if subscription is not None and subscription.place is self:
-                        try:
-                            subscription.subscriber.on_message(payload)
-                        except Exception:
-                            log.exception("%r failed on a message", subscription.subscriber)
-                elif type(reply) is not PushNotification:
-                    self._replied(reply)
-        except ProtocolError as error:
-            self.abort(f"what it says is not the protocol of Redis: {error}")
+        while (reply := gets()) is not NOTHING:
+            if type(reply) is PushNotification and len(reply) == 3:
+                kind, channel, payload = reply
+                if kind != b"smessage":
+                    self._changed(kind, channel)
+                    continue
+                self.messages += 1
+                subscription = by_channel.get(channel)
+                if subscription is not None and subscription.place is self:
+                    try:
+                        subscription.subscriber.on_message(payload)
+                    except Exception:
+                        log.exception("%r failed on a message", subscription.subscriber)
+            elif type(reply) is not PushNotification:
+                self._replied(reply)
 
     def _changed(self, kind: bytes, channel: bytes) -> None:
         subscription = self._by_channel.get(channel)
