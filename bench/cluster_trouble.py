@@ -1,4 +1,4 @@
-"""The part of `bench.cluster` that joins, cuts and kills: how many a second, how long until it stands again."""
+"""The part of `bench.cluster` that joins, cuts and kills: how many a second, how long until it is back."""
 
 from __future__ import annotations
 

@@ -88,12 +88,16 @@ def disown(core: Core, slots: Collection[int]) -> None:
             del kept[room]  # whoever still has it in hand finds its command to be over
 
 
+KINDS = frozenset({"counter", "ledger"})
 FEATURE = Feature(
     name="counting",
-    kinds=(RoomKind(name="counter", presence=False),),
+    kinds=(
+        RoomKind(name="counter", presence=False),
+        RoomKind(name="ledger", presence=False, durable=True),
+    ),
     messages=(
-        MessageType(name="counter_add", kinds=frozenset({"counter"}), owner=add),
-        MessageType(name="counter_value", kinds=frozenset({"counter"})),
+        MessageType(name="counter_add", kinds=KINDS, owner=add),
+        MessageType(name="counter_value", kinds=KINDS),
     ),
     disown=disown,
 )

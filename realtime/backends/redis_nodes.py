@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -37,6 +37,7 @@ HOST: Final = "127.0.0.1"
 # Below the range that the kernel deals out to connections. Another number is tried where one is taken.
 PORTS: Final = range(20_000, 32_000)
 ATTEMPTS: Final = 20
+FAILOVERS: Final = 5
 _RANDOM: Final = random.SystemRandom()  # a test that seeds the common one is not to notice us
 OPTIONS: Final = (
     *("--cluster-config-file", "nodes.conf", "--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
@@ -263,8 +264,13 @@ class RedisCluster:
         """Let a replica take over from the master of `slot`, nothing lost; return the new master."""
         master = self.master_of(slot)
         replica = self.replicas_of(master)[0]
-        replica.ask("CLUSTER", "FAILOVER")
-        wait_for(lambda: _role(replica) == "master", f"port {replica.port} does not take over")
+        for _ in range(FAILOVERS):  # Redis gives one up after 5 s where the two do not come together
+            replica.ask("CLUSTER", "FAILOVER")
+            with suppress(StartupError):
+                wait_for(lambda: _role(replica) == "master", "", timeout_s=6)
+                break
+        else:
+            raise StartupError(f"port {replica.port} does not take over")
         self.wait_until_ok()
         return replica
 

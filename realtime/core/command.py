@@ -9,7 +9,8 @@ import msgspec
 from realtime.core.auth import Identity
 from realtime.core.cluster import Cluster, NotServed
 from realtime.core.contracts import Position, Receipt, RoomKey, Terms
-from realtime.errors import BadMessage
+from realtime.core.pending import Pending
+from realtime.errors import BadMessage, Conflict, RealtimeError
 from realtime.ids import RoomId, TenantId
 from realtime.native.encode import json_string
 
@@ -82,7 +83,7 @@ class Command:
         self.key = order.key
         self.fence = fence
         self.over = False  # the room has been disowned since
-        self.published = False
+        self.published = 0  # times that it was, or may have been
         self._cluster = cluster
         self._publish = publish
         self._visit = visit
@@ -111,12 +112,39 @@ class Command:
 
         Raises (the awaitable too):
             NotServed: the room is not owned here any more.
-            Conflict: `expect` no longer holds, or there is a newer owner.
+            Conflict: `expect` no longer holds, or there is a newer owner that this worker has not heard of.
             Unavailable: not accepted; whether it was, where an answer got lost, a repeat with the key tells.
         """
         fence = self._cluster.fence(self.room)
         if self.over or fence is None:
             raise NotServed("this worker does not own the room any more")
-        self.published = True
+        self.published += 1
         sender = json_string(self.identity.user) if sender is None else sender
-        return self._publish(self.room, type, sender, content, Terms(key=key, expect=expect, fence=fence))
+        terms = Terms(key=key, expect=expect, fence=fence)
+        try:
+            receipt = self._publish(self.room, type, sender, content, terms)
+        except Conflict as error:
+            raise self._refused(error) from error
+        if isinstance(receipt, tuple):
+            return receipt
+        if isinstance(receipt, Pending):
+            known = Pending[Receipt]()
+            receipt.then(lambda outcome: known.settle(self._judged(outcome)))
+            return known
+        return self._later(receipt)
+
+    async def _later(self, receipt: Awaitable[Receipt]) -> Receipt:
+        try:
+            return await receipt
+        except Conflict as error:
+            raise self._refused(error) from error
+
+    def _judged(self, outcome: Receipt | Exception) -> Receipt | Exception:
+        return self._refused(outcome) if isinstance(outcome, Conflict) else outcome
+
+    def _refused(self, error: Conflict) -> RealtimeError:
+        """Return what to say of a publication that certainly was not made: the next owner may make it."""
+        self.published -= 1
+        if self.over or self._cluster.fence(self.room) is None:
+            return NotServed("this worker did not own the room any more")
+        return error

@@ -7,7 +7,7 @@ counts exactly. Processes outside of the ring send the same orders.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final, Protocol
 
 import msgspec
@@ -53,12 +53,22 @@ class Workers(Protocol):
 
 
 class Orders:
-    """What may be ordered from anywhere that reaches the workers, inside of the ring or outside."""
+    """What may be ordered from anywhere that reaches the workers, inside of the ring or outside.
 
-    def __init__(self, cluster: Workers, clock: Clock, revocations: RevocationList | None = None) -> None:
+    `find_workers` is awaited before they are asked, where they are not known from the start.
+    """
+
+    def __init__(
+        self,
+        cluster: Workers,
+        clock: Clock,
+        revocations: RevocationList | None = None,
+        find_workers: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
         self._cluster = cluster
         self._clock = clock
         self._revocations = revocations
+        self._find_workers = find_workers
 
     async def kick(
         self,
@@ -123,6 +133,8 @@ class Orders:
         except ValueError as error:
             raise BadMessage(f"kick: the reason is no text: {error}") from None
         order = Kick(tenant, user, code, told)
+        if self._find_workers is not None:
+            await self._find_workers()
         answers = await ask_all(self._cluster, KICK, msgspec.msgpack.encode(order))
         return sum(map(int, answers))
 

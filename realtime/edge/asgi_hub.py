@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 from realtime.core.clock import SystemClock
 from realtime.core.contracts import Clock
+from realtime.core.control import Control
 from realtime.core.notifications import NotificationManager
 from realtime.edge import listener
 from realtime.edge.asgi_connection import AsgiConnection, AsgiRequest, AsgiWebSocket, refuse
@@ -190,6 +191,15 @@ class RealtimeHub:
         return self._here().worker.core.notifications
 
     @property
+    def control(self) -> Control:
+        """What kicks users and revokes their tokens, on all workers.
+
+        Raises:
+            RuntimeError: as `notification_manager`.
+        """
+        return self._here().worker.core.control
+
+    @property
     def url(self) -> str | None:
         """The native endpoint, such as ws://127.0.0.1:8000/ws; None where it does not listen."""
         return self._here().url
@@ -241,7 +251,7 @@ async def _start(settings: Settings, listen: bool) -> Running:
         loop = asyncio.get_running_loop()
         worker = AsgiWorker(settings, loop, connections_allowed(_files(), settings), clock, foundation)
         listening = listener.listen(settings, shared=settings.share_port) if listen else None
-        worker.start(listening)
+        worker.start(listening, listener.listen_admin(settings))
     except BaseException:
         await foundation.close()
         raise

@@ -67,6 +67,7 @@ class Clustered:
             redis,
             self.cluster,
             asyncio.get_running_loop().call_soon,
+            self._spawn,
             prefix=prefix,
             limit=settings.max_connections_per_user,
             policy=settings.connection_limit_policy,
@@ -122,6 +123,8 @@ class Clustered:
             "redis": "ok" if self._redis.ok else "away",
             "ring": "ok" if self.cluster.ok else "not in it",
         }
+        if not self.revocations.loaded:
+            checks["revocations"] = "not read yet"
         if self._store is not None:
             checks["store"] = "ok" if self._store.ok else "failing"
         return checks
@@ -194,7 +197,7 @@ async def open_clustered(settings: Settings, clock: Clock, number: int) -> Clust
 
 
 def finding(settings: Settings) -> str:
-    """Connect to Redis as a worker would, and say what is there.
+    """Connect to Redis as a worker would, and say what is there. Nothing is written.
 
     Raises:
         StartupError: Redis is not there, or refuses us.
@@ -204,8 +207,10 @@ def finding(settings: Settings) -> str:
         redis = make_client(settings, SystemClock(), "check")
         await redis.start()
         try:
-            whole = await _has_library(redis)
-            masters = redis.stats()["redis_masters"]
+            masters = len(await redis.ask_all("PING"))
+            whole = redis.ok
+        except (RedisError, Unavailable) as error:
+            raise StartupError(f"{mask(settings.redis_url)}: {error}") from error
         finally:
             await redis.close()
         if not whole:

@@ -27,6 +27,15 @@ def listen(settings: Settings, port: int | None = None, *, shared: bool = False)
     return _bind(family, address, settings, shared, listening=True)
 
 
+def listen_admin(settings: Settings, number: int = 0) -> socket.socket | None:
+    """Return a listening socket for `admin_port`: of worker `number`, or of one that nobody supervises.
+
+    Raises:
+        StartupError: as `listen`.
+    """
+    return listen(settings, settings.admin_port + max(0, number - 1)) if settings.admin_port else None
+
+
 def reserve(settings: Settings) -> socket.socket:
     """Return a socket that has the port and does not listen: workers that share it can.
 

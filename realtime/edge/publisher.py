@@ -145,7 +145,8 @@ class Publisher:
             timeout_s=settings.redis_timeout_s,
             member=False,
         )
-        self._orders = Orders(self._ring, clock, RedisRevocations(self._redis, prefix=prefix))
+        revocations = RedisRevocations(self._redis, prefix=prefix)
+        self._orders = Orders(self._ring, clock, revocations, self._workers)
         self._known = asyncio.Event()  # some workers are
         await self._redis.start()
         self._ring.start()
@@ -255,14 +256,12 @@ class Publisher:
         code: int = CloseCode.DISCONNECTED_BY_SERVER,
     ) -> int:
         """Close all connections of a user; return how many there were, as `Orders.kick`."""
-        await self._workers()
         return await self._orders.kick(user, tenant=tenant, reason=reason, code=code)
 
     async def kick_tenant(
         self, tenant: str, *, reason: str = "kicked", code: int = CloseCode.DISCONNECTED_BY_SERVER
     ) -> int:
         """Close all connections of all users of a tenant; return how many there were."""
-        await self._workers()
         return await self._orders.kick_tenant(tenant, reason=reason, code=code)
 
     async def revoke(

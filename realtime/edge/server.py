@@ -82,13 +82,13 @@ async def _serve(
     stop = asyncio.Event()
     if own is not None:
         own.heed(loop, stop.set)
-    for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, _stop_once, loop, stop.set)
-    clock = SystemClock()
-    foundation = await open_foundation(settings, clock, own.number if own else 0)
+    for each in STOP_SIGNALS:
+        loop.add_signal_handler(each, _stop_once, loop, stop.set)
+    clock, number = SystemClock(), own.number if own else 0
+    foundation = await open_foundation(settings, clock, number)
     try:
         worker = Worker(settings, loop, connections_max, clock, foundation)
-        worker.start(listening)
+        worker.start(listening, listener.listen_admin(settings, number))
         settle_gc()
         if own is None:
             _announce(settings, listening)

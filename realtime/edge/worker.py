@@ -83,8 +83,13 @@ class Worker:
         self._gate.open(self.core, self._welcome, self._silent)
         self._http = self._make_http()
 
-    def start(self, listening: socket.socket | None) -> None:
-        """Serve on a listening socket, which is the worker's from here on; without one it accepts nobody."""
+    def start(self, listening: socket.socket | None, admin: socket.socket | None = None) -> None:
+        """Serve on a listening socket, which is the worker's from here on; without one it accepts nobody.
+
+        On `admin` HTTP is answered too, until the worker is closed: while it drains as well.
+        """
+        if admin is not None:
+            self._http.listen(admin)
         if listening is not None:
             self._listening = listening
             self.hub.listen(listening.fileno())

@@ -20,7 +20,7 @@ from realtime.ids import DEFAULT_TENANT, RoomId
 from tests.contract.stores import LOBBY, OTHER, Owner
 
 ROOMS = [RoomKey(DEFAULT_TENANT, RoomId(f"chat:{number}")) for number in range(100)]
-OLD, NEW = 1_000_000, 2_000_000
+OLD, NEW = 1_000_000_000, 2_000_000_000
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -109,7 +109,7 @@ async def test_who_opens_at_the_same_master_at_once_is_given_the_same_epoch(stor
     )
     assert len(set(claims)) == 1
     assert await stores[0].claim(Wish(LOBBY, NEW, 4, "b")) == Claim(4, claims[0].number + 1), "another master"
-    later = claims[0].number + 60_000
+    later = claims[0].number + 60_000_000
     assert await stores[0].claim(Wish(LOBBY, later, 4, "b")) == Claim(4, later), "long after"
 
 
@@ -121,7 +121,7 @@ async def test_epochs_rise_also_where_a_clock_goes_back(stores):
 async def test_an_earlier_fence_holds_after_a_later_one(stores):
     await stores[0].claim(Wish(LOBBY, NEW, 4, "a"))
     await Owner(stores[0]).keep([row(5, NEW), row(6, NEW)])
-    await stores[1].claim(Wish(LOBBY, NEW + 100_000, 6, "b"))
+    await stores[1].claim(Wish(LOBBY, NEW + 100_000_000, 6, "b"))
     owner = Owner(stores[2])
     owner.append(row(5))  # of before both
     owner.append(row(4))
@@ -131,7 +131,7 @@ async def test_an_earlier_fence_holds_after_a_later_one(stores):
 
 async def test_epochs_in_which_nothing_was_kept_leave_no_row(stores):
     for number in range(20):
-        await stores[0].claim(Wish(LOBBY, NEW + 100_000 * number, 4, f"{number}"))
+        await stores[0].claim(Wish(LOBBY, NEW + 100_000_000 * number, 4, f"{number}"))
     session = await stores[0]._readers.acquire()
     assert await session.fetchval("SELECT count(*) FROM epochs") == 1
     await stores[0]._readers.release(session)
@@ -143,7 +143,7 @@ async def test_a_claim_waits_for_the_rows_that_are_being_inserted(stores):
     print(f"seed {seed}")
     dice = random.Random(seed)
     for turn in range(15):
-        room, number = ROOMS[turn], NEW + 100_000 * turn
+        room, number = ROOMS[turn], NEW + 100_000_000 * turn
         owner = Owner(stores[0])
         for offset in range(1, 40):
             owner.append(row(offset, OLD, room))

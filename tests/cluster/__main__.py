@@ -55,12 +55,17 @@ def report(outcome: Outcome) -> list[str]:
         f"paged {counts['page']}, unavailable {counts['unavailable']}, no answer {counts['no answer']}",
         f"epochs {outcome.epochs}, members told of a new one {outcome.turns}, gaps {gaps}; "
         f"acked and lost with an epoch {outcome.lost}, twice over epochs {outcome.doubled}",
+        f"owners wrote {outcome.written}, and changed {outcome.owners} times",
     ]
     for kind, stalls_s in sorted(outcome.stalls_s.items()):
-        p50, most = statistics.median(stalls_s) * 1000, max(stalls_s) * 1000
-        still = f"stood still p50 {p50:6.0f} ms, max {most:6.0f} ms"
+        owners_s = outcome.owners_s[kind]
+        still = f"rooms stood still p50 {_ms(stalls_s)} ms, commands p50 {_ms(owners_s)} ms"
         lines.append(f"{kind:<24} x{outcome.faults[kind]:<4} {still}")
     return lines
+
+
+def _ms(spans_s: list[float]) -> str:
+    return f"{statistics.median(spans_s) * 1000:5.0f}, max {max(spans_s) * 1000:5.0f}"
 
 
 def _parser() -> argparse.ArgumentParser:

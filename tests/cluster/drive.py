@@ -15,14 +15,19 @@ from dataclasses import dataclass, field
 from tests.chaos.drive import BOUNDS, RECOVERS, RING, ROOMS_PER_MEMBER, Person, report
 from tests.chaos.reader import read_all
 from tests.chaos.world import BrokenPromiseError, StalledError
+from tests.cluster.counting import CountingClient, Tallies
 from tests.cluster.faults import Stage, faults_on
 from tests.cluster.hosts import Host
 from tests.cluster.judge import ClusterJudge, Trouble
-from tests.cluster.member import ClusterMember, ClusterSdk
-from tests.cluster.world import ClusterWorld, after
+from tests.cluster.member import ClusterMember, ClusterSdk, Prober
+from tests.cluster.world import PROBER, ClusterWorld, after
 
 # Three slots or more on each master, and kinds that a slow reader is cut from and gets gaps from.
 ROOMS = [f"{kind}:{name}" for kind in ("chat", "events", "session") for name in "abcd"]
+PROBES = [f"events:{name}" for name in ("probe1", "probe2", "probe3", "probe4")]
+PROBERS = 4
+TALLIES = [f"tally:{name}" for name in "abcdef"]  # more than workers, so that most own some
+COUNTING = 3  # clients who have them counted
 CALM_S = 1.0  # between two faults
 MOVES_ON_S = 20.0  # after a fault every room has to
 SETTINGS: dict[str, object] = {**BOUNDS, "reconnect_max_ms": 100, "drain_timeout_s": 3}
@@ -35,10 +40,13 @@ class Outcome:
     counts: Counter[str]
     faults: Counter[str] = field(default_factory=Counter)
     stalls_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    owners_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     epochs: int = 0
     turns: int = 0
     lost: int = 0
     doubled: int = 0
+    written: int = 0  # by owners
+    owners: int = 0  # changes of them
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,7 @@ class Run:
         self._rng = random.Random(f"{plan.seed}:faults")
         self._stage = stage(self.world, self._rng) if stage is not None else None
         self._tell = tell
+        self.tallies = Tallies(self.judge)
         self._people = self._invite(random.Random(f"{plan.seed}:members"))
 
     async def go(self) -> Outcome:
@@ -85,7 +94,11 @@ class Run:
         for task in tasks:
             task.add_done_callback(lambda done: report(self.world, done))
         tasks.append(asyncio.create_task(self._cut_the_silent()))
-        tasks[-1].add_done_callback(lambda done: report(self.world, done))
+        for number in range(COUNTING):
+            client = CountingClient(self.world, self.tallies, f"c{number}", TALLIES)
+            tasks.append(asyncio.create_task(client.live(), name=client.name))
+        for task in tasks[len(self._people) :]:
+            task.add_done_callback(lambda done: report(self.world, done))
         try:
             await self._trouble()
             await self._end()
@@ -105,6 +118,9 @@ class Run:
             make = ClusterSdk if number < self.plan.sdk else ClusterMember
             rooms = rng.sample(ROOMS, ROOMS_PER_MEMBER)
             people.append(make(self.world, f"m{number}", rooms, f"{self.plan.seed}:{number}"))
+        for number in range(PROBERS):
+            name = f"{PROBER}-{number}"
+            people.append(Prober(self.world, name, PROBES, f"{self.plan.seed}:{name}"))
         return people
 
     # -- the faults ---------------------------------------------------------------------------------------
@@ -136,7 +152,10 @@ class Run:
         trouble.end_s = self.world.now
         stall_s = self.world.stalls.longest_s(trouble.begin_s, trouble.end_s)
         self.outcome.stalls_s[kind].append(stall_s)
-        self._tell(f"{kind}: {stall_s * 1000:.0f} ms; {self.world.counts['ack']} acks")
+        owners_s = self.world.counts_of_owners.longest_s(trouble.begin_s, trouble.end_s)
+        self.outcome.owners_s[kind].append(owners_s)
+        stood = f"{stall_s * 1000:.0f} ms, owners {owners_s * 1000:.0f} ms"
+        self._tell(f"{kind}: {stood}; {self.world.counts['ack']} acks")
 
     async def _everybody_moves_on(self, when: str) -> None:
         """Return when every room that has members has an ack from now on."""
@@ -146,7 +165,7 @@ class Run:
 
         def moved() -> bool:
             late.clear()
-            late.update(room for room in rooms if self.world.stalls.last_s(room) < began_s)
+            late.update(room for room in rooms if self.world.moves.last_s(room) < began_s)
             return not late
 
         try:
@@ -185,6 +204,7 @@ class Run:
             self.world.reading_at = host
             await read_all(self.world)
         self.judge.close()
+        self.tallies.close()
         self.world.check()
         self.world.is_over = True
 
@@ -192,4 +212,5 @@ class Run:
         outcome = self.outcome
         outcome.epochs = sum(len(books.epochs) for books in self.judge.ledgers())
         outcome.turns, outcome.lost, outcome.doubled = self.judge.turns(), self.judge.lost, self.judge.doubled
+        outcome.written, outcome.owners = self.tallies.written, self.tallies.owners
         return outcome

@@ -17,6 +17,7 @@ from tests.conftest import Server
 from tests.postgres import children
 
 SECRET = secrets.token_hex(32)  # of this process's hosts in namespaces
+MODULE = "tests.cluster.tally"  # what a host runs: the server, with rooms whose owner counts
 TOKEN_TTL_S = 24 * 3600
 
 
@@ -25,7 +26,7 @@ class Placed(Server):
 
     def __init__(self, settings: dict[str, object], place: Place) -> None:
         self._place = place
-        super().__init__(settings)
+        super().__init__(settings, MODULE)
 
     @property
     def launcher(self) -> tuple[str, ...]:
@@ -43,7 +44,7 @@ class Host:
         several = {"workers": str(workers)} if workers > 1 else {}
         self._stopped: set[int] = set()
         if place is None:
-            self.server = Server({**settings, **several})
+            self.server = Server({**settings, **several}, MODULE)
             return
         # Open mode is for loopback alone.
         proof = {"host": place.address, "jwt_secret": SECRET}

@@ -12,7 +12,7 @@ import msgspec
 from realtime.client import Gap, Options, RealtimeError, Room
 from realtime.client.connection import Socket, Target
 from tests.chaos.judge import Attempt, Place, Stay
-from tests.chaos.member import Member, Seat, type_for
+from tests.chaos.member import Member, Seat, _is_in, type_for
 from tests.chaos.sdk import SdkMember
 from tests.chaos.wire import Acked, Said
 from tests.cluster.judge import ClusterStay
@@ -35,6 +35,7 @@ class ClusterMember(Member):
     """A bare client."""
 
     _world: ClusterWorld
+    patience_s = ANSWER_S
 
     def __init__(self, world: ClusterWorld, name: str, rooms: list[str], seed: str) -> None:
         super().__init__(world, name, rooms, seed)
@@ -51,7 +52,7 @@ class ClusterMember(Member):
         oldest = next(iter(self._waiting), None)
         if oldest is None or self._stalls or not self.online:
             return
-        if self._world.now - self._asked_s[oldest] > ANSWER_S:
+        if self._world.now - self._asked_s[oldest] > self.patience_s:
             assert self.wire is not None
             self._world.happened("no answer")
             self.wire.cut("rst")
@@ -116,7 +117,7 @@ class ClusterMember(Member):
         before = len(attempt.answers)
         super()._on_ack(seat, attempt, said)
         if len(attempt.answers) > before:
-            self._world.stalls.acked(attempt.room, self._world.now)
+            self._world.moves.acked(attempt.room, self._world.now)
         elif said.type == "error" and attempt.key is not None:
             self._later(lambda: self._again(seat, attempt))
 
@@ -139,6 +140,26 @@ class ClusterMember(Member):
         number = super()._expect(answered)
         self._asked_s[number] = self._world.now
         return number
+
+
+class Prober(ClusterMember):
+    """A client that only publishes, steadily, so that one sees how long a room stands still for everybody."""
+
+    patience_s = 1.0
+
+    async def _act(self) -> None:
+        for seat in self._seats.values():
+            if _is_in(seat):
+                self._numbers += 1
+                content = {"by": self.name, "n": self._numbers, "pad": ""}
+                room = seat.stay.books.name
+                attempt = Attempt(self.name, self._numbers, room, f"k{self._numbers}", content)
+                self._send_attempts(seat, [attempt], [True])
+
+    def _on_ack(self, seat: Seat, attempt: Attempt, said: Said) -> None:
+        super()._on_ack(seat, attempt, said)
+        if attempt.answers:
+            self._world.stalls.acked(attempt.room, self._world.now)
 
 
 class ClusterSdk(SdkMember):
@@ -181,7 +202,7 @@ class ClusterSdk(SdkMember):
         mark = f"{self.name}/{attempt.number}"
         place = Place(at.epoch, at.offset)
         self._judge.acked(attempt, place, None, mark, duplicate=at.duplicate and attempt.sends > 1)
-        self._world.stalls.acked(attempt.room, self._world.now)
+        self._world.moves.acked(attempt.room, self._world.now)
         self._world.happened("duplicate" if at.duplicate else "ack")
 
     def _turned(self, stay: Stay, gap: Gap) -> None:

@@ -39,6 +39,7 @@ def test_clients_of_one_embedded_server_find_nothing_wrong():
         outcome = await Run(plan, [host], None, judge=ByHearing).go()
         print(outcome)
         assert {"ack", "push", "page", "signal", "recovered"} <= set(outcome.counts)
+        assert outcome.written > 20
         assert outcome.turns == outcome.lost == 0
 
     try:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.chaos.judge import Attempt, Place, Stay
 from tests.chaos.wire import JSON
+from tests.cluster.counting import Tallies, Written
 from tests.cluster.judge import ClusterJudge, ClusterStay, Trouble
 
 ROOM, DURABLE = "events:a", "chat:a"
@@ -162,6 +163,17 @@ def an_acked_one_is_gone_within_the_epoch(court: Court) -> None:
     court.trouble()
 
 
+def an_acked_one_is_gone_from_the_history(court: Court) -> None:
+    """Nobody was there to receive it, and later ones stand."""
+    for stay in (court.al, court.bo):
+        stay.offline()
+        stay.forget()
+    court.ack(court.send(), at(4))
+    for stay in (court.al, court.bo):
+        court.join(stay, at(4))
+    court.publish(at(5))
+
+
 def the_tail_is_lost_by_a_planned_failover(court: Court) -> None:
     court.ack(court.send(), at(4))
     court.trouble(loses=False)
@@ -277,7 +289,8 @@ def an_epoch_is_no_number(court: Court) -> None:
     ("crime", "said"),
     [
         (the_tail_is_lost_in_silence, "others received"),
-        (an_acked_one_is_gone_within_the_epoch, "at 1/4 and is lost, within the room's last epoch"),
+        (an_acked_one_is_gone_within_the_epoch, "al in events:a at 1/3 has not received up to 1/4"),
+        (an_acked_one_is_gone_from_the_history, "was acked at 1/4, and the history lacks it"),
         (the_tail_is_lost_by_a_planned_failover, "at 1/4 and is lost, and nothing that may lose it happened"),
         (the_tail_was_acked_long_before_the_trouble, "and nothing that may lose it happened"),
         (the_epoch_changes_without_a_cause, "went from epoch 1 to 2 without a cause"),
@@ -305,6 +318,34 @@ def test_the_judge_sees_that(crime: Callable[[Court], None], said: str):
         court.publish(at(offset))
     crime(court)
     assert any(said in fault for fault in court.end()), court.judge.faults
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        (Written(2, 7, "b"), ""),
+        (Written(2, 8, "b"), ""),
+        (Written(1, 8, "b"), "two owners have counted"),
+        (Written(3, 8, "b"), "two owners have counted"),
+        (Written(2, 6, "b"), "an owner that was no more has written"),
+    ],
+)
+def test_the_books_of_owners_see_two_at_once(second: Written, said: str):
+    court = Court()
+    tallies = Tallies(court.judge)
+    tallies.heard("tally:a", at(1), Written(1, 7, "a"))
+    tallies.heard("tally:a", at(2), second)
+    tallies.close()
+    assert [said in fault for fault in court.judge.faults] == [True] * bool(said)
+    assert (tallies.written, tallies.owners) == (2, second.fence != 7)
+
+
+def test_a_write_that_two_members_receive_differently_is_seen():
+    court = Court()
+    tallies = Tallies(court.judge)
+    tallies.heard("tally:a", at(1), Written(1, 7, "a"))
+    tallies.heard("tally:a", at(1), Written(1, 7, "b"))
+    assert any("others received" in fault for fault in court.judge.faults)
 
 
 def test_the_judge_sees_that_an_acked_durable_one_is_not_in_the_history():

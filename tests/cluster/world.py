@@ -17,6 +17,8 @@ from tests.chaos.world import World
 from tests.cluster.hosts import Host
 
 COMES_BACK_S = 0.05  # a client that could not connect tries again after this, and up to as much more
+PROBER = "probe"  # begins the names of those who only publish
+PROBE_S = 0.1
 PUBLISHES_A_TURN = 4.0  # on the average, of tests.chaos.member.ACTIONS
 
 
@@ -62,7 +64,9 @@ class ClusterWorld(World):
     def __init__(self, hosts: Sequence[Host], judge: Judge, seed: str, members: int, rate: float) -> None:
         super().__init__(hosts[0].server, judge, seed, members)
         self.hosts = hosts
-        self.stalls = Stalls()
+        self.moves = Stalls()  # of all rooms
+        self.stalls = Stalls()  # of those that probers publish to all the time
+        self.counts_of_owners = Stalls()
         self.reading_at: Host | None = None  # where the last reader has to connect to
         self._rng = random.Random(f"{seed}:hosts")
         self._turn_s = members * PUBLISHES_A_TURN / rate
@@ -88,4 +92,5 @@ class ClusterWorld(World):
     async def turn(self, name: str) -> None:
         """Return when this member may do its next thing."""
         if not self.is_ending:
-            await after(self._turn_s * 2 * self._rng.random())
+            probes = name.startswith(PROBER)
+            await after(PROBE_S if probes else self._turn_s * 2 * self._rng.random())

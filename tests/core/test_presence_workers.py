@@ -195,6 +195,42 @@ def test_who_comes_back_from_a_dead_worker_and_leaves_is_gone_at_once_everywhere
     assert [sorted(watcher.read().names) for watcher in watchers] == [["alice", "dave"]] * 2
 
 
+def test_a_leave_that_was_heard_of_ends_no_later_grace_period(workers):
+    watcher = watch(workers, 2, "alice")
+    stays = watch(workers, 1, "dave")
+    watch(workers, 0, "erin")
+    bob = watch(workers, 1, "bob")
+    workers.pass_time(1)
+    bob.member.ask("leave", room=LOBBY)
+    workers.pass_time(1.5)
+    again = watch(workers, 0, "bob")
+    workers.pass_time(1)
+    again.member.leave()
+    workers.pass_time(1)
+    stays.member.leave()  # so that worker-2 shares again, with the leave of before
+    workers.pass_time(2)
+    assert "bob" in watcher.read().names
+
+
+def test_who_left_is_mentioned_no_longer_than_anybody_may_wait(workers):
+    watch(workers, 0, "alice")
+    bob = watch(workers, 0, "bob")
+    watch(workers, 1, "carol")
+    workers.pass_time(1)
+    bob.member.ask("leave", room=LOBBY)
+    workers.pass_time(1)
+
+    def left() -> list[bytes]:
+        (entry,) = (entry for (_, worker), entry in workers.entries.items() if worker == "worker-1")
+        return [user for _, user in decode_entry(entry).left]
+
+    assert left() == [b'"bob"']
+    workers.pass_time(GRACE_S)
+    watch(workers, 0, "dave")
+    workers.pass_time(1)
+    assert left() == []
+
+
 def test_a_worker_that_ends_lets_its_users_linger_and_nobody_is_told(workers):
     """As on SIGTERM: all connections go, the entry says who lingers, then the worker leaves the ring."""
     watcher = watch(workers, 0, "alice")
@@ -307,6 +343,21 @@ def test_what_is_no_entry_changes_nothing_and_is_logged(workers, caplog):
     assert caplog.text.count("is none") == 5
     workers.pass_time(3)
     assert sorted(watcher.read().names) == ["alice", "bob"]
+
+
+def test_members_are_named_again_when_nobody_is_left_without_a_name_though_the_count_is_the_same(workers):
+    watcher = watch(workers, 0, "alice")
+    (room,) = lobby_of(world_of(workers, 0))
+    hear = world_of(workers, 0).core._membership.rosters.hear
+    hear(room, "odd", encode_entry(Entry(2, 0, [b'"bob"'], [], [])))
+    workers.pass_time(1)
+    assert watcher.read().count == 3
+    hear(room, "odd", None)
+    hear(room, "even", encode_entry(Entry(2, 0, [b'"bob"', b'"carol"'], [], [])))
+    workers.pass_time(2)
+    assert (watcher.read().names, watcher.count) == (["alice"], 3)
+    workers.pass_time(GRACE_S)
+    assert (watcher.read().names, watcher.count) == (["alice", "bob", "carol"], 3)
 
 
 def test_an_entry_of_a_later_version_is_read_as_far_as_it_is_known():

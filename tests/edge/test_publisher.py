@@ -43,7 +43,13 @@ class Worker:
         clock = SystemClock()
         self.ring = RedisRing(redis, new_worker_id(node), clock, self.spawn, prefix=prefix, beat_s=0.05)
         self.whereabouts = RedisWhereabouts(
-            redis, self.ring, asyncio.get_running_loop().call_soon, prefix=prefix, limit=5, policy="reject"
+            redis,
+            self.ring,
+            asyncio.get_running_loop().call_soon,
+            self.spawn,
+            prefix=prefix,
+            limit=5,
+            policy="reject",
         )
         self.revocations = RedisRevocations(redis, prefix=prefix, spawn=self.spawn)
         self.world = World(

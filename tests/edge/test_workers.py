@@ -1,17 +1,21 @@
 """`serve --workers`: real workers on one port and one Redis Cluster, and what becomes of them."""
 
 import asyncio
+import contextlib
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
+import urllib.error
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.conftest import ROOT
-from tests.edge.peer import PATIENCE_S, ask, closed, receive
+from tests.edge.peer import PATIENCE_S, ask, closed, get, receive, upgrade
 from tests.edge.workers import (
     deployment,
     enter,
@@ -134,6 +138,22 @@ async def test_no_worker_outlives_its_supervisor(start):
     server.start()  # on the same port: nobody has it
 
 
+async def test_each_worker_answers_on_an_admin_port_of_its_own(start):
+    base = free_ports(2)
+    server = start(admin_port=base)
+    await until_ready(server)
+    for number in (1, 2):
+        status, _, body = get(f"http://127.0.0.1:{base + number - 1}/metrics")
+        assert status == 200
+        assert f'node="n-{number}"' in body.decode()
+    with upgrade(server):  # it does not answer the close frame, and the drain waits for it
+        server.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE_S):
+            while 503 not in [await ready_at(base), await ready_at(base + 1)]:
+                pass
+    assert await asyncio.to_thread(server.process.wait, PATIENCE_S) == 0
+
+
 async def test_a_port_is_shared_only_by_those_who_say_so(serve, redis_cluster):
     common = deployment(redis_cluster.url)
     first = serve(node="a", share_port=True, **common)
@@ -174,6 +194,27 @@ async def until_members(ws, room, *members):
             answer = await ask(ws, type="presence", id="who", room=room)
             if sorted(answer["content"]["members"]) == sorted(members):
                 return
+
+
+async def ready_at(port):
+    """Return the status of /ready; 0 where nobody listens any more."""
+    try:
+        return (await asyncio.to_thread(get, f"http://127.0.0.1:{port}/ready"))[0]
+    except urllib.error.URLError:
+        return 0
+
+
+def free_ports(count):
+    """Return the first of so many ports in a row that nobody has now."""
+    while True:
+        first = random.randrange(20_000, 32_000)
+        with contextlib.ExitStack() as taken:
+            try:
+                for port in range(first, first + count):
+                    taken.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first
 
 
 def run(*options, port="0", **settings):

@@ -39,7 +39,7 @@ class Need(NamedTuple):
     """A durable room that Redis opens no epoch in before it is told how far the store is.
 
     That is the answer `NOFLOOR <offset> <epoch> <nonce>` of any function on the room: the last offset that
-    Redis knows of (0 where it knows of none), the least number of the next epoch (Unix time in ms, or one
+    Redis knows of (0 where it knows of none), the least number of the next epoch (Unix time in us, or one
     more than the last one), and the name of the mastership.
     """
 

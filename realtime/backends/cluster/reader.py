@@ -44,6 +44,8 @@ class RoomReader:
     `place` says where the room is; `messages` and `size` are what the kind keeps: Redis may have more.
     """
 
+    __slots__ = ("_broker", "_bytes", "_messages", "_names", "_place", "_room", "_room_json")
+
     def __init__(
         self,
         broker: RedisBroker,

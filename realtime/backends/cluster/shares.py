@@ -64,6 +64,11 @@ class Shares:
             self._unsent = True
             self._send()
 
+    def again(self) -> None:
+        """Write the entry, or that there is none: nobody knows what Redis has."""
+        self._unsent = True
+        self._send()
+
     def close(self) -> None:
         """Share nothing more, and hear nothing."""
         if self._entry is not None:
@@ -81,12 +86,13 @@ class Shares:
         self._heard.clear()
 
     async def read(self) -> None:
-        """Read what the others share, where that has not been done since the subscription stands.
+        """Read what is shared, where that has not been done since the subscription stands. What Redis has
+        lost of this worker's is written anew.
 
         Raises:
             Unavailable: no answer in time.
         """
-        if not self._unread or self._others is None:
+        if not self._unread:
             return
         self._unread = False
         self._heard.clear()
@@ -96,6 +102,8 @@ class Shares:
             self._unread = True
             raise
         entries = found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
+        if entries.pop(self._broker.worker.encode(), None) != self._entry and not self._sending:
+            self.again()
         self._compare({worker.decode(): entry for worker, entry in entries.items()})
 
     def on_message(self, has_entry: bool, payload: bytes) -> None:
@@ -139,7 +147,7 @@ class Shares:
         for worker in [each for each in self._theirs if each not in entries and each not in self._heard]:
             self._set(worker, None)
         for worker, entry in entries.items():
-            if worker == self._broker.worker or worker in self._heard:
+            if worker in self._heard:
                 continue
             gone = self._broker.is_gone(worker)
             if not gone and (worker in self._theirs or self._broker.is_alive(worker)):
@@ -179,10 +187,10 @@ class Shares:
         )
 
     def _on_sent(self, reply: Any) -> None:
-        """Send what is newer. What could not be written goes when the stream is live again."""
+        """Send what is newer; what could not be written, after a while."""
         self._sending = False
         if isinstance(reply, Exception):
             self._unsent = True
-            self._broker.retry_later(self._stream)
+            self._broker.share_later(self._stream.room, self)
         else:
             self._send()

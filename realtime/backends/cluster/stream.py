@@ -12,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from struct import Struct
+from struct import error as StructError  # noqa: N812 - a class, though it is not named like one
 from typing import TYPE_CHECKING, Final
 
 from realtime.backends.cluster.names import epoch_text
@@ -41,6 +42,7 @@ _RUN: Final = Struct("<BQQ")
 # What may wait in a stream that is catching up; what comes after that is fetched.
 HELD_RUNS: Final = 256
 HELD_BYTES: Final = 1024 * 1024
+PASSED_MAX: Final = 2000  # publications that are read of the store for members who are far behind
 ROUNDS: Final = 20  # of asking where the room is, until what has come fits to it
 
 
@@ -119,8 +121,9 @@ class RedisStream:
         self._held: list[tuple[int, int, bytes, int]] = []  # (epoch, first, payload, where its blob begins)
         self._held_bytes = 0
         self._missed = False  # too much came to be held
-        self._waiting: Pending[bool] | None = None
+        self._waiting: Pending[bool] | None = Pending()
         writer.stream, writer.held = self, True
+        broker.time_out(self, self._waiting)
         broker.redis.subscribe(writer.names.channel, self)
 
     # -- the contract ---------------------------------------------------------------------------------------
@@ -210,7 +213,7 @@ class RedisStream:
                 self._shares.on_message(what == ENTRY, payload)
             else:
                 self._broker.note_strange(self.room)
-        except ValueError:
+        except (ValueError, StructError):
             self._broker.note_strange(self.room)
 
     def on_ordered(self, epoch: int, first: int, last: int, blob: bytes) -> None:
@@ -269,7 +272,7 @@ class RedisStream:
     def give_up(self, waiting: Pending[bool]) -> None:
         """Refuse those that wait: it takes too long."""
         if self._waiting is waiting:
-            self._answer(Unavailable("the room gives no answer", retry_after_s=RETRY_S))
+            self._refuse(Unavailable("the room gives no answer", retry_after_s=RETRY_S))
 
     # -- catching up ----------------------------------------------------------------------------------------
 
@@ -305,7 +308,6 @@ class RedisStream:
         self._asking = False
         if self._standing and not self._live:
             self._live = True
-            self._shares.refresh()
             self._writer.release()
         if self._live:
             self._answer(None)
@@ -343,12 +345,30 @@ class RedisStream:
                 if run.first > order.offset + 1:
                     if not told:
                         return
-                    self._lose(run.first - 1)
+                    await self._pass(run.first - 1)
+                    if self._closed:
+                        return
                 self._append(run.first, run.blob, 0)
             if not runs:
                 if told and order.offset < last:
-                    self._lose(last)
+                    await self._pass(last)
                 return
+
+    async def _pass(self, last: int) -> None:
+        """Go on after offset `last`, which Redis does not keep: deliver what the store has, tell the rest."""
+        order = self._order
+        assert order is not None
+        if self._source is not self._reader and last - order.offset <= PASSED_MAX:
+            try:
+                rows = await self._source.read(self.room, order.offset, last - order.offset)
+            except Unavailable:
+                rows = []  # the members have to ask for it themselves, later
+            for position, push in rows:
+                if self._closed or position != Position(order.offset + 1, order.epoch):
+                    break
+                self._append_push(order, push)
+        if order.offset < last and not self._closed:
+            self._lose(last)
 
     def _lose(self, last: int) -> None:
         """Go on after offset `last`: what is missing before it will never come."""
@@ -367,13 +387,16 @@ class RedisStream:
         """Refuse those that wait, and try again after a while."""
         if self._closed:
             return
-        refusal = Unavailable("the room's order is away", retry_after_s=error.retry_after_s or RETRY_S)
-        self._answer(refusal)
-        if self._order is None:
-            self._writer.refuse(refusal)
-            self._writer.release()
+        self._refuse(Unavailable("the room's order is away", retry_after_s=error.retry_after_s or RETRY_S))
         self._drop_held()
         self._broker.retry_later(self)
+
+    def _refuse(self, error: Unavailable) -> None:
+        """Refuse those that wait, and what was held back for a subscription that does not come."""
+        self._answer(error)
+        if self._writer.held:
+            self._writer.refuse(error)
+            self._writer.release()
 
     def _stop(self) -> None:
         """Deliver nothing more until it is known where the room is."""
@@ -398,10 +421,13 @@ class RedisStream:
         order = self._order
         assert order is not None
         for push in pushes_of(blob, start, self._room_json, order.epoch, first, order.offset):
-            try:
-                order.append(push)
-            except Exception:  # a mistake of ours, in a handler; it has its place all the same
-                log.exception("%s: offset %d was not delivered", self.room.room, order.offset)
+            self._append_push(order, push)
+
+    def _append_push(self, order: KeptOrder, push: bytes) -> None:
+        try:
+            order.append(push)
+        except Exception:  # a mistake of ours, in a handler; it has its place all the same
+            log.exception("%s: offset %d was not delivered", self.room.room, order.offset)
 
     def _give(self, push: bytes, offset: int) -> None:
         try:
@@ -423,7 +449,7 @@ class RedisStream:
     def _take_held(self) -> bool:
         """Deliver what came meanwhile; False where there is more to be found out first.
 
-        What is of another epoch than the room's is an echo of a master that is none any more.
+        What is of an earlier epoch than the room's is an echo of a master that is none any more.
         """
         order = self._order
         assert order is not None
@@ -433,9 +459,9 @@ class RedisStream:
             return False
         held, self._held, self._held_bytes = self._held, [], 0
         for at, (epoch, first, payload, start) in enumerate(held):
-            if epoch != self._epoch:
+            if epoch < self._epoch:
                 continue
-            if first > order.offset + 1:
+            if epoch > self._epoch or first > order.offset + 1:
                 for each in held[at:]:
                     self._hold(*each)
                 return False

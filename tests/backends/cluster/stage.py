@@ -73,6 +73,10 @@ class Seam:
 
         self.client.send(slot, *command, then=then)
 
+    async def ask(self, slot: int, *command: Any) -> Any:
+        self.sent.append(command)
+        return await self.client.ask(slot, *command)
+
     def subscribe(self, channel: bytes, subscriber: Any) -> None:
         self.client.subscribe(channel, Ear(subscriber, self))
 

@@ -344,7 +344,7 @@ async def test_a_redis_that_the_store_has_left_behind_follows(stage):
     """As where the clock of a master is set back: its epoch is older than one that the store has seen."""
     one, al, bo = await two(stage)
     await al.publish("x")
-    await stage.execute('UPDATE epochs SET epoch = epoch + 1000000, "first" = 2')
+    await stage.execute('UPDATE epochs SET epoch = epoch + 1000000000, "first" = 2')
     with pytest.raises(Unavailable):
         await al.publish("y")
     one.tick(5.0)
@@ -436,6 +436,19 @@ async def walked(member: Member, way: str, dice: random.Random) -> list[int]:
         if not page.more:
             return seen
         at = {way: found[-1] if way == "after" else found[0]}
+
+
+async def test_members_who_missed_more_than_redis_keeps_get_it_from_the_store(stage):
+    one, other = await stage.start(history_messages=0), await stage.start(history_messages=0)
+    al, bo = await one.joined(kind=CHAT), await other.joined(kind=CHAT)
+    one.redis.lost = lambda payload: True
+    for start in range(0, 400, 40):
+        await asyncio.gather(*(bo.publish(start + number) for number in range(40)))
+    one.redis.lost = lambda payload: False
+    await bo.publish("after")
+    await until(lambda: len(al.got) == 401)
+    assert al.got == list(range(1, 402)), "without a gap"
+    assert al.texts == bo.texts
 
 
 # ---------------------------------------------------------------- anything

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from realtime.backends.cluster import whereabouts
 from realtime.backends.cluster.library import source
 from realtime.backends.cluster.whereabouts import (
     NAMED_MAX,
@@ -18,6 +19,7 @@ from realtime.backends.cluster.whereabouts import (
 )
 from realtime.backends.redis_client.client import RedisClient
 from realtime.backends.redis_client.contract import slot_of
+from realtime.core.cluster import Change
 from realtime.errors import Unavailable
 from realtime.ids import TenantId, UserId
 from tests.core.ring import Ring, RingMember
@@ -61,16 +63,23 @@ class Worker:
         self.prefix = prefix
         self.redis = Spy(redis, flaky)
         self.closed = []
+        self.tasks = set()
         self.member = RingMember(ring, name)
         self.whereabouts = RedisWhereabouts(
             self.redis,
             self.member,
             asyncio.get_running_loop().call_soon,
+            self._spawn,
             prefix=prefix,
             limit=limit,
             policy=policy,
         )
         self.whereabouts.open(lambda tenant, user, number: self.closed.append(number))
+
+    def _spawn(self, coroutine):
+        task = asyncio.ensure_future(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     def come(self, *numbers, user=ALICE):
         for number in numbers:
@@ -90,7 +99,7 @@ class Worker:
     async def settle(self):
         """Wait until Redis has been told, and has answered."""
         async with asyncio.timeout(20):
-            while self.whereabouts.stats()["whereabouts_waiting"]:
+            while self.tasks or self.whereabouts.stats()["whereabouts_waiting"]:
                 await asyncio.sleep(0)
                 self.tick()
                 await self.redis.ask(slot_of(self.key()), "TIME")
@@ -179,6 +188,20 @@ async def test_what_a_worker_that_died_left_behind_is_no_ones_place(redis_cluste
         await b.settle()
         assert b.closed == []
         assert await b.kept() == ["b/1", "b/2"]
+
+
+async def test_who_comes_back_from_a_worker_that_died_just_now_is_not_turned_away(redis_cluster):
+    async with workers(redis_cluster.url, "a", "b", "c") as (a, b, c):
+        a.come(1, 2)
+        await a.settle()
+        a.member._ring.deaf.add("a")  # still in the ring
+        b.come(1)
+        await b.settle()
+        assert b.closed == []
+        assert await b.kept() == ["b/1"]
+        c.come(1, 2)
+        await c.settle()
+        assert (b.closed, c.closed) == ([], [2]), "b lives"
 
 
 async def test_while_the_ring_is_not_known_nobody_is_taken_for_dead(redis_cluster):
@@ -297,6 +320,47 @@ async def test_while_redis_is_away_nobody_is_refused_and_all_is_told_when_it_is_
         await a.settle()
         assert await a.kept(UserId("idle")) == ["a/1"]
         assert await a.kept(UserId("bob")) == []
+
+
+async def test_what_waits_for_redis_is_bounded(own_redis_node, monkeypatch):
+    monkeypatch.setattr(whereabouts, "WAITING_MAX", 50)
+    async with workers(own_redis_node.url, "a", limit=9) as (a,):
+        a.come(1, 2)
+        await a.settle()
+        await asyncio.to_thread(own_redis_node.freeze)
+        for number in range(1000):
+            user = UserId(f"u{number}")
+            a.come(number, user=user)
+            if number % 2:
+                await asyncio.sleep(0)  # one call more is under way
+            a.go(number, user=user)
+        await until(lambda: a.whereabouts.stats()["whereabouts_failures_total"])
+        a.go(1)
+        await until(lambda: not a.whereabouts._flying)
+        assert a.whereabouts.stats()["whereabouts_waiting"] <= 51
+        await asyncio.to_thread(own_redis_node.thaw)
+        await until(lambda: a.redis.ok)
+        await a.settle()
+        a.tick()
+        await a.settle()
+        assert await a.kept() == ["a/2"]
+
+
+async def test_a_worker_that_was_taken_for_dead_tells_everything_again_when_it_is_back(redis_cluster):
+    async with workers(redis_cluster.url, "a", "b") as (a, b):
+        a.come(1, 2)
+        await a.settle()
+        ring = a.member._ring.members
+        del ring["a"]
+        b.come(1)
+        await b.settle()
+        assert await b.kept() == ["b/1"]
+        ring["a"] = a.member
+        a.whereabouts._on_change(Change(2, ("a",), (), (), ()))
+        a.tick()
+        await a.settle()
+        assert await b.kept() == ["b/1", "a/1"]
+        assert a.closed == [2]
 
 
 async def test_whatever_answers_are_lost_the_count_is_right_in_the_end(redis_cluster):

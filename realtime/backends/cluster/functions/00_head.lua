@@ -12,10 +12,14 @@ redis.register_function{
 
 local NONCE_MS = 10
 
--- Milliseconds of Unix time, by this node's clock.
-local function now_ms()
+-- Unix time by this node's clock, in microseconds: more than one call takes, so no two calls have the same.
+local function now_us()
   local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+  return time[1] * 1000000 + time[2]
+end
+
+local function now_ms()
+  return math.floor(now_us() / 1000)
 end
 
 -- A whole number as text; `..` alone would round from 15 digits on.

@@ -2,10 +2,10 @@
 --
 -- `…:m`, a hash, is where the room is, in its one field `r` (packed: a number as text costs 0.4 us):
 --   offset   of the last publication         start    offset before the epoch's first
---   touched  when the expiry was moved, ms   fence    the highest that has written
+--   touched  when the expiry was moved, us   fence    the highest that has written
 --   bytes    ever added to the stream        dropped  those of them before the oldest entry, or less
 --   nonce    the boot nonce that it was last written under: another one means that a tail may be lost
---   epoch    a number that only rises: above the one before it, and no less than Unix time in ms; as text
+--   epoch    a number that only rises: above the one before it, and no less than Unix time in us; as text
 -- `…:s`, a stream, is what is kept: an entry a blob, `<epoch>-<offset of its last publication>`, with `bytes`
 -- as it was before it as b. A blob is a row of records; each begins with the number of bytes that follow
 -- (u32, little end first). What else is in them is the workers' own.
@@ -28,23 +28,24 @@ end
 -- not below `floor`. Where no floor is given, there is nil instead, and the error that says what is needed:
 -- NOFLOOR, the offset known here, the least number of the next epoch, and the mastership.
 local function room_at(m, s, now, floor, least)
-  local room, current, packed = {}, boot_nonce(now), redis.call('HGET', m, 'r')
+  local current, packed = boot_nonce(now / 1000), redis.call('HGET', m, 'r')
+  local room
   if packed then
-    local after
-    room.offset, room.start, room.touched, room.fence, room.bytes, room.dropped, room.nonce, after =
-      struct.unpack(PACKED, packed)
-    room.epoch = string.sub(packed, after)
-    if room.nonce == current and tonumber(room.epoch) >= least then return room end
+    local offset, start, touched, fence, bytes, dropped, nonce, after = struct.unpack(PACKED, packed)
+    room = {
+      offset = offset, start = start, touched = touched, fence = fence, bytes = bytes, dropped = dropped,
+      nonce = nonce, epoch = string.sub(packed, after),
+    }
+    if nonce == current and tonumber(room.epoch) >= least then return room end
+  else
+    room = {offset = 0, fence = 0, bytes = 0, dropped = 0, epoch = '-1'}
   end
-  local epoch = math.max(now, least, packed and tonumber(room.epoch) + 1 or 0)
+  local epoch = math.max(now, least, tonumber(room.epoch) + 1)
   if floor == nil then
-    local needed = {'NOFLOOR', whole(room.offset or 0), whole(epoch), current}
+    local needed = {'NOFLOOR', whole(room.offset), whole(epoch), current}
     return nil, redis.error_reply(table.concat(needed, ' '))
   end
-  if not packed then
-    redis.call('DEL', s) -- nothing says what that would be
-    room.offset, room.fence, room.bytes, room.dropped = 0, 0, 0, 0
-  end
+  if not packed then redis.call('DEL', s) end -- nothing says what that would be
   room.epoch, room.nonce, room.touched = whole(epoch), current, 0
   room.offset = math.max(room.offset, floor)
   room.start = room.offset
@@ -57,7 +58,7 @@ local LASTING_MS = 7 * 24 * 3600 * 1000
 
 -- Write the room, and keep it for `window` ms more, at least. The expiry is moved once in an eighth of that.
 local function keep_room(m, s, room, now, window, lasting)
-  local due = now < room.touched or now - room.touched >= window / 8
+  local due = now < room.touched or now - room.touched >= window * 125
   if due then room.touched = now end
   redis.call('HSET', m, 'r', struct.pack(
     PACKED, room.offset, room.start, room.touched, room.fence, room.bytes, room.dropped, room.nonce) .. room.epoch)
@@ -136,7 +137,7 @@ end
 -- then for each publication with terms: its number from 1 on, the number of its key or 0, expect or '',
 -- fence or ''. Answers {epoch, last offset}, and where there were terms as the third what `weigh` says.
 redis.register_function('rt1_publish', function(keys, args)
-  local m, s, blob, now = keys[1], keys[2], args[6], now_ms()
+  local m, s, blob, now = keys[1], keys[2], args[6], now_us()
   local count, window, keep, keep_bytes =
     tonumber(args[1]), tonumber(args[2]), tonumber(args[3]), tonumber(args[4])
   local lasting = args[5] == '1'
@@ -171,7 +172,7 @@ end)
 
 -- Where a room is: {epoch, offset, offset before the epoch's first}.
 local function position(keys, window, lasting, floor, least)
-  local now = now_ms()
+  local now = now_us()
   local room, needed = room_at(keys[1], keys[2], now, floor, least)
   if needed then return needed end
   if redis.call('EXISTS', keys[2]) == 0 then room.bytes, room.dropped = 0, 0 end -- it has expired before

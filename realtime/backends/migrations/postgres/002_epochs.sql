@@ -38,7 +38,7 @@ END
 $$;
 
 -- Opens a new epoch in each of `rooms`: at least `numbers`, after the last offset kept or `known` to Redis. Returns
--- both. An epoch that the same opener was given in these 10 seconds is the same one.
+-- both. An epoch that the same opener was given in these 10 seconds is the same one: numbers are microseconds.
 CREATE FUNCTION claim(rooms bigint[], numbers bigint[], known bigint[], openers text[])
 RETURNS TABLE (n bigint, last bigint, epoch bigint) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -55,7 +55,7 @@ BEGIN
         WHERE e.room = ANY (rooms) ORDER BY e.room, e.epoch DESC
     ), chosen AS (
         SELECT g.n, g.room, g.last, g.opener,
-            CASE WHEN l.opener = g.opener AND g.number < l.epoch + 10000 THEN l.epoch
+            CASE WHEN l.opener = g.opener AND g.number < l.epoch + 10000000 THEN l.epoch
                 ELSE greatest(g.number, l.epoch + 1) END AS epoch
         FROM given g LEFT JOIN latest l ON l.room = g.room
     ), passed AS (
