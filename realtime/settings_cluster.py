@@ -13,6 +13,7 @@ from realtime.units import Bytes, Flag, Seconds, Text
 class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What `Settings` says of the cluster."""
 
+    # -- the cluster --------------------------------------------------------------------------------------
     workers: Annotated[
         str,
         Meta(

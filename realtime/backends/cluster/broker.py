@@ -41,6 +41,7 @@ IDLE_WRITERS: Final = 1000
 GONE_MAX: Final = 1000  # workers that are gone, of which a late word is no sign of life
 DOUBT_S: Final = 0.5  # how long what there is may be on its way
 SHARED_A_TICK: Final = 500
+QUIET_S: Final = 5.0
 JUDGE_S: Final = 5.0  # how long a worker may share before it is known to be alive
 
 
@@ -98,6 +99,7 @@ class RedisBroker:
         self._sharing: dict[str, set[RedisStream]] = {}  # by worker: where it shares something
         self._gone: OrderedDict[str, None] = OrderedDict()
         self._refused = self._strange = self._lost = 0
+        self._quiet_until = 0.0
         # What is due at a time; each has one delay, so the oldest is the first.
         self._timeouts: deque[tuple[float, tuple[RedisStream, Pending[bool]]]] = deque()
         self._doubts: deque[tuple[float, RedisStream]] = deque()
@@ -251,7 +253,7 @@ class RedisBroker:
         except RedisError as error:
             if error.code == "NOFLOOR":
                 raise
-            log.error("Redis refuses %s: %s", command[0], error)
+            self._complain("Redis refuses %s: %s", command[:2], error)
             raise Unavailable("Redis refuses a question", retry_after_s=RETRY_S) from error
 
     async def position(self, room: RoomKey, kind: RoomKind, names: RoomNames) -> tuple[int, int, int]:
@@ -368,7 +370,7 @@ class RedisBroker:
     def note_refusal(self, room: RoomKey, error: Exception) -> None:
         """Tell that Redis refused publications."""
         self._refused += 1
-        log.error("%s: Redis refuses publications: %s", room.room, error)
+        self._complain("%s: Redis refuses publications: %s", room.room, error)
 
     def note_strange(self, room: RoomKey) -> None:
         """Tell that what came over a room's channel is none of ours."""
@@ -379,6 +381,13 @@ class RedisBroker:
     def count_lost(self, count: int) -> None:
         """Count publications that could not be fetched."""
         self._lost += count
+
+    def _complain(self, message: str, *words: object) -> None:
+        """Log an error, but no more than one in a while: all rooms may have it at once."""
+        now = self._clock.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + QUIET_S
+            log.error(message, *words)
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []

@@ -86,12 +86,13 @@ class Shares:
         self._heard.clear()
 
     async def read(self) -> None:
-        """Read what the others share, where that has not been done since the subscription stands.
+        """Read what is shared, where that has not been done since the subscription stands. What Redis has
+        lost of this worker's is written anew.
 
         Raises:
             Unavailable: no answer in time.
         """
-        if not self._unread or self._others is None:
+        if not self._unread:
             return
         self._unread = False
         self._heard.clear()
@@ -101,6 +102,8 @@ class Shares:
             self._unread = True
             raise
         entries = found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
+        if entries.pop(self._broker.worker.encode(), None) != self._entry and not self._sending:
+            self.again()
         self._compare({worker.decode(): entry for worker, entry in entries.items()})
 
     def on_message(self, has_entry: bool, payload: bytes) -> None:
@@ -144,7 +147,7 @@ class Shares:
         for worker in [each for each in self._theirs if each not in entries and each not in self._heard]:
             self._set(worker, None)
         for worker, entry in entries.items():
-            if worker == self._broker.worker or worker in self._heard:
+            if worker in self._heard:
                 continue
             gone = self._broker.is_gone(worker)
             if not gone and (worker in self._theirs or self._broker.is_alive(worker)):

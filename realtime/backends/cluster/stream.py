@@ -12,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from struct import Struct
+from struct import error as StructError  # noqa: N812 - a class, though it is not named like one
 from typing import TYPE_CHECKING, Final
 
 from realtime.backends.cluster.names import epoch_text
@@ -212,7 +213,7 @@ class RedisStream:
                 self._shares.on_message(what == ENTRY, payload)
             else:
                 self._broker.note_strange(self.room)
-        except ValueError:
+        except (ValueError, StructError):
             self._broker.note_strange(self.room)
 
     def on_ordered(self, epoch: int, first: int, last: int, blob: bytes) -> None:
@@ -307,7 +308,6 @@ class RedisStream:
         self._asking = False
         if self._standing and not self._live:
             self._live = True
-            self._shares.refresh()
             self._writer.release()
         if self._live:
             self._answer(None)
@@ -449,7 +449,7 @@ class RedisStream:
     def _take_held(self) -> bool:
         """Deliver what came meanwhile; False where there is more to be found out first.
 
-        What is of another epoch than the room's is an echo of a master that is none any more.
+        What is of an earlier epoch than the room's is an echo of a master that is none any more.
         """
         order = self._order
         assert order is not None
@@ -459,9 +459,9 @@ class RedisStream:
             return False
         held, self._held, self._held_bytes = self._held, [], 0
         for at, (epoch, first, payload, start) in enumerate(held):
-            if epoch != self._epoch:
+            if epoch < self._epoch:
                 continue
-            if first > order.offset + 1:
+            if epoch > self._epoch or first > order.offset + 1:
                 for each in held[at:]:
                     self._hold(*each)
                 return False

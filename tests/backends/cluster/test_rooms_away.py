@@ -197,6 +197,19 @@ async def test_a_mistake_in_delivering_harms_neither_the_order_nor_others(worker
     assert "offset 2 was not delivered" in caplog.text
 
 
+async def test_what_redis_refuses_is_refused_and_told_once_in_a_while(workers_of_one, own_redis_node, caplog):
+    worker = await workers_of_one.start()
+    member = await worker.joined()
+    own_redis_node.ask("CONFIG", "SET", "maxmemory", "1")
+    for _ in range(5):
+        with pytest.raises(Unavailable, match="Redis refuses publications") as refused:
+            await member.publish("no place")
+        assert refused.value.retry_after_s > 0
+    assert len([line for line in caplog.messages if "OOM" in line]) == 1
+    own_redis_node.ask("CONFIG", "SET", "maxmemory", "0")
+    assert (await member.publish("well"))[0] == 1
+
+
 async def test_a_pacer_runs_few_at_a_time_and_those_first_that_somebody_waits_for():
     pacer = Pacer(2)
     free = asyncio.Event()

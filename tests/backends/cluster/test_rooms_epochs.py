@@ -142,6 +142,34 @@ async def test_an_epoch_never_goes_back_though_the_clock_does(workers_of_one, ow
     assert epoch_number(new) == int(ahead) + 1
 
 
+async def test_an_epoch_that_begins_while_a_stream_catches_up_is_not_taken_for_an_echo(workers):
+    one, other = await workers.start(), await workers.start()
+    member, writer = await one.joined(), await other.joined()
+    await writer.publish("before")
+    await until(lambda: member.got == [1])
+    free = asyncio.Event()
+    asked = one.broker.position
+
+    async def slow(*arguments):
+        place = await asked(*arguments)
+        await free.wait()
+        return place
+
+    one.broker.position = slow
+    member.stream.on_unsubscribed()
+    member.stream.on_subscribed()
+    await until(lambda: [command for command in one.redis.sent if command[1:2] == (b"rt1_position",)][1:])
+    await one.broker.ask(0, b"PING")
+    names = one.broker._writers[LOBBY].names
+    packed = await one.broker.ask(names.slot, b"HGET", names.meta, b"r")
+    other_master = packed[:48] + packed[48:80][::-1] + packed[80:]
+    await one.broker.ask(names.slot, b"HSET", names.meta, b"r", other_master)
+    await writer.publish("after")
+    await until(lambda: member.stream._held)
+    free.set()
+    await until(lambda: member.got == [1, ENDED, 2])
+
+
 async def test_a_room_that_is_gone_from_redis_begins_a_new_epoch(workers):
     worker = await workers.start()
     member = await worker.joined()
