@@ -34,7 +34,7 @@ def _seed() -> int:
 
 def test_clients_of_one_embedded_server_find_nothing_wrong():
     host = Host("alone", SETTINGS, workers=1)
-    plan = Plan(_seed(), seconds=2.0, members=9, sdk=3, rate=600.0)
+    plan = Plan(_seed(), seconds=1.0, members=9, sdk=3, rate=600.0)
 
     async def go() -> None:
         outcome = await Run(plan, [host], None, judge=ByHearing).go()
