@@ -54,7 +54,7 @@ def test_a_server_that_forgets_is_found_out():
     host = Host("alone", SETTINGS, workers=1)
 
     async def go() -> None:
-        run = Run(Plan(_seed(), seconds=2.0, members=4, sdk=1, rate=300.0), [host], None, judge=ByHearing)
+        run = Run(Plan(_seed(), seconds=1.0, members=4, sdk=0, rate=300.0), [host], None, judge=ByHearing)
         running = asyncio.create_task(run.go())
         await run.world.until(lambda: run.world.counts["ack"] > 100)
         await asyncio.to_thread(host.server.kill)
