@@ -321,8 +321,8 @@ class RedisCluster:
     def _agree(self, slot: int, owner: RedisNode) -> bool:
         """Do all say that `owner` serves the slot? Masters that say otherwise are told again.
 
-        A master that takes over a slot gives itself a new epoch without asking. Two that do so at once may take
-        the same, and then each takes the other for the owner, for good.
+        A master that takes over a slot gives itself a new epoch without asking. Two that do so at once may
+        take the same, and then each takes the other for the owner, for good.
         """
         if _role(owner) != "master":
             return True  # a failover came in between: it is the cluster's to settle
