@@ -18,7 +18,7 @@ import msgspec
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the checkout's code, whatever else is installed
 
-from realtime import cli, errors, settings  # noqa: E402
+from realtime import cli, errors, settings, settings_cluster  # noqa: E402
 from realtime.client import replay  # noqa: E402
 from realtime.core.feature import Feature  # noqa: E402
 from realtime.edge import telemetry  # noqa: E402
@@ -76,7 +76,8 @@ variables and options, and are arrays in TOML.
 def settings_sections() -> dict[str, list[str]]:
     """The groups that the comments of `Settings` make: names of the knobs by title, in order."""
     sections: dict[str, list[str]] = {}
-    for line in inspect.getsource(settings.Settings).splitlines():
+    of_cluster = inspect.getsource(settings_cluster.ClusterSettings)
+    for line in (inspect.getsource(settings.Settings) + of_cluster).splitlines():
         if title := re.fullmatch(r"    # -- (.+?) -*", line):
             names = sections.setdefault(title[1].capitalize(), [])
         elif field := re.match(r"    (\w+): Annotated\[", line):

@@ -11,7 +11,9 @@ import pytest_asyncio
 from realtime.backends.broker_durable import DurableBroker
 from realtime.backends.broker_memory import MemoryBroker
 from realtime.backends.cluster.broker import RedisBroker
+from realtime.backends.cluster.durable import KeepingBroker, deepen
 from realtime.backends.cluster.library import source
+from realtime.backends.cluster.opener import Opener
 from realtime.backends.redis_client.client import RedisClient
 from realtime.core.contracts import Broker, Store
 from tests.contract.stores import Place, PostgresPlace, SqlitePlace
@@ -27,6 +29,7 @@ STORES = ["sqlite", "postgres"]
 LASTING = ["durable", *(f"durable on {name}" for name in STORES)]
 # Their clock is Redis' own: what keeps time by an injected one is in tests/backends/cluster for them.
 REDIS = ["redis", "redis cluster"]
+KEEPING = "redis with postgres"
 
 
 async def place_of(name: str, request, folder: Path) -> Place:
@@ -47,18 +50,29 @@ async def broker_maker(request, clock: FakeClock, folder: Path, closing: AsyncEx
     name = request.param
     if name == "memory":
         return memory
-    if name in REDIS:
+    if name in (*REDIS, KEEPING):
         node = request.getfixturevalue("redis_cluster" if name == "redis cluster" else "redis_node")
         client = RedisClient(node.url, on_missing_function=source)
         await client.start()
         closing.push_async_callback(client.close)
+        kept = None
+        if name == KEEPING:
+            place = await place_of("postgres", request, folder)
+            kept = await place.open(clock=clock, exclusive=False)
+            closing.push_async_callback(kept.close)
 
-        def redis(**options) -> RedisBroker:
-            broker = RedisBroker(
-                client, clock, FakeHub(clock), worker="w1", prefix=f"contract-{next(_NUMBERS)}", **options
-            )
+        def redis(**options) -> Broker:
+            options["prefix"] = f"contract-{next(_NUMBERS)}"
+            if kept is not None:
+                opener = Opener(client, kept, clock, prefix=options["prefix"], recovery_window_s=300.0)
+                options |= {"opening": opener, "deepen": deepen(kept, clock)}
+            broker = RedisBroker(client, clock, FakeHub(clock), worker="w1", **options)
             closing.push_async_callback(broker.close)
-            return broker
+            if kept is None:
+                return broker
+            keeping = KeepingBroker(broker, kept, clock)
+            closing.push_async_callback(keeping.close)
+            return keeping
 
         return redis
     if name == "durable":
@@ -86,7 +100,7 @@ async def closing() -> AsyncIterator[AsyncExitStack]:
         yield stack
 
 
-@pytest_asyncio.fixture(params=MEMORY + LASTING + REDIS)
+@pytest_asyncio.fixture(params=[*MEMORY, *LASTING, *REDIS, KEEPING])
 async def broker(request, clock, tmp_path, closing) -> Broker:
     return (await broker_maker(request, clock, tmp_path, closing))()
 
