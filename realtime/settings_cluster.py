@@ -35,8 +35,8 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         Meta(
             ge=0,
             le=64_535,
-            description="Answer /health, /ready and /metrics on this port too, a supervisor's worker N on the "
-            "port N-1 above: all share `port`, and a probe of that reaches any of them. 0: none.",
+            description="Answer /health, /ready and /metrics on this port too, a supervisor's worker N on "
+            "the port N-1 above: all share `port`, and a probe of that reaches any of them. 0: none.",
             extra={"unit": "port"},
         ),
     ] = 0

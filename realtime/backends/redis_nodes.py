@@ -286,6 +286,7 @@ class RedisCluster:
             here.ask("MIGRATE", to.home.address, to.port, "", 0, 5000, "KEYS", *keys)
         to.ask("CLUSTER", "SETSLOT", slot, "NODE", ids[to])
         here.ask("CLUSTER", "SETSLOT", slot, "NODE", ids[to])
+        wait_for(lambda: self._agree(slot, to), f"the nodes do not agree who serves slot {slot}")
 
     @contextmanager
     def frozen(self, *nodes: RedisNode) -> Iterator[None]:
@@ -316,6 +317,20 @@ class RedisCluster:
         views = {_slots(node) for node in running}
         masters = {node.port for node in running if _role(node) == "master"}
         return len(views) == 1 and {port for *_, port in views.pop()} <= masters and all(map(_whole, running))
+
+    def _agree(self, slot: int, owner: RedisNode) -> bool:
+        """Do all say that `owner` serves the slot? Masters that say otherwise are told again.
+
+        A master that takes over a slot gives itself a new epoch without asking. Two that do so at once may
+        take the same, and then each takes the other for the owner, for good.
+        """
+        if _role(owner) != "master":
+            return True  # a failover came in between: it is the cluster's to settle
+        masters = [node for node in self.nodes if _role(node) == "master"]
+        wrong = [node for node in masters if _master_port(node, slot) != owner.port]
+        for node in wrong:
+            node.ask("CLUSTER", "SETSLOT", slot, "NODE", _id(owner))
+        return not wrong
 
     def _at(self, port: int) -> RedisNode:
         return next(node for node in self.nodes if node.port == port)

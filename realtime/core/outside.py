@@ -123,8 +123,8 @@ class Outside:
         return msgspec.msgpack.encode(found)
 
 
-def check_publication(catalog: Catalog, asked: Publication) -> RoomKind:
-    """Return the kind of the room that a publication is for.
+def check_publication(catalog: Catalog, asked: Publication, *, ephemeral: bool = False) -> RoomKind:
+    """Return the kind of the room that a publication, or else a signal of an `ephemeral` type, is for.
 
     Raises:
         BadMessage: it names no room, its type is not published, or its content or key will not do.
@@ -134,8 +134,10 @@ def check_publication(catalog: Catalog, asked: Publication) -> RoomKind:
     if asked.type not in catalog.types_by_kind[kind.name]:
         raise Forbidden(f"rooms of kind {kind.name!r} take no {asked.type!r}")
     message = catalog.messages[asked.type]
-    if message.ephemeral or message.owner is not None:
-        raise BadMessage(f"{asked.type!r} is not published: members send it")
+    if message.owner is not None:
+        raise BadMessage(f"{asked.type!r} is not published: members send it to the room's owner")
+    if message.ephemeral != ephemeral:
+        raise BadMessage(f"{asked.type!r} is {'kept: publish' if ephemeral else 'not kept: signal'} it")
     if asked.key is not None and not 0 < len(asked.key.encode()) <= KEY_BYTES_MAX:
         raise BadMessage(f"a key has 1 to {KEY_BYTES_MAX} bytes")
     decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(

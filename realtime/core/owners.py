@@ -20,7 +20,8 @@ from realtime.core.contracts import Clock, RoomKey
 from realtime.core.feature import OnSlots
 from realtime.core.pending import Pending
 from realtime.core.session import Session
-from realtime.errors import Unavailable, UnknownType
+from realtime.core.verbs import fitting
+from realtime.errors import TooLarge, Unavailable, UnknownType
 from realtime.native.encode import encode_reply, json_string
 from realtime.native.message import Envelope
 
@@ -35,6 +36,8 @@ PATIENCE_S: Final = 2.5
 # Looked again, though the ring has not changed: an inbox that was away for a moment is there again.
 AGAIN_S: Final = 0.5
 WAITING_MAX: Final = 10_000
+# Of a command's content, wherever its owner is; with all that goes along it fits what workers say at once.
+CONTENT_BYTES_MAX: Final = 64 * 1024
 
 Permit = Callable[[Session, Envelope], RoomKey]
 """Returns the room that a session may send a command to, or raises."""
@@ -86,6 +89,8 @@ class Owners:
         identity = session.identity
         assert identity is not None  # nobody's sessions have no commands
         content = message.content or b"null"
+        if len(content) > CONTENT_BYTES_MAX:
+            raise TooLarge(f"a command's content has {len(content)} bytes; {CONTENT_BYTES_MAX} are taken")
         order = Order(self._version, room.tenant, room.room, message.type, content, message.key, identity)
         try:
             outcome = self._run(order)
@@ -202,6 +207,7 @@ class Owners:
 
         Raises (the awaitable too):
             NotServed: the room is not owned here, and nothing was done.
+            TooLarge: the answer has over `BODY_BYTES_MAX`, which other workers could not be given.
             RealtimeError: what the handler raises.
         """
         fence = self._cluster.fence(order.room_key)
@@ -216,12 +222,12 @@ class Owners:
             outcome = handler(self._core, command)
         except NotServed as error:
             raise _told_apart(command, error) from error
-        return outcome if isinstance(outcome, bytes) else self._run_on(command, outcome)
+        return fitting(outcome) if isinstance(outcome, bytes) else self._run_on(command, outcome)
 
     async def _run_on(self, command: Command, outcome: Awaitable[bytes]) -> bytes:
         self._running.add(command)
         try:
-            return await outcome
+            return fitting(await outcome)
         except NotServed as error:
             raise _told_apart(command, error) from error
         finally:

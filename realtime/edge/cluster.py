@@ -197,7 +197,7 @@ async def open_clustered(settings: Settings, clock: Clock, number: int) -> Clust
 
 
 def finding(settings: Settings) -> str:
-    """Connect to Redis as a worker would, and say what is there.
+    """Connect to Redis as a worker would, and say what is there. Nothing is written.
 
     Raises:
         StartupError: Redis is not there, or refuses us.
@@ -207,8 +207,10 @@ def finding(settings: Settings) -> str:
         redis = make_client(settings, SystemClock(), "check")
         await redis.start()
         try:
-            whole = await _has_library(redis)
-            masters = redis.stats()["redis_masters"]
+            masters = len(await redis.ask_all("PING"))
+            whole = redis.ok
+        except (RedisError, Unavailable) as error:
+            raise StartupError(f"{mask(settings.redis_url)}: {error}") from error
         finally:
             await redis.close()
         if not whole:

@@ -22,10 +22,13 @@ import msgspec
 
 from realtime.backends.cluster.broker import RedisBroker
 from realtime.backends.cluster.library import source
+from realtime.backends.cluster.names import RoomNames
 from realtime.backends.cluster.redis_ring import RedisRing, new_worker_id
 from realtime.backends.cluster.revocations import RedisRevocations
+from realtime.backends.cluster.stream import SIGNAL
 from realtime.backends.cluster.whereabouts import find_connections
 from realtime.backends.redis_client.client import RedisClient
+from realtime.backends.redis_client.contract import RedisError
 from realtime.core.catalog import Catalog
 from realtime.core.clock import SystemClock
 from realtime.core.cluster import NotServed, WorkerId, room_slot
@@ -161,6 +164,7 @@ class Publisher:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._ring.close()
+        await self._broker.close()
         await self._redis.close()
 
     def only_type(self, room: str) -> str:
@@ -195,20 +199,7 @@ class Publisher:
             Forbidden: rooms of this kind take no such type.
             TooLarge: the content is over `max_message_bytes`.
         """
-        asked = Publication(
-            parse_tenant(tenant),
-            parse_room(room),
-            type,
-            None if user is None else parse_user(user),
-            _encode(content),
-            key,
-        )
-        if len(asked.content) > self._content_bytes:
-            raise TooLarge(
-                f"content has {len(asked.content)} bytes; at most {self._content_bytes} are taken",
-                limit="max_message_bytes",
-                allowed=self._content_bytes,
-            )
+        asked = self._publication(room, type, content, tenant, user, key)
         kind = check_publication(self._catalog, asked)
         name = RoomKey(asked.tenant, asked.room)
         if kind.durable:
@@ -221,6 +212,36 @@ class Publisher:
                 name, kind, type, sender, asked.content, terms
             )
         return Receipt(offset, epoch.decode(), duplicate)
+
+    async def signal(
+        self,
+        room: str,
+        type: str,
+        content: Any = None,
+        *,
+        tenant: str = DEFAULT_TENANT,
+        user: str | None = None,
+    ) -> None:
+        """Tell the members who are there now, by a type that is not kept, such as `chat_typing`.
+
+        Raises:
+            BadMessage, Forbidden, TooLarge: as `publish`.
+        """
+        asked = self._publication(room, type, content, tenant, user, None)
+        check_publication(self._catalog, asked, ephemeral=True)
+        sender = b"" if asked.user is None else b'"from":%b,' % json_string(asked.user)
+        push = b'{"type":%b,"room":%b,%b"content":%b,"timestamp":"%b"}' % (
+            json_string(type),
+            json_string(asked.room),
+            sender,
+            asked.content,
+            WallStamp().timestamp,
+        )
+        names = RoomNames(self._prefix, RoomKey(asked.tenant, asked.room))
+        try:
+            await self._redis.ask(names.slot, "SPUBLISH", names.channel, bytes((SIGNAL,)) + push)
+        except RedisError as error:
+            raise Unavailable(f"Redis does not publish: {error.code}", retry_after_s=1.0) from error
 
     async def notify(
         self,
@@ -318,6 +339,19 @@ class Publisher:
         found = msgspec.msgpack.decode(answer, type=Pages)
         messages = [msgspec.json.decode(each) for each in found.messages]
         return History(messages, found.more, found.offset, found.epoch.decode())
+
+    def _publication(
+        self, room: str, type: str, content: Any, tenant: str, user: str | None, key: str | None
+    ) -> Publication:
+        encoded = _encode(content)
+        if len(encoded) > self._content_bytes:
+            raise TooLarge(
+                f"content has {len(encoded)} bytes; at most {self._content_bytes} are taken",
+                limit="max_message_bytes",
+                allowed=self._content_bytes,
+            )
+        sender = None if user is None else parse_user(user)
+        return Publication(parse_tenant(tenant), parse_room(room), type, sender, encoded, key)
 
     # -- asking workers -------------------------------------------------------------------------------------
 

@@ -133,7 +133,12 @@ class Supervisor:
         restarts, failures, code = Restarts(), 0, 0
         while not self._stopping.is_set():
             began = self._clock.monotonic()
-            child = self._children[number] = await self._spawn(number)
+            try:
+                child = self._children[number] = await self._spawn(number)
+            except OSError as error:  # no process or file is free: perhaps later
+                log.error("worker %d cannot be started: %s", number, error)
+                await self._pause(restarts.delay_s(0.0))
+                continue
             if self._stopping.is_set():  # meanwhile
                 child.stop()
             hearing = asyncio.create_task(self._hear(number, child))

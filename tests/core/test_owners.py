@@ -8,13 +8,14 @@ import pytest
 
 from realtime.core.auth import Identity
 from realtime.core.catalog import Catalog
-from realtime.core.cluster import SLOTS, Change, NotServed, room_slot
+from realtime.core.cluster import BODY_BYTES_MAX, SLOTS, Change, NotServed, room_slot
 from realtime.core.cluster_local import LocalCluster
 from realtime.core.command import Order, decode_order, encode_order
 from realtime.core.contracts import RoomKey
 from realtime.core.feature import Feature, MessageType
 from realtime.core.kinds import RoomKind
-from realtime.core.owners import AGAIN_S, PATIENCE_S
+from realtime.core.limits import Limits
+from realtime.core.owners import AGAIN_S, CONTENT_BYTES_MAX, PATIENCE_S
 from realtime.errors import BadMessage, Conflict, Unavailable
 from realtime.ids import RoomId, TenantId, UserId
 from tests import counting
@@ -136,6 +137,16 @@ def test_what_a_handler_raises_is_the_answer():
         alice.send("box_do", id=9, room=ROOM)
         world.run_waiting()
         assert alice.answer(9)["content"]["name"] == name
+
+
+def test_a_command_and_its_answer_are_bounded_wherever_the_owner_is():
+    world = World(
+        features=[feature(lambda core, command: command.content * 2)], limits=Limits(content_bytes=1 << 20)
+    )
+    alice = world.member("alice")
+    alice.join(ROOM)
+    assert alice.error("box_do", room=ROOM, content="x" * CONTENT_BYTES_MAX) == "too_large"
+    assert alice.error("box_do", room=ROOM, content="x" * (BODY_BYTES_MAX // 2)) == "too_large"
 
 
 def test_a_counter_counts_in_its_owners_memory_and_publishes_each_step_once():

@@ -114,7 +114,6 @@ async def test_a_dead_workers_rooms_are_owned_again_in_time(pair):
     print(f"{len(answers)} rooms owned again {took:.2f} s after their owner's death")
     for room in ROOMS:
         await judge(survivor, room)
-    pair.servers["a"].restart()
 
 
 async def test_in_durable_rooms_nothing_of_a_dead_owner_is_lost_or_there_twice(durable_pair):
@@ -141,7 +140,6 @@ async def test_in_durable_rooms_nothing_of_a_dead_owner_is_lost_or_there_twice(d
     print(f"{sum('value' in answer for answer in answers)} of {len(answers)} answered")
     for ws in peers:
         await ws.close()
-    pair.servers["a"].restart()
 
 
 async def test_an_owner_that_stood_still_wakes_without_its_rooms_and_writes_nothing_of_what_it_had_begun(

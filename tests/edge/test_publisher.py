@@ -171,6 +171,7 @@ async def test_what_a_store_keeps_is_published_by_a_worker(redis_cluster):
         ({"content": "\ud800"}, BadMessage),
         ({"room": LOBBY, "type": "publish"}, Forbidden),
         ({"type": "join"}, Forbidden),
+        ({"type": "chat_typing"}, BadMessage),
         ({"content": "x" * 65536}, TooLarge),
     ],
 )
@@ -178,6 +179,28 @@ async def test_what_cannot_be_published_is_refused_before_anything_is_sent(redis
     async with deployment(redis_cluster.url) as (publisher,):
         with pytest.raises(error):
             await publisher.publish(**{"room": EVENTS, "type": "publish", **asked})
+
+
+async def test_a_signal_reaches_who_is_there_now_and_is_kept_nowhere(redis_cluster):
+    async with deployment(redis_cluster.url, "a", "b") as (publisher, a, b):
+        alice, bob = await a.member("alice", EVENTS), await b.member("bob", EVENTS)
+        await publisher.signal(EVENTS, "chat_typing", {"n": 1}, user="carol")
+        await publisher.signal(EVENTS, "chat_typing")
+        for member in (alice, bob):
+            found = []
+            await until(
+                lambda found=found, member=member: (
+                    found.extend(member.pushes("chat_typing")) or len(found) == 2
+                )
+            )
+            assert [(each.get("from"), each["content"]) for each in found] == [
+                ("carol", {"n": 1}),
+                (None, None),
+            ]
+            assert not any("offset" in each for each in found)
+        assert (await publisher.history(EVENTS)).offset == 0
+        with pytest.raises(BadMessage, match="kept: publish"):
+            await publisher.signal(EVENTS, "publish")
 
 
 # ---------------------------------------------------------------- look

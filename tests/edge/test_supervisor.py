@@ -60,6 +60,7 @@ class World:
         self.clock = Clock()
         self.deaf = deaf
         self.buried = []
+        self.out_of_processes = 0
         self.ups = 0
         self._started = asyncio.Queue()
         self._pids = 0
@@ -77,6 +78,9 @@ class World:
         return await asyncio.wait_for(self._started.get(), 10)
 
     async def _spawn(self, number):
+        if self.out_of_processes:
+            self.out_of_processes -= 1
+            raise BlockingIOError(11, "Resource temporarily unavailable")
         self._pids += 1
         child = Child(self._pids, self.deaf)
         await self._started.put((number, child))
@@ -171,6 +175,17 @@ async def test_one_that_does_not_drain_is_killed_and_that_is_no_good_end(caplog)
     assert await world.run == 1
     assert child.told == ["stop", "kill"]
     assert "was ended by SIGKILL while it was to end" in caplog.text
+
+
+async def test_a_machine_that_has_no_process_to_spare_is_asked_again(caplog):
+    world = World()
+    world.out_of_processes = 2
+    _, child = await world.next()
+    assert caplog.text.count("worker 1 cannot be started: [Errno 11]") == 2
+    child.say(Word("n-1-x"))
+    await turns()
+    world.supervisor.stop()
+    assert (await world.run, world.ups) == (0, 1)
 
 
 async def test_nobody_is_started_once_it_stops():

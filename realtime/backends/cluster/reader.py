@@ -70,6 +70,10 @@ class RoomReader:
         end = b"%d" % epoch if last is None else b"%d-%d" % (epoch, last + BLOB_MESSAGES)
         return await self._ask(b"XRANGE", b"%d-%d" % (epoch, first), end)
 
+    async def runs_before(self, end: int, epoch: int, first: int) -> list[Run]:
+        """As `runs`, and of later epochs too, up to epoch `end`."""
+        return await self._ask(b"XRANGE", b"%d-%d" % (epoch, first), b"(%d-0" % end)
+
     async def read(self, room: RoomKey, after: int, limit: int) -> list[tuple[Position, bytes]]:
         """Return at most `limit` pushes of the present epoch above offset `after`, as `Store.read`."""
         place = self._place()

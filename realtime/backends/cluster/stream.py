@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from realtime.backends.cluster.names import epoch_text
 from realtime.backends.cluster.ordering import Ordered
-from realtime.backends.cluster.reader import Place, RoomReader
+from realtime.backends.cluster.reader import Place, RoomReader, Run
 from realtime.backends.cluster.shares import Shares
 from realtime.backends.cluster.writer import RETRY_S, Writer
 from realtime.backends.kept_order import KeptOrder, Source
@@ -317,12 +317,27 @@ class RedisStream:
         if self._order is None:
             self._begin(epoch, start, offset)
         elif epoch != self._epoch:
-            await self._fill(start, told=False)
-            if self._closed:
-                return
-            self._tell_lost(None, None, EPOCH_CHANGED)
-            self._begin(epoch, start, start)
+            await self._go_through(epoch, start)
         await self._fill(offset)
+
+    async def _go_through(self, epoch: int, start: int) -> None:
+        """Deliver what Redis keeps of the epochs before `epoch`, then go on in that after `start`."""
+        order = self._order
+        while order is not None and not self._closed:
+            runs = await self._reader.runs_before(epoch, self._epoch, order.offset + 1)
+            if self._closed or not runs:
+                break
+            for run in runs:
+                if run.epoch != self._epoch and not self._closed:
+                    self._change(run.epoch, run.first - 1)
+                await self._deliver_run(run)
+            order = self._order
+        if not self._closed:
+            self._change(epoch, start)
+
+    def _change(self, epoch: int, start: int) -> None:
+        self._tell_lost(None, None, EPOCH_CHANGED)
+        self._begin(epoch, start, start)
 
     def _begin(self, epoch: int, start: int, offset: int) -> None:
         """Go on in another epoch, after `offset`."""
@@ -333,26 +348,24 @@ class RedisStream:
         self._order = KeptOrder(self.room, self._source, offset, make_ring, self._broker.answer_bytes)
         self._order.deliver_to(self._deliver)
 
-    async def _fill(self, last: int, *, told: bool = True) -> None:
-        """Deliver what Redis keeps up to offset `last`; with `told`, tell what is lost of it."""
+    async def _fill(self, last: int) -> None:
+        """Deliver what Redis keeps up to offset `last`; tell what is lost of it."""
         order = self._order
         assert order is not None
         while order.offset < last and not self._closed:
             runs = await self._reader.runs(self._epoch, order.offset + 1, last)
-            if self._closed:
-                return
             for run in runs:
-                if run.first > order.offset + 1:
-                    if not told:
-                        return
-                    await self._pass(run.first - 1)
-                    if self._closed:
-                        return
-                self._append(run.first, run.blob, 0)
-            if not runs:
-                if told and order.offset < last:
-                    await self._pass(last)
-                return
+                await self._deliver_run(run)
+            if not runs and order.offset < last:
+                await self._pass(last)
+
+    async def _deliver_run(self, run: Run) -> None:
+        """Deliver what Redis had, after what it no longer had before it."""
+        assert self._order is not None
+        if run.first > self._order.offset + 1 and not self._closed:
+            await self._pass(run.first - 1)
+        if not self._closed:
+            self._append(run.first, run.blob, 0)
 
     async def _pass(self, last: int) -> None:
         """Go on after offset `last`, which Redis does not keep: deliver what the store has, tell the rest."""

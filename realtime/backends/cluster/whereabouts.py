@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from realtime.backends.cluster.untold import Untold, with_number, without_number
 from realtime.backends.redis_client.contract import Redis, RedisError, Reply, slot_of
 from realtime.core.cluster import Change, Cluster, Evict, WorkerId
 from realtime.core.router import Spawn
@@ -44,30 +45,6 @@ class Eviction(msgspec.Struct, frozen=True, array_like=True):
     tenant: TenantId
     user: UserId
     number: int
-
-
-class Untold:
-    """What Redis has not been told yet of one user: connection numbers."""
-
-    __slots__ = ("came", "gone")
-
-    def __init__(self) -> None:
-        self.came: dict[int, None] = {}  # in order of coming
-        self.gone: set[int] = set()
-
-    def __bool__(self) -> bool:
-        return bool(self.came or self.gone)
-
-    def take(self, most: int) -> Untold:
-        """Take out at most so many of each."""
-        taken = Untold()
-        while self.came and len(taken.came) < most:
-            number = next(iter(self.came))
-            del self.came[number]
-            taken.came[number] = None
-        while self.gone and len(taken.gone) < most:
-            taken.gone.add(self.gone.pop())
-        return taken
 
 
 class RedisWhereabouts:
@@ -119,7 +96,7 @@ class RedisWhereabouts:
     def arrived(self, tenant: TenantId, user: UserId, number: int) -> None:
         """Count connection `number` of this worker; whoever is one too many is closed, here or elsewhere."""
         name = f"{tenant}/{user}"
-        self._here[name] = _with(self._here.get(name, ()), number)
+        self._here[name] = with_number(self._here.get(name, ()), number)
         self._note(name).came[number] = None
 
     def left(self, tenant: TenantId, user: UserId, number: int) -> None:
@@ -128,7 +105,7 @@ class RedisWhereabouts:
         numbers = self._here.get(name, ())
         if number not in numbers:
             return
-        rest = _without(numbers, number)
+        rest = without_number(numbers, number)
         if rest:
             self._here[name] = rest
         else:
@@ -394,18 +371,3 @@ async def find_connections(redis: Redis, prefix: str, tenant: TenantId, user: Us
     assert isinstance(found, list)
     pairs = zip(found[::2], found[1::2], strict=True)
     return {WorkerId(worker.decode()): int(count) for worker, count in pairs}
-
-
-def _with(numbers: Collection[int], number: int) -> Collection[int]:
-    """Few are a tuple, which costs 40 bytes and 8 a number; a set of one costs 216."""
-    if isinstance(numbers, set):
-        numbers.add(number)
-        return numbers
-    return (*numbers, number) if len(numbers) < 8 else {*numbers, number}
-
-
-def _without(numbers: Collection[int], number: int) -> Collection[int]:
-    if isinstance(numbers, set):
-        numbers.discard(number)
-        return numbers
-    return tuple(each for each in numbers if each != number)

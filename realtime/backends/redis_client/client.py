@@ -33,6 +33,7 @@ log: Final = logging.getLogger("realtime.redis")
 # Not done, and may be later: the node is not ready, or not the master of what it takes itself to be.
 LATER: Final = frozenset({"TRYAGAIN", "CLUSTERDOWN", "LOADING", "READONLY", "MASTERDOWN", "BUSY"})
 REDIRECTS_AT_ONCE: Final = 3
+EXCUSES_MAX: Final = 8  # late ticks one after another, before silence counts nevertheless
 CLUSTER_DOWN_S: Final = 1.0  # after its last word of that, the cluster is taken for whole again
 
 
@@ -78,6 +79,9 @@ class RedisClient:
         self._uncovered_since = self._monotonic()
         self._cluster_down_until = 0.0
         self._redirects = self._slot_changes = 0
+        self._refusal = ""
+        self._ticked_at = self._monotonic()
+        self._excuses = 0
         self._closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -89,6 +93,7 @@ class RedisClient:
         Raises:
             StartupError: no seed answered within `timeout_s`, or they will not have us; it is closed then.
         """
+        self._ticked_at = self._monotonic()
         self._arm()
         links = [self._nodes.at(seed).commands for seed in self._seeds]
         self._lookout.start()
@@ -245,7 +250,8 @@ class RedisClient:
                 return
             except ValueError:
                 log.warning("redis %s: %s", link.node, error)
-        elif error.code not in LATER:
+        elif error.code not in LATER and str(error) != self._refusal:
+            self._refusal = str(error)  # it is tried again and again: said once
             log.warning("redis %s: SSUBSCRIBE: %s", link.node, error)
         self._doubt(error.code)
 
@@ -287,19 +293,25 @@ class RedisClient:
         self._timer = self._loop.call_later(self._tick_s, self._tick)
 
     def _tick(self) -> None:
-        # uvloop runs timers before it reads. After the process stood still, what has come meanwhile must be
-        # read before a node is taken for silent: two turns later it is.
-        self._loop.call_soon(self._loop.call_soon, self._judge)
-
-    def _judge(self) -> None:
-        if self._closed:
-            return
-        self._arm()
         now = self._monotonic()
+        late_s = now - self._ticked_at - self._tick_s
+        self._ticked_at = now
+        self._arm()
+        # This process stood still. What came meanwhile is not read yet, and what was to go is not written:
+        # the time does not count, unless it goes on like that.
+        if late_s > self._tick_s and self._excuses < EXCUSES_MAX:
+            self._excuses += 1
+            for link in self._nodes.links:
+                link.excuse(late_s)
+        else:
+            self._excuses = 0
+            self._judge(now)
+
+    def _judge(self, now: float) -> None:
+        """Give up who is silent and what has waited for too long."""
+        for link in self._nodes.links:
+            link.check(now)
         for node in list(self._nodes.by_endpoint.values()):
-            node.commands.check(now)
             node.commands.expire(now)
-            if node.subscriptions is not None:
-                node.subscriptions.check(now)
         self._nodes.retire(now, self._timeout_s)
         self._subscriptions.retry(self._nodes.subscription_links)

@@ -117,6 +117,12 @@ class Link(Generic[W]):
         elif now - self._asked_at >= self._terms.ping_interval_s:
             wire.abort(f"silent for {now - self._silent_since:.2f} s")
 
+    def excuse(self, span_s: float) -> None:
+        """Do not count so much time as silence: we did not listen."""
+        self._silent_since += span_s
+        if self._asked_at is not None:
+            self._asked_at += span_s
+
     def _make(self) -> W:
         raise NotImplementedError
 

@@ -52,6 +52,11 @@ class Nodes:
         self._make_subscriptions = make_subscriptions
 
     @property
+    def links(self) -> Collection[Link[Any]]:
+        """All that there are."""
+        return [*(node.commands for node in self.by_endpoint.values()), *self.subscription_links]
+
+    @property
     def subscription_links(self) -> Collection[SubscriptionLink]:
         """Those that were made."""
         links = (node.subscriptions for node in self.by_endpoint.values())
@@ -112,8 +117,7 @@ class Nodes:
 
     async def close(self) -> None:
         """Close all."""
-        links: list[Link[Any]] = [node.commands for node in self.by_endpoint.values()]
-        links += self.subscription_links
+        links = self.links
         for node in self.by_endpoint.values():
             node.close()
         await asyncio.gather(*(link.closed() for link in links))

@@ -26,6 +26,7 @@ CHANNELS_PER_COMMAND: Final = 256
 CHANNELS_PER_TURN: Final = 512  # of the event loop; about 1 ms
 FALLEN_PER_TURN: Final = 2048
 UNANSWERED_MAX: Final = 2048
+PAUSE_TICKS_MAX: Final = 8  # calls of `retry`
 
 
 class Subscription:
@@ -231,6 +232,8 @@ class Subscriptions:
         self._leaving: dict[SubscriptionLink, None] = {}
         self._pumping = False
         self._closed = False
+        self._ticks = 0
+        self._pause_ticks = 1
         self._loop = asyncio.get_running_loop()
 
     def subscribe(self, channel: bytes, slot: int, subscriber: Subscriber) -> None:
@@ -271,10 +274,16 @@ class Subscriptions:
         self._soon()
 
     def retry(self, links: Iterable[SubscriptionLink]) -> None:
-        """Try again what was refused, and see that nothing stays with a link that could have it."""
+        """Try again what was refused, more seldom if it is again. Nothing stays with a link that takes it."""
         if self._refused:
-            self._refused.move(self._again, len(self.by_channel))
-            self._soon()
+            self._ticks += 1
+            if self._ticks >= self._pause_ticks:
+                self._ticks = 0
+                self._pause_ticks = min(PAUSE_TICKS_MAX, 2 * self._pause_ticks)
+                self._refused.move(self._again, len(self.by_channel))
+                self._soon()
+        else:
+            self._pause_ticks = 1
         for link in links:
             if link.up and not link.unanswered:
                 self.ready(link)

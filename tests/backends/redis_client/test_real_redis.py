@@ -2,13 +2,14 @@
 
 import asyncio
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from realtime.backends.redis_client.contract import RedisError, slot_of
-from realtime.backends.redis_nodes import RedisCluster, RedisNode
+from realtime.backends.redis_nodes import RedisCluster, RedisNode, wait_for
 from realtime.errors import StartupError, Unavailable
 from tests.backends.redis_client.listener import Listener
 from tests.postgres import free_port
@@ -58,27 +59,44 @@ async def test_a_redis_that_restarts_is_found_again(clients, own_redis_node: Red
     assert client.ok
 
 
-async def test_who_stood_still_does_not_take_redis_for_dead(clients, redis_node: RedisNode):
-    """uvloop runs timers before it reads: what came meanwhile is there, but not read yet."""
-    client = clients(redis_node.url, ping_interval_s=0.1, timeout_s=0.2)
+def blocked(node: RedisNode) -> bool:
+    """Whether a client is in a command that waits."""
+    return bool(node.ask("INFO", "clients")["blocked_clients"])
+
+
+class Dawdler(Listener):
+    """Lets what is awaited come, but holds up the event loop until it should have been there."""
+
+    def __init__(self, node: RedisNode, key: str, hold_up_s: float) -> None:
+        super().__init__()
+        self._node, self._key, self._hold_up_s = node, key, hold_up_s
+
+    def on_message(self, payload: bytes) -> None:
+        until = time.monotonic() + self._hold_up_s
+        self._node.ask("LPUSH", self._key, payload)
+        while time.monotonic() < until:
+            pass
+        super().on_message(payload)
+
+
+async def test_an_answer_that_came_while_the_loop_stood_still_is_in_time(clients, redis_node: RedisNode):
+    client = clients(redis_node.url, timeout_s=1.0, ping_interval_s=0.4)
     await client.start()
-    listener = Listener()
-    client.subscribe(ROOM, listener)
-    await listener.until_said("up")
-    loop = asyncio.get_running_loop()
-    for _ in range(5):
-        asked = asyncio.create_task(client.ask(SLOT, "PING"))
-        for _ in range(3):
-            await asyncio.sleep(0)  # it is written
-        began = loop.time()
-        while loop.time() < began + 0.3:
-            redis_node.redis.ping()
-        assert await asked == b"PONG"
-    assert listener.said == ["up"]
+    key = "{default/chat:lobby}:awaited"
+    dawdler = Dawdler(redis_node, key, hold_up_s=1.1)
+    client.subscribe(ROOM, dawdler)
+    await dawdler.until_said("up")
+    asked = asyncio.create_task(client.ask(SLOT, "BLPOP", key, 0))
+    await asyncio.to_thread(wait_for, lambda: blocked(redis_node), "nobody waits at Redis")
+    await asyncio.to_thread(redis_node.ask, "SPUBLISH", ROOM, "x")
+    assert await asked == [key.encode(), b"x"]
+    await dawdler.until_said("up", b"x")
     assert client.stats()["redis_connects_total"] == 2
 
 
-async def test_a_user_of_the_acl_is_let_in_and_held_to_its_rights(clients, own_redis_node: RedisNode):
+async def test_a_user_of_the_acl_is_let_in_and_held_to_its_rights(
+    clients, own_redis_node: RedisNode, caplog: pytest.LogCaptureFixture
+):
     own_redis_node.ask("ACL", "SETUSER", "edge", "on", ">s3cret/@", "~rt:*", "&rt:*", "+@all", "-@dangerous")
     own_redis_node.ask("ACL", "SETUSER", "default", "resetpass", ">other")
     at = f"127.0.0.1:{own_redis_node.port}"
@@ -92,7 +110,13 @@ async def test_a_user_of_the_acl_is_let_in_and_held_to_its_rights(clients, own_r
     client.subscribe(b"other:{x}", refused)
     client.subscribe(ROOM, listener)
     await listener.until_said("up")
+    for number in range(20):
+        await client.ask(SLOT, "SPUBLISH", ROOM, number)
+        await listener.until(lambda said, number=number: said[-1] == b"%d" % number)
+        client.unsubscribe(b"other:{x}")
+        client.subscribe(b"other:{x}", refused)
     assert refused.said == []
+    assert caplog.text.count("NOPERM") == 1
     with pytest.raises(StartupError, match="WRONGPASS"):
         await clients(f"redis://edge:wrong@{at}").start()
     with pytest.raises(StartupError, match="NOAUTH"):
