@@ -2,14 +2,14 @@
 # makes .venv, compiles native/ and finds out what the system lacks. Each verb may be run at any time.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz chaos lint types docs bench build dist clean
+.PHONY: help run test fuzz chaos chaos-cluster netns dev-cluster lint types docs bench build dist clean
 
 VENV ?= .venv
 export VENV
 bin := $(VENV)/bin
 
 help: ## say what can be done
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## start the server and print where the demo page is (HOST=… PORT=…)
 	@scripts/bootstrap run
@@ -26,6 +26,18 @@ fuzz: ## throw random bytes at a server (ARGS="--seconds 600")
 chaos: ## kill a server under clients that come and go (ARGS="--kills 200 --seed 1")
 	@scripts/bootstrap test
 	@$(bin)/python -m tests.chaos $(ARGS)
+
+dev-cluster: ## run a Redis Cluster of six nodes until ^C (ARGS="--port-base 7000")
+	@scripts/bootstrap test
+	@exec $(bin)/realtime dev-cluster $(ARGS)
+
+chaos-cluster: ## the same to workers and Redis nodes (ARGS="--seconds 120 --seed 1 --store postgres")
+	@scripts/bootstrap test
+	@$(bin)/python -m tests.cluster $(ARGS)
+
+netns: ## a real chat log across two hosts in network namespaces (ARGS="FILE --days 10")
+	@scripts/bootstrap test
+	@$(bin)/python -m tests.cluster.replay $(ARGS)
 
 lint: ## ruff and cython-lint
 	@scripts/bootstrap test

@@ -1,22 +1,24 @@
 """A lean, high-performance real-time edge server: WebSocket clients in, rooms, ordered fan-out out.
 
 Importing this package or `realtime.client` needs no compiled build; the server does, and so does what an ASGI
-application takes from here: `realtime_hub` and `websocket_endpoint`.
+application takes from here: `realtime_hub`, `websocket_endpoint`, and `Publisher`.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from realtime.edge.asgi_hub import realtime_hub, websocket_endpoint
+    from realtime.edge.publisher import Publisher
     from realtime.protocol.priority import Priority as NotificationPriority
 
     __version__: str
 
-__all__ = ["NotificationPriority", "__version__", "realtime_hub", "websocket_endpoint"]
+__all__ = ["NotificationPriority", "Publisher", "__version__", "realtime_hub", "websocket_endpoint"]
 
 _WHERE = {
     "realtime_hub": ("realtime.edge.asgi_hub", "realtime_hub"),
     "websocket_endpoint": ("realtime.edge.asgi_hub", "websocket_endpoint"),
+    "Publisher": ("realtime.edge.publisher", "Publisher"),
     "NotificationPriority": ("realtime.protocol.priority", "Priority"),
 }
 

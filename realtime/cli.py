@@ -1,4 +1,4 @@
-"""The `realtime` command: serve, check, settings, migrate, token, replay.
+"""The `realtime` command: serve, check, settings, migrate, token, dev-cluster, replay, and `cli_control`.
 
 A user's mistake ends in one line on stderr and no traceback: exit code 2 for a wrong command line, 1 for what
 failed after that. What the commands do stands elsewhere; here are their options and what they print.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from realtime import __version__
+from realtime.cli_control import add_commands
 from realtime.errors import RealtimeError, SettingsError
 from realtime.loading import CONFIG_VARIABLE, Loaded, convert, load
 from realtime.settings import KNOBS, Knob, as_text, describe
@@ -27,6 +28,8 @@ examples:
   realtime settings --format markdown         every knob: variable, unit, bounds, default, current value
   realtime migrate --status                   which tables the store has, and which are due
   realtime token make --sub alice --ttl 3600  a token signed with REALTIME_JWT_SECRET
+  realtime publish chat:lobby '{"text":"hello"}'  to the workers that share REDIS_URL
+  realtime dev-cluster                        a Redis Cluster on this machine, for development
 """
 # Short names for what is typed often; every knob has its own option anyway.
 _ALIASES = {"echo_path": ["--echo"]}
@@ -74,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(commands)
     _add_migrate(commands)
     _add_token(commands)
+    _add_dev_cluster(commands)
+    add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     # Only for --help: main() hands replay's own options on unparsed.
     commands.add_parser("replay", help="play a recorded chat into a server, and check every delivery")
     return parser
@@ -144,6 +149,26 @@ def _add_token(commands: Any) -> None:
     make.add_argument("--jti", default="", help="id of the token itself (default: none)")
     _add_config(make)
     make.set_defaults(run=_token_make)
+
+
+def _add_dev_cluster(commands: Any) -> None:
+    dev_cluster = commands.add_parser(
+        "dev-cluster",
+        help="run a Redis Cluster for development",
+        description="Start a Redis Cluster of three masters and three replicas on loopback, print its "
+        "REDIS_URL, and run until SIGTERM. Nothing is kept.",
+    )
+    dev_cluster.add_argument(
+        "--port-base",
+        type=_port_base,
+        default=0,
+        metavar="PORT",
+        help="first of six ports (default: free ones)",
+    )
+    dev_cluster.add_argument(
+        "--directory", type=Path, metavar="DIRECTORY", help="where its files go (default: a temporary one)"
+    )
+    dev_cluster.set_defaults(run=_dev_cluster)
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -291,6 +316,12 @@ def _token_make(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _dev_cluster(parsed: argparse.Namespace) -> int:
+    from realtime.edge import dev_cluster
+
+    return dev_cluster.run(parsed.port_base, parsed.directory)
+
+
 def _replay(arguments: list[str]) -> int:
     """Hand everything on: the replay is a client, with a command line of its own."""
     from realtime.client import replay
@@ -309,6 +340,13 @@ def _seconds(text: str) -> float:
         value = 0.0
     if not 0 < value <= 10 * 365 * 86_400:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, to ten years")
+    return value
+
+
+def _port_base(text: str) -> int:
+    value = int(text) if text.isascii() and text.isdigit() else 0
+    if not 1 <= value <= 55_530:  # the cluster bus has them 10,000 above
+        raise argparse.ArgumentTypeError(f"{text!r} is no port from 1 to 55530")
     return value
 
 

@@ -142,6 +142,11 @@ def _cross_check(settings: Settings) -> None:
             f"answer_bytes {settings.answer_bytes} is not below unicast_limit_bytes "
             f"{settings.unicast_limit_bytes}: an answer would cut off whoever asked for it"
         )
+    if settings.ring_ttl_s / settings.ring_beat_s < 2.999:  # three, as far as floats can say so
+        raise SettingsError(
+            f"ring_ttl_s {settings.ring_ttl_s:g} is below three times ring_beat_s {settings.ring_beat_s:g}: "
+            "a worker would be taken for dead over one late beat"
+        )
     if settings.echo_path and settings.echo_path == settings.ws_path:
         raise SettingsError(f"echo_path and ws_path are both {settings.ws_path}")
     for origin in settings.allowed_origins:

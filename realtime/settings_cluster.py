@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from realtime.units import Bytes, Seconds, Text
+from realtime.units import Bytes, Flag, Seconds, Text
 
 
 class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,6 +22,24 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             extra=Text,
         ),
     ] = "1"
+    share_port: Annotated[
+        bool,
+        Meta(
+            description="Listen though other processes of this user listen on the port, such as workers "
+            "that systemd runs one a unit: connections are dealt out between them. Needs redis_url.",
+            extra=Flag,
+        ),
+    ] = False
+    admin_port: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=64_535,
+            description="Answer /health, /ready and /metrics on this port too, a supervisor's worker N on "
+            "the port N-1 above: all share `port`, and a probe of that reaches any of them. 0: none.",
+            extra={"unit": "port"},
+        ),
+    ] = 0
     redis_url: Annotated[
         str,
         Meta(

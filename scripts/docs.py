@@ -344,7 +344,7 @@ def close_codes_table() -> str:
 def metrics_page() -> str:
     hub = dict.fromkeys((*telemetry.HUB_COUNTERS, *telemetry.HUB_GAUGES), 0)
     core = dict.fromkeys((*telemetry.CORE_COUNTERS, *telemetry.CORE_GAUGES), 0)
-    core |= dict.fromkeys(telemetry.BACKEND_HELP, 0)
+    core |= dict.fromkeys((*telemetry.BACKEND_HELP, *telemetry.CLUSTER_HELP), 0)
     declared = telemetry.worker_metrics(
         hub, core, refusals={}, node="", version="", http=0, lag=telemetry.LoopLag()
     )
@@ -357,8 +357,9 @@ METRICS_INTRODUCTION = """\
 # Metrics
 
 `GET /metrics` on the server's own port answers in Prometheus' text format 0.0.4. Counting costs plain integer
-additions; nothing is formatted until somebody asks. Beside it, `GET /health` says that the process is alive,
-and `GET /ready` whether it may take traffic: 503 from the first moment of a drain on.
+additions; nothing is formatted until somebody asks. Samples of a cluster's worker are labelled `node` and
+`worker`. Beside it, `GET /health` says that the process is alive, and `GET /ready` whether it may take
+traffic: 503 from the first moment of a drain on.
 
 """
 

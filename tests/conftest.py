@@ -22,6 +22,12 @@ import pytest
 from realtime.loading import CONFIG_VARIABLE
 from realtime.settings import KNOBS, as_text
 from tests.postgres import own_postgres, postgres  # noqa: F401 - fixtures
+from tests.redis_cluster import (  # noqa: F401 - fixtures
+    own_redis_cluster,
+    own_redis_node,
+    redis_cluster,
+    redis_node,
+)
 
 # A busy machine must not fail a test: hypothesis bounds the examples here, not the time of one.
 hypothesis.settings.register_profile("realtime", deadline=None, print_blob=True)
@@ -38,14 +44,15 @@ class Server:
 
     `module` is what runs it: `realtime`, or a module that adds features to it for a test. Without a
     `sqlite_path` of its own it keeps nothing: servers of one run would lock each other out. A subclass may
-    run another `command` that says where it listens; `ends_with` is how it ends when told to.
+    run another `command` that says where it listens; `ends_with` is how it ends when told to. Who loses the
+    connection is gone at once, unless `presence_grace_s` is given.
     """
 
     ends_with = 0
 
     def __init__(self, settings: dict[str, object], module: str = "realtime") -> None:
         self.module = module
-        self.settings = {"port": 0, "sqlite_path": "", **settings}
+        self.settings = {"port": 0, "sqlite_path": "", "presence_grace_s": 0, **settings}
         self.log: list[str] = []
         self.may_log_tracebacks = False
         self._said = threading.Condition()
@@ -56,7 +63,7 @@ class Server:
         self._said_all = False
         began = len(self.log)
         self.process = subprocess.Popen(
-            [sys.executable, *self.command],
+            [*self.launcher, sys.executable, *self.command],
             cwd=ROOT,
             env=self._environ(),
             stdin=subprocess.DEVNULL,
@@ -71,6 +78,11 @@ class Server:
         self.host, self.port = found["host"].strip("[]"), int(found["port"])
         self.settings["port"] = self.port
         return self
+
+    @property
+    def launcher(self) -> tuple[str, ...]:
+        """What the command begins with."""
+        return ()
 
     @property
     def command(self) -> tuple[str, ...]:

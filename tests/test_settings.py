@@ -160,6 +160,7 @@ def test_an_origin_that_no_browser_would_send_is_refused(origin):
         ({"REALTIME_ECHO_PATH": "/ws"}, "both /ws"),
         ({"REALTIME_ANSWER_BYTES": str(1 << 20)}, "answer_bytes 1048576 is not below unicast_limit_bytes"),
         ({"REALTIME_UNICAST_LIMIT_BYTES": "65536"}, "answer_bytes 524288 is not below"),
+        ({"REALTIME_RING_BEAT_S": "0.6"}, "ring_ttl_s 1.5 is below three times ring_beat_s 0.6"),
         ({"REALTIME_WS_PATH": "ws"}, "REALTIME_WS_PATH"),
         ({"REALTIME_WS_PATH": "/"}, "REALTIME_WS_PATH"),
         ({"REALTIME_JWT_ALGORITHMS": "none"}, "none"),

@@ -14,7 +14,7 @@ from tests.tree import ROOT, files
 
 MODULE_LINES_MAX = 600
 FUNCTION_LINES_MAX = 70
-CODE = {".py", ".pyi", ".pyx", ".pxd", ".js", ".c", ".h", ".sh", ".html", ".css"}
+CODE = {".py", ".pyi", ".pyx", ".pxd", ".lua", ".js", ".c", ".h", ".sh", ".html", ".css"}
 TEXT = CODE | {".md", ".toml", ".in", ".yml", ".yaml", ".cfg", ".service", ".socket", ".target", ""}
 
 # Put together here, so that this file may be read like any other.

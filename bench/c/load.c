@@ -2,7 +2,8 @@
  * load - a lean WebSocket load generator: one thread, one edge-triggered epoll set, nothing but libc.
  *
  *   cc -O3 -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -o load load.c
- *   load MODE PORT [options]          the server listens on 127.0.0.1:PORT
+ *   load MODE PORT[,PORT…] [options]  the server listens on 127.0.0.1:PORT; each room's connections are
+ *                                     dealt out to several ports in turn, its first ones to the first
  *
  *   fanout      publishers send, every member of the publisher's room receives
  *   echo        every connection keeps --window requests under way, each answered by its marker
@@ -18,6 +19,7 @@
  *   --window W | --rate R      closed loop of W messages (a fan-out message ends with its last receiver),
  *                              or R messages/s a sender on a fixed schedule; latency runs from the
  *                              moment a message was due, so a stall is not hidden
+ *   --far                      fanout: latency only of those on another port than the sender
  *   --stopped N                fanout: the last N connections never read again once they are ready
  *   --seconds T --warmup T     5, 1
  *   --drain T                  longest wait for stragglers after the last message: 5
@@ -206,6 +208,11 @@ static uint64_t send_due(uint64_t now)
 
 /* ---- receiving ---- */
 
+static int port_of(const struct connection *c)
+{
+    return option.ports[c->number / option.rooms % option.port_count];
+}
+
 static void on_marker(struct connection *c, struct marker m, uint64_t now)
 {
     struct connection *from = m.sender < sender_count() ? &connections[m.sender] : NULL;
@@ -224,7 +231,8 @@ static void on_marker(struct connection *c, struct marker m, uint64_t now)
     last_arrival = now;
     if (measuring) {
         count.measured++;
-        record(&latency, now > m.due_ns ? now - m.due_ns : 0);
+        if (!option.far || port_of(c) != port_of(from))
+            record(&latency, now > m.due_ns ? now - m.due_ns : 0);
     }
     if (option.mode == ECHO) {
         from->under_way--;
@@ -354,7 +362,7 @@ static void on_readable(struct connection *c, bool until_end)
 
 static void start(struct connection *c)
 {
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)option.port),
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port_of(c)),
                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int one = 1;
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -386,7 +394,7 @@ static void on_event(struct connection *c, uint32_t events)
 {
     if (c->state == CONNECTING) {
         if (events & (EPOLLERR | EPOLLHUP))
-            die("cannot connect to port %d", option.port);
+            die("cannot connect to port %d", port_of(c));
         if (events & EPOLLOUT)
             request_upgrade(c);
     } else if (events & EPOLLOUT && c->out.len) {

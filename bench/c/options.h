@@ -10,17 +10,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { PORTS_MAX = 16 };
 enum { RING = 1 << 13 }; /* messages of a closed-loop sender that may be under way */
 enum mode { FANOUT, ECHO, IDLE, HANDSHAKES };
 
 static struct {
     enum mode mode;
     const char *mode_name, *path, *init, *ready, *message;
-    int port, pid;
+    int ports[PORTS_MAX], port_count, pid;
     uint32_t connections, rooms, publishers, window, stopped, concurrency;
     size_t size;
     double rate, seconds, warmup, drain, nap;
-    bool binary;
+    bool binary, far;
 } option = {.path = "/", .message = "{\"m\":\"%m\",\"pad\":\"%P\"}", .connections = 100, .rooms = 1,
             .publishers = 1, .window = 1, .concurrency = 64, .size = 128, .seconds = 5, .warmup = 1, .drain = 5};
 
@@ -43,7 +44,7 @@ static void parse_options(int argc, char **argv)
         {"connections", 1, 0, 'n'}, {"rooms", 1, 0, 'r'}, {"publishers", 1, 0, 'P'}, {"window", 1, 0, 'w'},
         {"rate", 1, 0, 'R'}, {"stopped", 1, 0, 'S'}, {"seconds", 1, 0, 't'}, {"warmup", 1, 0, 'W'},
         {"drain", 1, 0, 'D'}, {"nap", 1, 0, 'N'}, {"size", 1, 0, 's'}, {"concurrency", 1, 0, 'c'}, {"pid", 1, 0, 'I'},
-        {"binary", 0, 0, 'b'}, {0, 0, 0, 0}};
+        {"binary", 0, 0, 'b'}, {"far", 0, 0, 'f'}, {0, 0, 0, 0}};
     int mode = -1;
     for (int i = 0; argc > 2 && i < 4; i++)
         if (!strcmp(argv[1], modes[i]))
@@ -52,7 +53,10 @@ static void parse_options(int argc, char **argv)
         die("usage: load fanout|echo|idle|handshakes PORT [options]; the head of load.c lists them");
     option.mode = (enum mode)mode;
     option.mode_name = modes[mode];
-    option.port = atoi(argv[2]);
+    for (char *at = argv[2]; at && option.port_count < PORTS_MAX; at = strchr(at, ',')) {
+        at += *at == ',';
+        option.ports[option.port_count++] = atoi(at);
+    }
     optind = 3;
     for (int c; (c = getopt_long(argc, argv, "", names, NULL)) != -1;)
         switch (c) {
@@ -73,6 +77,7 @@ static void parse_options(int argc, char **argv)
         case 's': option.size = (size_t)atol(optarg); break;
         case 'c': option.concurrency = (uint32_t)atoi(optarg); break;
         case 'I': option.pid = atoi(optarg); break;
+        case 'f': option.far = true; break;
         case 'b': option.binary = true; break;
         default: exit(2);
         }

@@ -1,8 +1,8 @@
 """Tokens: JWT signed with one shared key (HS256 by default), through PyJWT, which stops here.
 
 Claims: `sub` (user id) and `exp` are required; `tenant` (default `default`), `roles` (a list of names,
-default none), `jti` and `nbf` are read where they stand. The algorithm is the configuration's, never the
-token's.
+default none), `jti`, `nbf` and `iat` are read where they stand. The algorithm is the configuration's, never
+the token's.
 """
 
 from __future__ import annotations
@@ -117,6 +117,7 @@ class JwtAuthenticator:
             roles=_roles(claims),
             expires_at=expires_at + self._leeway_s,
             token_id=_text(claims, "jti", ""),
+            issued_at=_timestamp(claims, "iat"),
         )
 
     def _expired(self, identity: Identity) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from realtime.core.contracts import Clock, Kept, Row
@@ -16,6 +16,11 @@ from realtime.errors import Unavailable
 log: Final = logging.getLogger("realtime.store")
 
 Entry = tuple[Row, Kept]
+
+
+class Superseded(Unavailable):
+    """The room has gone on in a newer epoch below this row's offset: it is not kept, and never will be."""
+
 
 ROW_BYTES: Final = 400
 """What a waiting row costs beside its push: tuples, numbers, a callback. For the queue's bound."""
@@ -39,10 +44,14 @@ class Bounds:
             Unavailable: it would be too many, or too many bytes.
         """
         size = len(row.push) + ROW_BYTES
-        if self.rows >= self.rows_max or self.bytes + size > self.bytes_max:
-            raise Unavailable("too much waits to be stored; try again", retry_after_s=RETRY_FULL_S)
+        self.check(size)
         self.rows += 1
         self.bytes += size
+
+    def check(self, size: int = ROW_BYTES) -> None:
+        """Raise Unavailable where one row of so many bytes more would be too much."""
+        if self.rows >= self.rows_max or self.bytes + size > self.bytes_max:
+            raise Unavailable("too much waits to be stored; try again", retry_after_s=RETRY_FULL_S)
 
     def release(self, entries: Sequence[Entry]) -> None:
         """Count these rows no longer."""
@@ -84,9 +93,12 @@ class Queue:
                 break
         return group
 
-    def kept(self, group: list[Entry]) -> None:
-        """Tell the owners of a group that it is committed."""
-        self._tell(group, None)
+    def kept(self, group: Sequence[Entry], refused: Collection[int] = ()) -> None:
+        """Tell the owners of a group that it is committed, but for the rows at the indices `refused`."""
+        self._bounds.release(group)
+        error = Superseded("the room has gone on in a newer epoch") if refused else None
+        for index, entry in enumerate(group):
+            self._tell_one(entry, error if index in refused else None)
 
     def failed(self, group: list[Entry], error: Unavailable) -> int:
         """Tell the owners of a group that it is not, and those of all that waits for the same rooms: it would
@@ -107,13 +119,17 @@ class Queue:
         self._tell(lost, error)
         return len(lost)
 
-    def _tell(self, entries: list[Entry], error: Unavailable | None) -> None:
+    def _tell(self, entries: Sequence[Entry], error: Unavailable) -> None:
         self._bounds.release(entries)  # first: an owner may append at once
-        for row, kept in entries:
-            try:
-                kept(row, error)
-            except Exception:  # one owner's mistake must not keep the news from the others
-                log.exception("%s: what waited for offset %d failed", row.room.room, row.position.offset)
+        for entry in entries:
+            self._tell_one(entry, error)
+
+    def _tell_one(self, entry: Entry, error: Unavailable | None) -> None:
+        row, kept = entry
+        try:
+            kept(row, error)
+        except Exception:  # one owner's mistake must not keep the news from the others
+            log.exception("%s: what waited for offset %d failed", row.room.room, row.position.offset)
 
 
 class Episode:

@@ -7,11 +7,11 @@ stays in memory for those that come back with it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
-from realtime.core.contracts import Deliver, Page, Position, Recovery, RoomKey, Store
+from realtime.core.contracts import Deliver, Page, Position, Recovery, RoomKey
 from realtime.core.history import missed, page
 from realtime.core.pending import Pending
 from realtime.errors import Unavailable
@@ -21,6 +21,22 @@ from realtime.native.sequence import Sequence
 # with the second question, and of the largest no answer is many times what may be sent.
 FIRST_ROWS: Final = 16
 PUSH_BYTES_MIN: Final = 100  # no push is smaller: its keys, epoch and timestamp are that much
+
+
+Placed = tuple[Position, bytes]
+"""A push and where it is."""
+
+
+class Source(Protocol):
+    """What has all of it: a store, as far as this needs one."""
+
+    async def read(self, room: RoomKey, after: int, limit: int) -> list[Placed]:
+        """As `Store.read`."""
+        ...
+
+    async def page(self, room: RoomKey, before: int | None, after: int | None, limit: int) -> Page:
+        """As `Store.page`."""
+        ...
 
 
 class KeptOrder:
@@ -35,7 +51,7 @@ class KeptOrder:
     def __init__(
         self,
         room: RoomKey,
-        store: Store,
+        store: Source,
         offset: int,
         make_ring: Callable[[int], Sequence],
         answer_bytes: int,
@@ -57,6 +73,11 @@ class KeptOrder:
     def epoch(self) -> bytes:
         """The order that they are in."""
         return self._ring.epoch
+
+    @property
+    def ring(self) -> Sequence:
+        """The newest ones, in memory."""
+        return self._ring
 
     @property
     def busy(self) -> bool:

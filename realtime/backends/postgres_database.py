@@ -6,8 +6,8 @@ Our tables lie in a schema of their own, `realtime`: the database may be an appl
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -77,19 +77,26 @@ def _how(settings: dict[str, str]) -> dict[str, Any]:
     }
 
 
-async def lock(connection: Any, family: int, number: int, wait_s: float) -> None:
-    """Take an advisory lock for as long as this session lives.
+async def lock(connection: Any, family: int, number: int, wait_s: float, *, shared: bool = False) -> None:
+    """Take an advisory lock for as long as this session lives, alone or `shared` with who takes it so too.
 
     Raises:
         asyncpg.LockNotAvailableError: another session has it and did not end within `wait_s`.
     """
+    take = "pg_advisory_lock_shared" if shared else "pg_advisory_lock"
     await connection.execute(f"SET lock_timeout = {max(1, round(wait_s * 1000))}")
-    await connection.execute("SELECT pg_advisory_lock($1, $2)", family, number)
+    await connection.execute(f"SELECT {take}($1, $2)", family, number)
     await connection.execute("RESET lock_timeout")
 
 
 async def prepare(connection: Any) -> None:
     """Make the schema and the table of migrations where there are none."""
+    # IF NOT EXISTS does not help two that do it at once: one would fail.
+    async with _migrating(connection):
+        await _prepare(connection)
+
+
+async def _prepare(connection: Any) -> None:
     # Asked first: who may not create a schema may still use one that is there.
     if await connection.fetchval("SELECT to_regnamespace('realtime')") is None:
         await connection.execute("CREATE SCHEMA IF NOT EXISTS realtime")
@@ -105,15 +112,10 @@ async def migrate(connection: Any, feature: str, folder: Path, now_s: int) -> li
     """As `Store.migrate`."""
     available = migrations.files(feature, folder, DIALECT)
     done = []
-    # One server at a time; each file with its row in one transaction.
-    await connection.execute("SELECT pg_advisory_lock($1, $2)", LOCKS, MIGRATION_LOCK)
-    try:
+    async with _migrating(connection):  # each file with its row in one transaction
         for migration in migrations.due(feature, available, await _applied(connection)):
             await _apply(connection, feature, migration, now_s)
             done.append(migration.name)
-    finally:
-        if not connection.is_closed():
-            await connection.execute("SELECT pg_advisory_unlock($1, $2)", LOCKS, MIGRATION_LOCK)
     return done
 
 
@@ -173,6 +175,17 @@ def startup_errors(url: str) -> Iterator[None]:
         raise StartupError(
             f"cannot use {mask(url)}: {said}; start PostgreSQL, or correct POSTGRES_URL"
         ) from error
+
+
+@asynccontextmanager
+async def _migrating(connection: Any) -> AsyncIterator[None]:
+    """One server at a time."""
+    await connection.execute("SELECT pg_advisory_lock($1, $2)", LOCKS, MIGRATION_LOCK)
+    try:
+        yield
+    finally:
+        if not connection.is_closed():
+            await connection.execute("SELECT pg_advisory_unlock($1, $2)", LOCKS, MIGRATION_LOCK)
 
 
 async def _timeline(connection: Any) -> str:

@@ -33,11 +33,13 @@ Connect = Callable[[], Awaitable[Any]]
 class Lane:
     """A queue, and a task that commits what is in it."""
 
-    def __init__(self, connection: Any, connect: Connect, bounds: Bounds, trouble: Episode) -> None:
+    def __init__(
+        self, connection: Any, connect: Connect, bounds: Bounds, trouble: Episode, writer: RowWriter
+    ) -> None:
         self._connect = connect
         self._connection: Any | None = None
         self._queue = Queue(bounds)
-        self._writer = RowWriter()
+        self._writer = writer
         self._trouble = trouble
         self._news = asyncio.Event()  # something to write, or the connection is lost
         self._idle = asyncio.Event()
@@ -46,6 +48,7 @@ class Lane:
         self.rows = 0
         self.groups = 0
         self.failed_rows = 0
+        self.refused_rows = 0
         self.sessions = 0
         self._use(connection)
         self._task = asyncio.create_task(self._run())
@@ -117,17 +120,18 @@ class Lane:
     async def _commit(self, connection: Any, group: list[Entry]) -> None:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                await self._writer.commit(connection, group)
+                refused = await self._writer.commit(connection, group)
         except asyncpg.PostgresError as error:
             self._failed(group, error)
         except Exception as error:  # whatever it is: the owners of these rows wait for an answer
             connection.terminate()  # it cannot be told what the session will still do
             self._failed(group, error)
         else:
-            self.rows += len(group)
+            self.rows += len(group) - len(refused)
+            self.refused_rows += len(refused)
             self.groups += 1
             self._trouble.end()
-            self._queue.kept(group)
+            self._queue.kept(group, refused)
 
     def _failed(self, group: list[Entry], error: Exception) -> None:
         self._trouble.begin(error)

@@ -5,11 +5,11 @@ Raises what asyncpg raises.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Collection, Sequence
+from typing import Any, Final, NamedTuple
 
 from realtime.backends.groups import Entry
-from realtime.core.contracts import Page, Position, Remembered, RoomKey
+from realtime.core.contracts import Page, Position, Remembered, RoomKey, Row
 
 ROOMS_CACHED: Final = 50_000
 
@@ -29,6 +29,13 @@ _NAME: Final = (
     "SELECT tenant, name, id FROM made UNION ALL SELECT tenant, name, id FROM rooms JOIN given "
     "USING (tenant, name)"
 )
+_KEEP: Final = (
+    "SELECT * FROM keep($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::bytea[], $6::bytea[], "
+    "$7::bytea[], $8::bigint[])"
+)
+_CLAIM: Final = (
+    "SELECT last, epoch FROM claim($1::bigint[], $2::bigint[], $3::bigint[], $4::text[]) ORDER BY n"
+)
 _ROOM: Final = "(SELECT id FROM rooms WHERE tenant = $1 AND name = $2)"
 _PUBLICATIONS: Final = f'SELECT "offset", epoch, push FROM publications WHERE room = {_ROOM} AND "offset" '
 
@@ -40,8 +47,11 @@ class RowWriter:
         self._ids: dict[RoomKey, int] = {}  # least recently used first
         self._rooms_cached = rooms_cached
 
-    async def commit(self, connection: Any, group: Sequence[Entry]) -> None:
-        """Commit all rows of a group or none; those that are there already stay."""
+    async def commit(self, connection: Any, group: Sequence[Entry]) -> Collection[int]:
+        """Commit all rows of a group or none; those that are there already stay.
+
+        Return the indices of those that are refused all the same: they can never be kept.
+        """
         rooms = dict.fromkeys(row.room for row, _ in group)
         strangers = [room for room in rooms if room not in self._ids]
         ids = {room: self._ids[room] for room in rooms if room in self._ids}
@@ -49,11 +59,12 @@ class RowWriter:
             await self._insert(connection, group, ids)  # one statement is one transaction
         else:
             async with connection.transaction():
-                tenants = [room.tenant for room in strangers]
-                names = [room.room for room in strangers]
-                for tenant, name, number in await connection.fetch(_NAME, tenants, names):
-                    ids[RoomKey(tenant, name)] = number
+                ids |= await room_ids(connection, strangers)
                 await self._insert(connection, group, ids)
+        self._remember(ids)
+        return ()
+
+    def _remember(self, ids: dict[RoomKey, int]) -> None:
         for room, number in ids.items():
             self._ids.pop(room, None)
             self._ids[room] = number
@@ -62,16 +73,129 @@ class RowWriter:
 
     async def _insert(self, connection: Any, group: Sequence[Entry], ids: dict[RoomKey, int]) -> None:
         rows = [row for row, _ in group]
-        await connection.execute(
-            _INSERT,
-            [ids[row.room] for row in rows],
-            [row.position.offset for row in rows],
-            [row.position.epoch.decode() for row in rows],
-            [row.push for row in rows],
-            [row.sender for row in rows],
-            [None if row.key is None else row.key.encode() for row in rows],
-            [row.at_ms for row in rows],
-        )
+        await connection.execute(_INSERT, *_places(rows, ids), *_contents(rows))
+
+
+class SharedWriter(RowWriter):
+    """Commits groups of rooms that others write too: rows of an epoch that has ended there are refused."""
+
+    async def commit(self, connection: Any, group: Sequence[Entry]) -> Collection[int]:
+        """As `RowWriter.commit`. The epochs' names are numbers, as `epoch_number` reads them."""
+        rooms = dict.fromkeys(row.room for row, _ in group)
+        ids = {room: self._ids[room] for room in rooms if room in self._ids}
+        # In a transaction of its own: new rooms stay locked to its end, and whoever opens an epoch waits for
+        # them with the lock that this group waits for.
+        ids |= await room_ids(connection, [room for room in rooms if room not in ids])
+        rows = [row for row, _ in group]
+        numbers = [epoch_number(row.position.epoch) for row in rows]
+        places = _places(rows, ids)
+        found = await connection.fetch(_KEEP, places[0], places[1], numbers, places[2], *_contents(rows))
+        self._remember(ids)
+        return {number - 1 for (number,) in found}
+
+
+def epoch_number(epoch: bytes) -> int:
+    """Return the number that a cluster's epoch is the name of (base 36); 0 for what is no such name.
+
+    A server alone makes other names; its epochs were before those of the cluster on its database.
+    """
+    try:
+        return int(epoch, 36) if epoch.isalnum() else 0
+    except ValueError:
+        return 0
+
+
+async def room_ids(connection: Any, rooms: Sequence[RoomKey]) -> dict[RoomKey, int]:
+    """Return the ids of rooms, made where they have none."""
+    if not rooms:
+        return {}
+    found = await connection.fetch(_NAME, [room.tenant for room in rooms], [room.room for room in rooms])
+    return {RoomKey(tenant, name): number for tenant, name, number in found}
+
+
+def _places(rows: Sequence[Row], ids: dict[RoomKey, int]) -> list[Any]:
+    return [
+        [ids[row.room] for row in rows],
+        [row.position.offset for row in rows],
+        [row.position.epoch.decode() for row in rows],
+    ]
+
+
+def _contents(rows: Sequence[Row]) -> list[Any]:
+    return [
+        [row.push for row in rows],
+        [row.sender for row in rows],
+        [None if row.key is None else row.key.encode() for row in rows],
+        [row.at_ms for row in rows],
+    ]
+
+
+class Wish(NamedTuple):
+    """A new epoch that is asked for: at least `number`, after the offset that Redis knows of, at `opener`."""
+
+    room: RoomKey
+    number: int
+    known: int
+    opener: str
+
+
+class Claim(NamedTuple):
+    """What `claim` gives: the epoch's number, and the offset that it goes on after."""
+
+    last: int
+    number: int
+
+
+class Used(NamedTuple):
+    """A key that a sender has used, and for which publication."""
+
+    sender: bytes | None
+    key: str
+    position: Position
+    at_ms: int
+
+
+async def claim(connection: Any, wishes: Sequence[Wish]) -> list[Claim]:
+    """Open an epoch in each of some rooms, and return them in that order.
+
+    From then on no row of an earlier epoch is kept above `last`, and all that were kept below it are there.
+    """
+    ids = await room_ids(connection, list(dict.fromkeys(wish.room for wish in wishes)))
+    found = await connection.fetch(
+        _CLAIM,
+        [ids[wish.room] for wish in wishes],
+        [wish.number for wish in wishes],
+        [wish.known for wish in wishes],
+        [wish.opener for wish in wishes],
+    )
+    return [Claim(*row) for row in found]
+
+
+async def keys_above(connection: Any, room: RoomKey, after: int, since_ms: int, limit: int) -> list[Used]:
+    """Return the newest `limit` keys of publications above offset `after`, used from `since_ms` on."""
+    rows = await connection.fetch(
+        f'SELECT sender, key, "offset", epoch, at_ms FROM publications WHERE room = {_ROOM} '
+        f'AND "offset" > $3 AND key IS NOT NULL AND at_ms >= $4 ORDER BY "offset" DESC LIMIT $5',
+        *room,
+        after,
+        since_ms,
+        limit,
+    )
+    return [
+        Used(sender, key.decode(), Position(offset, epoch.encode()), at_ms)
+        for sender, key, offset, epoch, at_ms in rows
+    ]
+
+
+async def has(connection: Any, room: RoomKey, position: Position) -> bool:
+    """Return whether the publication at `position` is kept."""
+    found: bool = await connection.fetchval(
+        f'SELECT EXISTS (SELECT FROM publications WHERE room = {_ROOM} AND "offset" = $3 AND epoch = $4)',
+        *room,
+        position.offset,
+        position.epoch.decode(),
+    )
+    return found
 
 
 async def remembered(connection: Any, room: RoomKey, since_ms: int) -> Remembered:
@@ -98,6 +222,14 @@ async def read(connection: Any, room: RoomKey, after: int, limit: int) -> list[t
         f'{_PUBLICATIONS} > $3 ORDER BY "offset", epoch LIMIT $4', *room, after, limit
     )
     return [(Position(offset, epoch.encode()), push) for offset, epoch, push in rows]
+
+
+async def read_back(connection: Any, room: RoomKey, before: int, limit: int) -> list[tuple[Position, bytes]]:
+    """Return the last `limit` pushes below offset `before`, by offset."""
+    rows = await connection.fetch(
+        f'{_PUBLICATIONS} < $3 ORDER BY "offset" DESC, epoch DESC LIMIT $4', *room, before, limit
+    )
+    return [(Position(offset, epoch.encode()), push) for offset, epoch, push in reversed(rows)]
 
 
 async def page(connection: Any, room: RoomKey, before: int | None, after: int | None, limit: int) -> Page:

@@ -16,6 +16,7 @@ from zlib import crc32
 
 from realtime.backends import migrations, postgres_rows
 from realtime.backends.groups import Bounds, Episode
+from realtime.backends.postgres_claims import Claims
 from realtime.backends.postgres_database import (
     ANSWER_TIMEOUT_S,
     DIAL_TIMEOUT_S,
@@ -32,6 +33,7 @@ from realtime.backends.postgres_database import (
     startup_errors,
 )
 from realtime.backends.postgres_lane import Lane
+from realtime.backends.postgres_rows import Claim, RowWriter, SharedWriter, Used, Wish
 from realtime.core.contracts import Clock, Kept, Page, Position, Remembered, RoomKey, Row
 from realtime.errors import Unavailable
 from realtime.settings import mask
@@ -59,8 +61,9 @@ async def open_postgres(
     """Open the store in the database `url`, its tables made or brought up to date.
 
     What is kept outlives kill -9 of any one process, PostgreSQL's included, with either `synchronous`; with
-    "full" it has reached the synchronous standbys too. With `exclusive` no other exclusive server may use the
-    database; one that was killed a moment ago is waited for, `lock_wait_s`.
+    "full" it has reached the synchronous standbys too. With `exclusive` no other server may use the database;
+    one that was killed a moment ago is waited for, `lock_wait_s`. Without, any number may that are not
+    exclusive either: the workers of a cluster, which open the epochs of their rooms with `claim`.
 
     Raises:
         StartupError: it does not answer, lets us not in, is in use, or is newer than we are.
@@ -70,7 +73,7 @@ async def open_postgres(
         session_settings(synchronous),
         clock,
         Bounds(queue_rows, queue_bytes),
-        LOCKS if exclusive else -secrets.randbelow(2**31),  # else a lock that only we ask for
+        exclusive,
         lock_wait_s,
     )
     with startup_errors(url):
@@ -87,7 +90,7 @@ class PostgresStore:
         settings: dict[str, str],
         clock: Clock,
         bounds: Bounds,
-        locks: int,
+        exclusive: bool,
         lock_wait_s: float,
     ) -> None:
         self._url = url
@@ -95,9 +98,11 @@ class PostgresStore:
         self._settings = settings
         self._clock = clock
         self._bounds = bounds
-        self._locks = locks
+        self._exclusive = exclusive
+        self._own_locks = -secrets.randbelow(2**31)  # that only we ask for
         self._lock_wait_s = lock_wait_s
         self._lanes: list[Lane] = []
+        self._claims = Claims(self._ask)
         self._closing = False
         self.epoch = b""
 
@@ -128,6 +133,34 @@ class PostgresStore:
             raise Unavailable("the store is closing")
         self._lane_of(row.room).append(row, kept)
 
+    def check(self, room: RoomKey) -> None:
+        """Raise Unavailable where `append` would refuse a row of the room now."""
+        if self._closing:
+            raise Unavailable("the store is closing")
+        self._lane_of(room).check()
+        self._bounds.check()
+
+    async def claim(self, wish: Wish) -> Claim:
+        """Open an epoch in a room; return its number, and the offset that it goes on after.
+
+        What others still have in flight of earlier epochs is kept up to there, and refused above it
+        (`Superseded`). Workers that ask for the same one at once are given the same.
+
+        Raises:
+            Unavailable: nobody knows whether it is opened; a repeat is given the same.
+        """
+        return await self._claims.claim(wish)
+
+    async def keys_above(self, room: RoomKey, after: int, since_ms: int, limit: int) -> list[Used]:
+        """Return at most `limit` keys used for publications above offset `after`, from `since_ms` on; newest
+        first.
+        """
+        return await self._ask(postgres_rows.keys_above, room, after, since_ms, limit)
+
+    async def has(self, room: RoomKey, position: Position) -> bool:
+        """Return whether the publication at `position` is kept."""
+        return await self._ask(postgres_rows.has, room, position)
+
     async def remembered(self, room: RoomKey, since_ms: int) -> Remembered:
         """As `Store.remembered`, of what is committed; Unavailable while that is not settled."""
         lane = self._lane_of(room)
@@ -142,6 +175,10 @@ class PostgresStore:
     async def read(self, room: RoomKey, after: int, limit: int) -> list[tuple[Position, bytes]]:
         """As `Store.read`."""
         return await self._ask(postgres_rows.read, room, after, limit)
+
+    async def read_back(self, room: RoomKey, before: int, limit: int) -> list[tuple[Position, bytes]]:
+        """Return the last `limit` pushes below offset `before`, by offset."""
+        return await self._ask(postgres_rows.read_back, room, before, limit)
 
     async def page(self, room: RoomKey, before: int | None, after: int | None, limit: int) -> Page:
         """As `Store.page`."""
@@ -177,6 +214,7 @@ class PostgresStore:
             "store_queued_bytes": self._bounds.bytes,
             "store_rows_total": sum(lane.rows for lane in self._lanes),
             "store_groups_total": sum(lane.groups for lane in self._lanes),
+            "store_refused_rows_total": sum(lane.refused_rows for lane in self._lanes),
             "store_failed_rows_total": sum(lane.failed_rows for lane in self._lanes),
             "store_reconnects_total": sum(lane.sessions - 1 for lane in self._lanes),
         }
@@ -196,13 +234,16 @@ class PostgresStore:
             return connection
 
         trouble = Episode(f"{self._name} (connection {number + 1})", self._clock)
-        return Lane(connection, reconnect, self._bounds, trouble)
+        writer = RowWriter() if self._exclusive else SharedWriter()
+        return Lane(connection, reconnect, self._bounds, trouble, writer)
 
     async def _session(self, number: int) -> Any:
-        """Return a connection that holds the lock of lane `number`."""
+        """Return a connection that holds the lock of lane `number`: our lost session of before has ended."""
         connection = await dial(self._url, self._settings)
         try:
-            await lock(connection, self._locks, number, self._lock_wait_s)
+            if not self._exclusive:
+                await lock(connection, self._own_locks, number, self._lock_wait_s)
+            await lock(connection, LOCKS, number, self._lock_wait_s, shared=not self._exclusive)
         except BaseException:
             connection.terminate()
             raise

@@ -68,6 +68,9 @@ class Order:
         self._limit = max(1, inbox.limit // 4)
         self._stage: _Fill | _Seek | None = None
         self._later: deque[Message | Gap] = deque()  # live ones that wait for the stage to end
+        self._ended = (
+            False  # the server has said that the epoch of `position` has ended, and the reader knows
+        )
         self._resuming = False
         self._whole = True  # nothing is missing since the room was joined again
 
@@ -124,19 +127,27 @@ class Order:
             self._change_epoch(Position(max(push.offset - 1, 0), push.epoch))
             self.push(push)
         elif push.offset == here.offset + 1:
+            self._ended = False  # it goes on: what said so was on its way when we joined again
             self._deliver(push)
         elif push.offset > here.offset:
+            self._ended = False
             self._stage = _Fill(push.offset - 1, "lost")
             self._keep(push)
         # What is not above the position was here already: recovery and the live stream overlap.
 
     def gap(self, gap: Gap) -> None:
-        """Take the server's word that it has dropped something; only what is new of it is told."""
+        """Take the server's word that something will not come; only what is new of it is told.
+
+        Where it is an epoch that has ended, the next push says where the room goes on.
+        """
         here = self.position
-        if here is None or gap.last is None:
-            self._tell(gap)
-        elif self._stage is not None:
+        if self._stage is not None:
             self._keep(gap)
+        elif self._ended:
+            return  # of an epoch that we have seen nothing of: what is missing there will be looked for
+        elif here is None or gap.last is None:
+            self._ended = here is not None
+            self._tell(gap)
         elif gap.first is not None and gap.first > here.offset + 1:
             self._stage = _Fill(gap.first - 1, "lost")
             self._keep(gap)
@@ -259,7 +270,10 @@ class Order:
 
     def _restart(self, here: Position) -> None:
         self.position = here
-        self._tell(Gap(None, None, "epoch_changed"))
+        self._whole = False
+        if not self._ended:
+            self._tell(Gap(None, None, "epoch_changed"))
+        self._ended = False
 
     # -- what the reader sees -----------------------------------------------------------------------------
 

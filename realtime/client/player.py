@@ -62,8 +62,10 @@ class Tally:
 class Stage:
     """One day's room: its books, its members, and the steps that are due but not taken yet.
 
-    A join or leave waits until every line before it is acked, and the lines after it wait for its answer.
-    So who is in the room at each line is known beforehand, and with it the number of deliveries.
+    A join or leave waits until every line before it is acked and delivered, and the lines after it wait for
+    its answer. So who is in the room at each line is known beforehand, and with it the number of deliveries.
+    (An ack alone is not enough where a room's members sit on several workers: another one than the sender's
+    may have the line a moment later.)
     """
 
     def __init__(self, day: Day, books: RoomBooks) -> None:
@@ -73,12 +75,15 @@ class Stage:
         self.due: deque[Due] = deque()
         self.lines_out = 0  # lines without an ack
         self.moves_out = 0  # joins and leaves without an answer
+        self.patient = True  # waits for deliveries, too
 
     def ready(self) -> bool:
         """Whether the next step may be taken now."""
         if not self.due:
             return False
-        return not (self.moves_out if self.due[0].step.action is Action.SAY else self.lines_out)
+        if self.due[0].step.action is Action.SAY:
+            return not self.moves_out
+        return not self.lines_out and not (self.patient and self.books.waiting())
 
 
 class Member:
@@ -177,11 +182,14 @@ def _content(line: Line) -> dict[str, str]:
 class Player:
     """Opens the connections, plays the steps when they are due, waits for the last delivery."""
 
-    def __init__(self, url: str, days: Sequence[Day], token_for: Callable[[str], str | None]) -> None:
+    def __init__(
+        self, urls: Sequence[str], days: Sequence[Day], token_for: Callable[[str], str | None]
+    ) -> None:
+        """`urls` are endpoints of one cluster: a room's connections are dealt out to them in turn."""
         self.tally = Tally()
         self.stages = [Stage(day, RoomBooks(f"chat:ubuntu-{day.date}")) for day in days]
         self.failure: str | None = None
-        self._url = url
+        self._urls = [urlsplit(url) for url in urls]
         self._token_for = token_for
         self._loop = asyncio.get_running_loop()
         self._start_s = 0.0
@@ -218,8 +226,10 @@ class Player:
                 raise
             raise ReplayFailed(str(refused.exceptions[0])) from failed
 
-    async def play(self, schedule: Sequence[Due], window: int) -> None:
+    async def play(self, schedule: Sequence[Due], window: int, patience_s: float) -> None:
         """Play every step at its time; when `window` answers are outstanding, wait for some first.
+
+        A delivery that does not come holds nothing up for longer than `patience_s`.
 
         Raises:
             ReplayFailed: a connection was lost.
@@ -227,6 +237,7 @@ class Player:
         self._start_s = self._loop.time()
         steps = deque(schedule)
         waiting: set[Stage] = set()
+        last, last_s = self._progress(), self.clock()
         while steps or waiting:
             now_s = self.clock()
             while steps and steps[0].at_s <= now_s:
@@ -242,6 +253,11 @@ class Player:
                     waiting.discard(stage)
             for member in dirty:
                 member.socket.flush()
+            if last != (last := self._progress()):
+                last_s = now_s
+            elif now_s - last_s > patience_s:
+                for stage in waiting:
+                    stage.patient = False
             await self._breathe(_TICK_S)
 
     async def settle(self, patience_s: float) -> None:
@@ -250,10 +266,10 @@ class Player:
         Raises:
             ReplayFailed: a connection was lost.
         """
-        last, last_s = -1, self.clock()
+        last, last_s = self._progress(), self.clock()
         while self._in_flight() or any(stage.books.waiting() for stage in self.stages):
-            if self.tally.deliveries + self.tally.acked != last:
-                last, last_s = self.tally.deliveries + self.tally.acked, self.clock()
+            if last != (last := self._progress()):
+                last_s = self.clock()
             elif self.clock() - last_s > patience_s:
                 break
             await self._breathe(10 * _TICK_S)
@@ -286,7 +302,7 @@ class Player:
         return taken
 
     async def _open_one(self, user: str, member: Member, gate: asyncio.Semaphore) -> None:
-        parts = urlsplit(self._url)
+        parts = self._urls[member.number % len(self._urls)]
         target = parts._replace(path=f"{parts.path.rstrip('/')}/{quote(user, safe='')}")
         async with gate:
             member.socket = await _connect(target, self._token_for(user), member.receive)
@@ -294,6 +310,9 @@ class Player:
 
     def _lost(self, user: str, why: str) -> None:
         self.failure = self.failure or f"{user}: {why}"
+
+    def _progress(self) -> int:
+        return self.tally.deliveries + self.tally.answered
 
     def _in_flight(self) -> int:
         return self.tally.asked - self.tally.answered

@@ -28,6 +28,7 @@ from realtime.client.player import Due, Player, ReplayFailed, Tally
 from realtime.client.transcript import Action, BadTranscript, Day, Line, plan, read
 
 _TOKEN_TTL_S = 24 * 3600
+_URL = "ws://127.0.0.1:8000/ws"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Where the server asks for tokens, REALTIME_JWT_SECRET in the environment signs them.",
     )
     parser.add_argument("file", type=Path, help="TSV: day, hh:mm, kind (msg, act, sys), nick, text")
-    parser.add_argument("--url", default="ws://127.0.0.1:8000/ws", help="endpoint (%(default)s)")
+    parser.add_argument(
+        "--url",
+        action="append",
+        dest="urls",
+        help=f"endpoint ({_URL}); several, of one cluster, share each room's connections",
+    )
     parser.add_argument("--connections", type=_positive, default=200, help="connections (%(default)s)")
     parser.add_argument("--days", type=_positive, default=None, help="play only the first DAYS days")
     pace = parser.add_mutually_exclusive_group()
@@ -119,13 +125,13 @@ async def _replay(
     options: argparse.Namespace, days: list[Day], errors: Console
 ) -> tuple[Tally, Findings, int]:
     schedule = list(_schedule(days, options.rate, options.speedup))
-    player = Player(options.url, days, _signer(os.environ.get("REALTIME_JWT_SECRET", "")))
+    player = Player(options.urls or [_URL], days, _signer(os.environ.get("REALTIME_JWT_SECRET", "")))
     total = sum(due.step.action is Action.SAY for due in schedule)
     try:
         await player.open()
         shown = asyncio.create_task(_show(player.tally, total, errors))
         try:
-            await player.play(schedule, options.window)
+            await player.play(schedule, options.window, options.patience)
             await player.settle(options.patience)
         except ReplayFailed as lost:
             player.failure = lost.message

@@ -147,10 +147,13 @@ class Room:
             self.order.push(push)
 
     def _on_gap(self, content: Any) -> None:
-        if isinstance(content, dict) and isinstance(content.get("to"), int):
-            first = content.get("from")
+        if not isinstance(content, dict):
+            return
+        first, last = content.get("from"), content.get("to", "")
+        if isinstance(last, int | None):
             reason = str(content.get("reason", "dropped"))
-            self.order.gap(Gap(first if isinstance(first, int) else None, content["to"], reason))
+            known = isinstance(first, int) and last is not None
+            self.order.gap(Gap(first if known else None, last, reason))
 
     def _on_unread(self, content: Any) -> None:
         at = _place(content) if isinstance(content, dict) else None

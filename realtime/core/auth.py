@@ -20,6 +20,7 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
     roles: frozenset[str] = NO_ROLES
     expires_at: float | None = None  # Unix seconds, leeway included; None never expires
     token_id: str = ""
+    issued_at: float | None = None  # Unix seconds; None where the token does not say
 
 
 class Authenticator(Protocol):

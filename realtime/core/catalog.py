@@ -78,10 +78,9 @@ class Catalog:
         for message in feature.messages:
             if message.name in self.messages or message.name in RESERVED:
                 raise ValueError(f"feature {feature.name!r}: message {message.name!r} is declared already")
-            if message.ephemeral and message.handler is not None:
-                raise ValueError(
-                    f"feature {feature.name!r}: message {message.name!r} is ephemeral, or handled"
-                )
+            if message.ephemeral + (message.handler is not None) + (message.owner is not None) > 1:
+                one_of = "is ephemeral, or handled, or its owner's"
+                raise ValueError(f"feature {feature.name!r}: message {message.name!r} {one_of}")
             self.messages[message.name] = message
         for key, name in feature.room_keys.items():
             if self._room_keys.setdefault(key, name) != name:

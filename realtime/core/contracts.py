@@ -343,6 +343,10 @@ class Registry(Protocol):
         """Return the connections that belong to the key, oldest first, those that are closing included."""
         ...
 
+    def connections(self) -> Collection[Connection]:
+        """Return all that have completed their handshake. A walk over as many: never for a message."""
+        ...
+
 
 class Sockets(Fanout, Registry, Protocol):
     """All that the core needs of the hub beside single connections."""

@@ -16,15 +16,21 @@ import msgspec
 
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.catalog import Catalog
+from realtime.core.cluster import Cluster, Whereabouts
+from realtime.core.cluster_local import LocalCluster
 from realtime.core.contents import decode
 from realtime.core.contracts import Broker, Clock, Connection, Sockets
+from realtime.core.control import Control
 from realtime.core.entry import Entry, Greet
 from realtime.core.feature import MessageType
 from realtime.core.limits import Limits, Meters
 from realtime.core.membership import Membership
 from realtime.core.notifications import NotificationManager
+from realtime.core.outside import Outside
+from realtime.core.owners import Owners
 from realtime.core.publishing import Publisher
 from realtime.core.queries import Queries
+from realtime.core.revocations import RevocationList, Revoked
 from realtime.core.router import Router, Spawn
 from realtime.core.session import Handle, Handlers, Session
 from realtime.core.tenant import Tenants
@@ -44,7 +50,9 @@ class Core:
 
     `authenticator` is None where no token is taken (open mode). `greet` makes the content of `connected` for
     a connection that authenticates by its first frame. `spawn` runs what has to wait. `on_stranger` takes
-    the frames that `receive` gets with a state that is no session.
+    the frames that `receive` gets with a state that is no session. `cluster` is the ring that this worker is
+    in, `whereabouts` counts connections for all of it, `revocations` keeps for all what tokens are refused;
+    without them it serves alone.
     """
 
     def __init__(
@@ -59,59 +67,72 @@ class Core:
         authenticator: Authenticator | None = None,
         limits: Limits | None = None,
         on_stranger: Callable[[Any, bytes], object] = refuse_stranger,
+        cluster: Cluster | None = None,
+        whereabouts: Whereabouts | None = None,
+        revocations: RevocationList | None = None,
     ) -> None:
         limits = limits or Limits()
         self.catalog = catalog
+        self.cluster = cluster = LocalCluster(clock, spawn) if cluster is None else cluster
         self._broker = broker
         self._router = Router(Meters(limits, clock), limits, spawn)
         tenants = self._tenants = Tenants()
         self._membership = Membership(catalog, tenants, broker, fanout, clock, limits, self._router)
         publisher = Publisher(catalog, broker, fanout, limits, self._membership)
         users = Users(fanout, limits)
+        revoked = Revoked(clock)
+        self._whereabouts = whereabouts
         self._entry = Entry(
-            self._router, self._membership, tenants, users, clock, limits, authenticator, greet
+            self._router,
+            self._membership,
+            tenants,
+            users,
+            clock,
+            limits,
+            authenticator,
+            greet,
+            revoked,
+            whereabouts,
+        )
+        self._owners = Owners(
+            self, catalog, cluster, clock, publisher.permit, publisher.publish_to, self._membership.visit
         )
         queries = Queries(self._membership, fanout, limits)
         # One object each, by which the relay knows them: every `publisher.publish` would be another.
         publish = self._publish = publisher.publish
         self._signal = publisher.signal
         ping = queries.ping
-        handlers: Handlers = {
-            "connect": self._entry.greet_again,
-            "join": self._membership.join,
-            "leave": self._membership.leave,
-            "passive": self._membership.passive,
-            "presence": queries.presence,
-            "history": queries.history,
-            "ping": ping,
-            "refresh": self._entry.refresh,
-        }
-        for message in catalog.messages.values():
-            handlers[message.name] = self._handler(message)
-        self._entry.open(handlers)
+        self._entry.open(self._handlers(queries, ping))
         relay = Relay(
             self._router, fanout, publish, ping, on_stranger, limits.messages_per_frame, limits.content_bytes
         )
         self.receive = relay.receive  # (state, payload), for each message of a connection
         self.publish = publish  # (session, envelope), for features that publish after they have checked
-        self.notifications = NotificationManager(users, fanout, limits)
+        self.notifications = NotificationManager(users, fanout, limits, cluster, whereabouts)
+        self.control = Control(users, fanout, self._membership, revoked, clock, cluster, revocations)
+        self._outside = Outside(catalog, self._membership, publisher.publish_to, cluster, limits)
+        if whereabouts is not None:
+            whereabouts.open(users.evict)
         self.fail = self._router.fail  # (session, message, error), for what the edge does not let through
+        cluster.watch(self._owners.on_change)
 
-    def admit(self, identity: Identity) -> int:
+    def admit(self, identity: Identity, number: int = 0) -> int:
         """Let in one more connection of `identity`, until its session ends or `release`.
 
         Return the key that it is to belong to at once: until it does, the next one is not told of it. Where
-        the policy is to replace, the user's oldest connection is closed for it (4508).
+        the policy is to replace, the user's oldest connection is closed for it (4508). `number` is the
+        connection's; without one (0) it is counted here alone, and not over all workers.
 
         Raises:
             TokenExpired: the identity's time has passed.
+            Unauthorized: its token is revoked.
             ConnectionLimit: the user has as many connections as allowed.
         """
-        return self._entry.admit(identity)
+        return self._entry.admit(identity, number)
 
-    def release(self, identity: Identity) -> None:
+    def release(self, identity: Identity, number: int = 0) -> None:
         """Give back an admission that no session was made of."""
-        self._entry.release(identity)
+        self._entry.release(identity, number)
 
     def connect(
         self, connection: Connection, identity: Identity | None, user: UserId | None = None
@@ -122,15 +143,23 @@ class Core:
         """
         return self._entry.connect(connection, identity, user)
 
-    def disconnect(self, session: Session) -> None:
-        """End the session of a connection that is gone. Once per session."""
-        self._entry.disconnect(session)
+    def disconnect(self, session: Session, *, for_good: bool = False) -> None:
+        """End the session of a connection that is gone. Once per session.
+
+        Its user lingers in its rooms for the grace period, unless it is gone `for_good`.
+        """
+        self._entry.disconnect(session, for_good=for_good)
 
     def tick(self) -> None:
-        """Do what is due by the clock: presence, counts, expiry, forgetting."""
-        self._membership.tell_changes()
+        """Do what is due by the clock: the ring, presence, counts, expiry, forgetting."""
+        self.cluster.tick()  # first: what is not ours any more is dropped before anything is done with it
+        self._owners.tick()
+        self._membership.rosters.tick()
         self._membership.tell_unread()
         self._entry.expire()
+        self.control.tick()
+        if self._whereabouts is not None:
+            self._whereabouts.tick()
         self._broker.tick()
 
     async def paid(self) -> None:
@@ -144,10 +173,15 @@ class Core:
             "tenants": len(self._tenants),
             "rooms": self._membership.rooms,
             "passive_members": self._membership.passive_members,
+            "lingering_users": self._membership.rosters.lingering,
             "errors": self._router.errors,
             "failures": self._router.failures,
             "acks_owed": self._router.owed,
             **self._broker.stats(),
+            **self._owners.stats(),
+            **self.cluster.stats(),
+            **self.control.stats(),
+            **({} if self._whereabouts is None else self._whereabouts.stats()),
         }
 
     @property
@@ -155,11 +189,31 @@ class Core:
         """How many messages were refused over which limit, and connections closed, since the start."""
         return self._router.refusals
 
+    def _handlers(self, queries: Queries, ping: Handle) -> Handlers:
+        """Return what authenticated sessions may send, and who handles it."""
+        handlers: Handlers = {
+            "connect": self._entry.greet_again,
+            "join": self._membership.join,
+            "leave": self._membership.leave,
+            "passive": self._membership.passive,
+            "presence": queries.presence,
+            "history": queries.history,
+            "ping": ping,
+            "refresh": self._entry.refresh,
+        }
+        for message in self.catalog.messages.values():
+            handlers[message.name] = self._handler(message)
+        return handlers
+
     def _handler(self, message: MessageType) -> Handle:
-        """Return what handles a feature's message: its own handler, or the publisher; content checked."""
+        """Return what handles a feature's message: its own handler, the owner of its room, or the publisher;
+        content checked.
+        """
         handle: Handle = self._publish
         if message.handler is not None:
             handle = partial(message.handler, self)
+        elif message.owner is not None:
+            handle = self._owners.command
         elif message.ephemeral:
             handle = self._signal
         return handle if message.content is None else _checked(handle, message.content)

@@ -7,10 +7,12 @@ from functools import partial
 from typing import Final
 
 from realtime.core.auth import Authenticator, Identity
+from realtime.core.cluster import Whereabouts
 from realtime.core.contents import decode_token
 from realtime.core.contracts import Clock, Connection
 from realtime.core.limits import Allowances, Limits
 from realtime.core.membership import Membership
+from realtime.core.revocations import Revoked
 from realtime.core.router import Router, error_reason
 from realtime.core.session import NO_HANDLERS, Handlers, Session
 from realtime.core.tenant import Tenants
@@ -43,6 +45,8 @@ class Entry:
         limits: Limits,
         authenticator: Authenticator | None,
         greet: Greet,
+        revoked: Revoked,
+        whereabouts: Whereabouts | None,
     ) -> None:
         self._router = router
         self._membership = membership
@@ -52,6 +56,8 @@ class Entry:
         self._allowances = Allowances(limits, clock)
         self._authenticator = authenticator
         self._greet = greet
+        self._revoked = revoked
+        self._whereabouts = whereabouts
         self._handlers = NO_HANDLERS
         self._entrance = self._entrance_of(None)
         self._expiring: dict[int, set[Session]] = {}  # by the step in which their tokens end
@@ -62,23 +68,30 @@ class Entry:
         """Begin: `handlers` are those of authenticated sessions."""
         self._handlers = handlers
 
-    def admit(self, identity: Identity) -> int:
+    def admit(self, identity: Identity, number: int = 0) -> int:
         """Let in one more connection of `identity`, until `release` (or the end of its session).
 
-        Return the key that it is to belong to at once: until it does, the next one is not told of it.
+        Return the key that it is to belong to at once: until it does, the next one is not told of it. By its
+        `number` it is counted over all workers too, and closed a moment later where it is one too many.
 
         Raises:
             TokenExpired: the identity's time has passed.
+            Unauthorized: its token is revoked.
             ConnectionLimit: the user has as many connections as allowed.
         """
         if identity.expires_at is not None and identity.expires_at <= self._clock.time():
             raise TokenExpired
+        self._check_revoked(identity)
         key = self._users.make_room(identity)
         self._tenants.enter(identity.tenant).connections += 1
+        if self._whereabouts is not None and number:
+            self._whereabouts.arrived(identity.tenant, identity.user, number)
         return key
 
-    def release(self, identity: Identity) -> None:
+    def release(self, identity: Identity, number: int = 0) -> None:
         """Forget an admitted connection of `identity`, which is gone."""
+        if self._whereabouts is not None and number:
+            self._whereabouts.left(identity.tenant, identity.user, number)
         tenant = self._tenants[identity.tenant]
         tenant.connections -= 1
         self._tenants.forget_if_idle(tenant)
@@ -98,15 +111,15 @@ class Entry:
         self.sessions += 1
         return session
 
-    def disconnect(self, session: Session) -> None:
-        """End the session of a connection that is gone."""
+    def disconnect(self, session: Session, *, for_good: bool) -> None:
+        """End the session of a connection that is gone; `for_good` where its user is not to come back."""
         session.move(State.CLOSED)
         self.sessions -= 1
-        self._membership.leave_all(session)
+        self._membership.leave_all(session, lingers=not for_good)
         if session.identity is not None:
             self._allowances.release(session.allowance)
             self._forget_expiry(session, session.identity)
-            self.release(session.identity)
+            self.release(session.identity, session.connection.id)
 
     def authenticate(
         self, user: UserId | None, session: Session, message: Envelope
@@ -140,7 +153,7 @@ class Entry:
         """Take a newer token of the same user, and acknowledge it with its `expires_at`.
 
         Raises:
-            Unauthorized, TokenExpired: it is none; the session goes on with the one it has.
+            Unauthorized, TokenExpired: it is none, or revoked; the session goes on with the one it has.
             Forbidden: it is somebody else's.
         """
         token = decode_token(message.content).token
@@ -169,7 +182,7 @@ class Entry:
     def _enter(self, user: UserId | None, session: Session, message: Envelope, identity: Identity) -> None:
         if user is not None and user != identity.user:
             raise Forbidden("the token is another user's than the path names")
-        self.admit(identity)
+        self.admit(identity, session.connection.id)
         self._establish(session, identity)
         session.connection.confirm()
         self._send_greeting(session, message, identity)
@@ -192,11 +205,16 @@ class Entry:
         assert former is not None
         if (identity.user, identity.tenant) != (former.user, former.tenant):
             raise Forbidden("the token is another user's")
+        self._check_revoked(identity)
         self._forget_expiry(session, former)
         self._establish(session, identity)
         if message.id is not None:
             ends = b"null" if identity.expires_at is None else b"%d" % identity.expires_at
             session.send(encode_reply("ack", message.id, None, b'{"expires_at":%b}' % ends))
+
+    def _check_revoked(self, identity: Identity) -> None:
+        if self._revoked and self._revoked.covers(identity):
+            raise Unauthorized("the token has been revoked")
 
     def _turn_away(self, session: Session, message: Envelope, error: RealtimeError) -> None:
         """Close the connection over its token; an error of another kind is the message's alone."""

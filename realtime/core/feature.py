@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import msgspec
 from realtime.core.kinds import RoomKind
 
 if TYPE_CHECKING:
+    from realtime.core.command import Command
     from realtime.core.core import Core
     from realtime.core.session import Session
     from realtime.native.message import Envelope
@@ -22,6 +23,16 @@ What has to wait is returned as an awaitable, which the edge runs; a session's l
 for it.
 """
 
+OwnerHandler = Callable[["Core", "Command"], "bytes | Awaitable[bytes]"]
+"""Takes one message of its type, on the worker that owns the message's room, and gives the content of its
+`ack` as JSON, now or later. Raises RealtimeError to answer with an error.
+
+Commands of one room may overlap where a handler waits; what they must not both do, `expect` decides.
+"""
+
+OnSlots = Callable[["Core", Collection[int]], None]
+"""Takes the slots (`core.cluster.room_slot`) that are this worker's from now on, or are no longer."""
+
 
 class MessageType(msgspec.Struct, frozen=True, kw_only=True):
     """One `type` that clients send.
@@ -29,7 +40,8 @@ class MessageType(msgspec.Struct, frozen=True, kw_only=True):
     `kinds` are the room kinds that it may be published to. `content` is what the body must be, an
     msgspec.Struct or any type msgspec decodes; None takes any JSON. Without a `handler` the message is
     published to its room as it stands; one that is `ephemeral` only to the members who are there now, outside
-    of the room's order, and never kept.
+    of the room's order, and never kept. One with an `owner` goes to the worker that owns the room, wherever
+    its sender is; who may publish the type there may send it.
     """
 
     name: str
@@ -37,6 +49,7 @@ class MessageType(msgspec.Struct, frozen=True, kw_only=True):
     content: Any = None
     handler: Handler | None = None
     ephemeral: bool = False
+    owner: OwnerHandler | None = None
 
 
 class Feature(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +58,9 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
     `room_keys` says which key of a content names the room where the envelope does not, and the kind of
     that room: {"chat_room_id": "chat"}. `permissions` are the names that roles grant; `migrations` is the
     folder of its numbered SQL files.
+
+    What keeps a room's state in memory does so at the room's owner: `own` says what came to this worker
+    (nothing of it is known here yet), `disown` what went: its state is to be dropped, others write there now.
     """
 
     name: str
@@ -53,3 +69,5 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
     room_keys: Mapping[str, str] = {}
     permissions: tuple[str, ...] = ()
     migrations: Path | None = None
+    own: OnSlots | None = None
+    disown: OnSlots | None = None

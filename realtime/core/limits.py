@@ -71,6 +71,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     presence_members: int = 100  # most members that are named; above it they are only counted
     presence_interval_s: float = 0.2
     presence_count_interval_s: float = 1.0
+    presence_grace_s: float = 0.0  # who lost the connection counts as present for so long
+    presence_lingering: int = 50_000  # users who do, in all rooms; above it those are gone who went first
+    # Who left one worker is told as gone so much later, because it may be on another: an interval for the
+    # move, one until the other worker shares it, one for ticks and the way. 0: there is no other worker, and
+    # nothing is shared.
+    presence_move_s: float = 0.0
     backlog_messages: int = 1000  # waiting for a join of their session to finish
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from realtime.core.catalog import Catalog
 from realtime.core.contents import decode_join
-from realtime.core.contracts import Broker, Clock, Fanout, Position, Recovery, RoomKey
+from realtime.core.contracts import Broker, Clock, Fanout, Page, Position, Recovery, RoomKey
+from realtime.core.kinds import RoomKind
 from realtime.core.limits import Limits
 from realtime.core.passive import Passives
 from realtime.core.room import Room
+from realtime.core.rosters import Rosters
 from realtime.core.router import Router
 from realtime.core.session import Handlers, Session
 from realtime.core.tenant import Tenant, Tenants
@@ -25,7 +27,7 @@ Then = Callable[[Session, Envelope, Room, Recovery], None]
 
 
 class Membership:
-    """Lets sessions in and out of rooms, makes rooms and drops them, and tells members of each other."""
+    """Lets sessions in and out of rooms, makes rooms and drops them. `rosters` knows who is in them."""
 
     def __init__(
         self,
@@ -41,11 +43,10 @@ class Membership:
         self._tenants = tenants
         self._broker = broker
         self._fanout = fanout
-        self._clock = clock
         self._limits = limits
         self._router = router
         self._passives = Passives(clock)
-        self._changed: set[Room] = set()  # whose members have not been told yet who came and went
+        self.rosters = Rosters(clock, limits, self._on_idle)
         self.rooms = 0  # live ones
 
     def join(self, session: Session, message: Envelope) -> Awaitable[None] | None:
@@ -60,10 +61,11 @@ class Membership:
         """
         content = decode_join(message.content)
         room = self._room_to_join(session, self.room_name(message))
+        since = _position(content)
         try:
-            recovery = room.stream.recover(_position(content))
+            recovery = room.stream.recover(since)
             if not isinstance(recovery, tuple):
-                return self._wait(session, message, room, recovery, self._let_in)
+                return self._wait(session, message, room, since, recovery, self._let_in)
             self._let_in(session, message, room, recovery)
         finally:
             self._drop_if_empty(session.tenant, room)
@@ -79,7 +81,7 @@ class Membership:
         room = self.joined_room(session, message)
         recovery = room.stream.recover(None)
         if not isinstance(recovery, tuple):
-            return self._wait(session, message, room, recovery, self._let_rest)
+            return self._wait(session, message, room, None, recovery, self._let_rest)
         self._let_rest(session, message, room, recovery)
         return None
 
@@ -92,25 +94,18 @@ class Membership:
         """
         room = self.joined_room(session, message)
         session.drop_room(room)
-        self._let_out(session, room)
+        self._let_out(session, room, lingers=False)
         if message.id is not None:
             session.send(encode_reply("ack", message.id, room.json, b"{}"))
 
-    def leave_all(self, session: Session) -> None:
-        """Let a session whose connection is gone out of all its rooms."""
+    def leave_all(self, session: Session, *, lingers: bool) -> None:
+        """Let a session whose connection is gone out of all its rooms.
+
+        `lingers`: its user may come back, and counts as present for the grace period.
+        """
         rooms, session.rooms = session.rooms, ()
         for room in rooms:
-            self._let_out(session, room)
-
-    def tell_changes(self) -> None:
-        """Push to the members of each room who has come and gone, where that is due."""
-        now = self._clock.monotonic()
-        limits = self._limits
-        for room in tuple(self._changed):
-            roster = room.roster
-            if now >= roster.due(limits.presence_interval_s, limits.presence_count_interval_s):
-                self._changed.discard(room)
-                room.broadcast(encode_reply("presence", None, room.json, roster.tell(now)))
+            self._let_out(session, room, lingers=lingers)
 
     @property
     def passive_members(self) -> int:
@@ -132,6 +127,10 @@ class Membership:
             raise BadMessage("no room: give `room`, or a content with a key that names one")
         return name
 
+    def find(self, room: RoomKey) -> Room | None:
+        """Return a room that is live here, None where it is not."""
+        return self._tenants.room(room)
+
     def joined_room(self, session: Session, message: Envelope) -> Room:
         """Return the room that a message speaks of.
 
@@ -145,6 +144,41 @@ class Membership:
             self._catalog.kind_of(name)  # a name that can be no room's is a BadMessage
             raise NotJoined
         return room
+
+    async def visit(self, key: RoomKey, limit: int) -> tuple[Position, Collection[bytes]]:
+        """Return where a room is, and its last `limit` (1 or more) publications, oldest first.
+
+        Raises:
+            BadMessage, Unavailable: as `page`.
+        """
+        position, page = await self.page(key, None, None, limit)
+        return position, page.messages
+
+    async def page(
+        self, key: RoomKey, before: int | None, after: int | None, limit: int
+    ) -> tuple[Position, Page]:
+        """Return where a room is, and a page of its history as `Stream.history`, whoever is in it.
+
+        Raises:
+            BadMessage: it is no room's name.
+            Unavailable: the broker gives no answer.
+        """
+        tenant = self._tenants.enter(key.tenant)
+        room = None
+        try:
+            room = tenant.rooms.get(key.room) or self._make(tenant, key.room, self._catalog.kind_of(key.room))
+            room.arriving += 1  # it is not to be dropped, whoever else comes and goes
+            recovery = room.stream.recover(None)
+            if not isinstance(recovery, tuple):
+                recovery = await recovery
+            page = room.stream.history(before, after, limit)
+            if not isinstance(page, tuple):
+                page = await page
+            return Position(recovery.offset, recovery.epoch), page
+        finally:
+            if room is not None:
+                self._arrived(tenant, room)
+            self._tenants.forget_if_idle(tenant)
 
     def _room_to_join(self, session: Session, name: str) -> Room:
         """Return the live room `name` if the session may join it; made when it is not there yet."""
@@ -161,17 +195,20 @@ class Membership:
             allowed = self._limits.rooms_per_connection
             message = f"a connection may be in {allowed} rooms; leave one first"
             raise RoomLimit(message, limit="max_rooms_per_connection", allowed=allowed)
-        if room is None:
-            members_named = self._limits.presence_members
-            if kind.presence_members is not None:
-                members_named = kind.presence_members
-            key = RoomKey(tenant.id, RoomId(name))
-            types = self._catalog.types_by_kind[kind.name]
-            named = members_named if kind.presence else 0
-            newest_bytes = self._limits.answer_bytes // 2
-            room = Room(key, kind, types, self._broker, self._fanout, named, newest_bytes)
-            tenant.rooms[name] = room
-            self.rooms += 1
+        return self._make(tenant, name, kind) if room is None else room
+
+    def _make(self, tenant: Tenant, name: str, kind: RoomKind) -> Room:
+        """Return a new live room."""
+        members_named = self._limits.presence_members
+        if kind.presence_members is not None:
+            members_named = kind.presence_members
+        key = RoomKey(tenant.id, RoomId(name))
+        types = self._catalog.types_by_kind[kind.name]
+        named = members_named if kind.presence else 0
+        newest_bytes = self._limits.answer_bytes // 2
+        room = Room(key, kind, types, self._broker, self._fanout, named, self.rosters.hear, newest_bytes)
+        tenant.rooms[name] = room
+        self.rooms += 1
         return room
 
     def _let_in(self, session: Session, message: Envelope, room: Room, recovery: Recovery) -> None:
@@ -181,7 +218,7 @@ class Membership:
         """
         is_new = room not in session.rooms
         if is_new:
-            self._note_change(room, room.roster.join(session.user_json))
+            self.rosters.came(room, session.user_json)
         if message.id is not None:
             content = _joined(room, _fitted(recovery, self._limits.answer_bytes))
             session.send(encode_reply("joined", message.id, room.json, content))
@@ -199,20 +236,27 @@ class Membership:
         if message.id is not None:
             session.send(encode_ack(message.id, room.json, recovery.offset, recovery.epoch))
 
-    def _let_out(self, session: Session, room: Room) -> None:
+    def _let_out(self, session: Session, room: Room, *, lingers: bool) -> None:
         self._passives.forget(session, room)
         room.exit(session)
-        self._note_change(room, room.roster.leave(session.user_json))
+        self.rosters.went(room, session.user_json, lingers=lingers)
         self._drop_if_empty(session.tenant, room)
 
     def _wait(
-        self, session: Session, message: Envelope, room: Room, pending: Awaitable[Recovery], then: Then
+        self,
+        session: Session,
+        message: Envelope,
+        room: Room,
+        since: Position | None,
+        pending: Awaitable[Recovery],
+        then: Then,
     ) -> Awaitable[None]:
         """Hold the session's messages, and keep what the room is delivered, until the broker answers."""
         room.arriving += 1
         handlers = session.handlers
         self._router.hold(session, State.JOINING)
-        return self._go_on(session, message, room, pending, handlers, then)
+        found = _recovered(room, since, pending, room.turns)
+        return self._go_on(session, message, room, found, handlers, then)
 
     async def _go_on(
         self,
@@ -229,22 +273,25 @@ class Membership:
             if session.connection.open:
                 then(session, message, room, _continued(recovery, room.recent))
         finally:
-            room.arriving -= 1
-            if not room.arriving:
-                room.recent.clear()
-            self._drop_if_empty(session.tenant, room)
+            self._arrived(session.tenant, room)
             self._router.resume(session, State.READY, handlers)
 
-    def _note_change(self, room: Room, changed: bool) -> None:
-        if changed and room.kind.presence:
-            self._changed.add(room)
+    def _arrived(self, tenant: Tenant, room: Room) -> None:
+        """Count one less of those for whom the room is kept while the broker answers."""
+        room.arriving -= 1
+        if not room.arriving:
+            room.recent.clear()
+        self._drop_if_empty(tenant, room)
+
+    def _on_idle(self, room: Room) -> None:
+        self._drop_if_empty(self._tenants[room.key.tenant], room)
 
     def _drop_if_empty(self, tenant: Tenant, room: Room) -> None:
-        """Forget a room that nobody is in. Its order and history live on at the broker."""
+        """Forget a room that is empty. Its order and history live on at the broker."""
         if room.empty and tenant.rooms.get(room.key.room) is room:
             del tenant.rooms[room.key.room]
             self.rooms -= 1
-            self._changed.discard(room)
+            self.rosters.drop(room)
             room.close()
             self._tenants.forget_if_idle(tenant)
 
@@ -281,10 +328,26 @@ def _joined(room: Room, recovery: Recovery) -> bytes:
     )
 
 
+async def _recovered(
+    room: Room, since: Position | None, pending: Awaitable[Recovery], turns: int
+) -> Recovery:
+    """Return where the room is, asked again while it went from one epoch to another in between.
+
+    `turns` is how many had ended when it was asked: the answer may be of before, of after, or of neither.
+    """
+    recovery = await pending
+    while room.turns != turns:
+        turns = room.turns
+        again = room.stream.recover(since)
+        recovery = again if isinstance(again, tuple) else await again
+    return recovery
+
+
 def _continued(recovery: Recovery, recent: list[tuple[int, bytes]]) -> Recovery:
-    """Return the recovery, continued by what was delivered while the broker made it."""
+    """Return the recovery, continued by what was delivered while the broker made it; refused over a gap."""
     later = [(offset, push) for offset, push in recent if offset > recovery.offset]
     if not later:
         return recovery
-    messages = [*recovery.messages, *(push for _, push in later)] if recovery.recovered else []
-    return recovery._replace(offset=later[-1][0], messages=messages)
+    whole = recovery.recovered and all(push for _, push in later)
+    messages = [*recovery.messages, *(push for _, push in later)] if whole else []
+    return recovery._replace(offset=later[-1][0], recovered=whole, messages=messages)

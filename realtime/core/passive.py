@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from realtime.core.contracts import Clock
 from realtime.native.encode import encode_reply
 
@@ -22,17 +24,43 @@ LOOKS_PER_TICK: Final = 1000
 
 
 class Rest:
-    """One member that is passive in one room: from which offset on, and what it was told last."""
+    """One member that is passive in one room: from which offset on, and what it was told last.
 
-    __slots__ = ("due", "epoch", "room", "session", "since", "told")
+    `epoch` is None from the end of one to the next publication; `before` counts those of epochs that ended.
+    """
+
+    __slots__ = ("before", "due", "epoch", "room", "session", "since", "told")
 
     def __init__(self, session: Session, room: Room, since: int, epoch: bytes) -> None:
         self.session = session
         self.room = room
         self.since = since
-        self.epoch = epoch
+        self.epoch: bytes | None = epoch
         self.told = since
+        self.before = 0
         self.due = 0.0
+
+    def tell(self) -> None:
+        """Push `unread` where there is something new."""
+        offset = self.room.offset
+        if self.epoch is None or offset <= self.told:
+            return
+        self.told = offset
+        count = self.before + offset - self.since
+        content = b'{"count":%d,"offset":%d,"epoch":"%b"}' % (count, offset, self.epoch)
+        self.session.send(encode_reply("unread", None, self.room.json, content))
+
+    def end_epoch(self) -> None:
+        """Tell what is still to be told of the epoch: its offsets end here."""
+        self.tell()
+        if self.epoch is not None:
+            self.before += max(0, self.told - self.since)
+            self.epoch = None
+
+    def begin_epoch(self, offset: int, epoch: bytes) -> None:
+        """Go on counting after `offset` of another epoch."""
+        self.since = self.told = offset
+        self.epoch = epoch
 
 
 class Passives:
@@ -68,11 +96,16 @@ class Passives:
                 return
             rest.due = now + UNREAD_INTERVAL_S
             resting.move_to_end(rest)
-            self._tell(rest)
+            rest.tell()
 
-    def _tell(self, rest: Rest) -> None:
-        offset = rest.room.offset
-        if offset > rest.told:
-            rest.told = offset
-            content = b'{"count":%d,"offset":%d,"epoch":"%b"}' % (offset - rest.since, offset, rest.epoch)
-            rest.session.send(encode_reply("unread", None, rest.room.json, content))
+
+class _Push(msgspec.Struct):
+    epoch: str
+
+
+_decode_push = msgspec.json.Decoder(_Push).decode
+
+
+def epoch_of(push: bytes) -> bytes:
+    """Return the epoch that a push, as JSON, is in."""
+    return _decode_push(push).epoch.encode()

@@ -61,6 +61,37 @@ class Publisher:
         receipt = room.stream.publish(message.type, session.user_json, content, terms)
         return acknowledge(session, message.id, room.json, receipt)
 
+    def permit(self, session: Session, message: Envelope) -> RoomKey:
+        """Return the room that a command is for, which its session may send there; it is charged for it.
+
+        Raises:
+            BadMessage, NotJoined, Forbidden, TooLarge, RateLimited: as `publish`.
+        """
+        self._content(message)
+        name = self._membership.room_name(message)
+        room = session.live.get(name)
+        joined = room is not None and room in session.rooms
+        if room is None or not joined or message.type not in room.types:
+            self._check(session, message, self._catalog.kind_of(name), name, joined=joined)
+        charge(session, 1 if room is None else room.members)
+        return RoomKey(session.tenant.id, RoomId(name))
+
+    def publish_to(
+        self, room: RoomKey, type: str, sender: bytes | None, content: bytes, terms: Terms
+    ) -> Receipt | Awaitable[Receipt]:
+        """Publish for the server, which may do so; whether or not anybody here is in the room.
+
+        Raises (the awaitable too):
+            BadMessage: it is no room's name.
+            TooLarge: the content is over `content_bytes`.
+            Conflict, Unavailable: as `Broker.publish`.
+        """
+        self._check_size(content)
+        live = self._membership.find(room)
+        if live is not None:
+            return live.stream.publish(type, sender, content, terms)
+        return self._broker.publish(room, self._catalog.kind_of(room.room), type, sender, content, terms)
+
     def signal(self, session: Session, message: Envelope) -> None:
         """Tell the members of the room who are there now, and nobody later: the handler of ephemeral types.
 
@@ -90,13 +121,16 @@ class Publisher:
     def _content(self, message: Envelope) -> bytes:
         """Return the content of a publication."""
         content = message.content or b"null"
+        self._check_size(content)
+        return content
+
+    def _check_size(self, content: bytes) -> None:
         if len(content) > self._content_bytes:
             raise TooLarge(
                 f"content has {len(content)} bytes; at most {self._content_bytes} are taken",
                 limit="max_message_bytes",
                 allowed=self._content_bytes,
             )
-        return content
 
     def _check(self, session: Session, message: Envelope, kind: RoomKind, name: str, *, joined: bool) -> None:
         """Raise unless the session may publish the message to this room."""

@@ -31,8 +31,7 @@ class Queries:
         """
         room = self._membership.joined_room(session, message)
         if message.id is not None:
-            content = b'{"members":%b,"count":%d}' % (room.roster.listed(), len(room.roster))
-            session.send(encode_reply("presence", message.id, room.json, content))
+            session.send(encode_reply("presence", message.id, room.json, room.roster.content()))
 
     def history(self, session: Session, message: Envelope) -> Awaitable[None] | None:
         """Answer a page of the history of a room that the session is in; a `limit` too high is lowered.

@@ -1,14 +1,17 @@
 """One room with members on this worker: its logs, its roster, and its stream at the broker.
 
-A room exists while it has members here (or one is on its way in). Its order and history belong to the
-broker's stream and outlive it.
+A room exists while it has members here, or one is on its way in or may come back. Its order and history
+belong to the broker's stream and outlive it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from realtime.core.contracts import Broker, Fanout, Log, RoomKey
 from realtime.core.kinds import RoomKind, SlowReader
-from realtime.core.passive import Rest
+from realtime.core.passive import Rest, epoch_of
 from realtime.core.presence import Roster
 from realtime.core.session import Session
 from realtime.core.slow import Newest, catch_up, gap
@@ -17,6 +20,8 @@ from realtime.native.relay import RoomBase
 from realtime.protocol.codecs import to_msgpack
 
 NO_TYPES: frozenset[str] = frozenset()
+Hear = Callable[["Room", str, "bytes | None"], None]
+"""Takes (room, worker, entry): what another worker shares of the room, as `Others`."""
 BINARY = 1  # the bit of a variant that says MessagePack
 
 
@@ -33,7 +38,7 @@ class Lane:
 
 class Room(RoomBase):
     """A live room. `members` counts sessions, `roster` the users that they are; `passive` are the members
-    that are in none of its logs.
+    that are in none of its logs. `kept` counts the reasons why it stays without members: who may come back.
 
     What the relay reads stands in `RoomBase`: `json`, `types`, `sequence`, `log`, `members`, and
     `arriving`, which counts the joins that wait for the broker.
@@ -43,14 +48,17 @@ class Room(RoomBase):
         "_delivered",
         "_fanout",
         "alone",
+        "kept",
         "key",
         "kind",
         "lanes",
         "newest",
         "passive",
+        "readers",
         "recent",
         "roster",
         "stream",
+        "turns",
     )
 
     def __init__(
@@ -61,6 +69,7 @@ class Room(RoomBase):
         broker: Broker,
         fanout: Fanout,
         presence_members: int,
+        hear: Hear,
         newest_bytes: int = 256 * 1024,
     ) -> None:
         self.key = key
@@ -70,18 +79,27 @@ class Room(RoomBase):
         self.json = json_string(key.room)
         self.roster = Roster(presence_members)
         self.members = 0
+        self.kept = 0
         self.lanes: dict[int, Lane] = {}
         self.passive: dict[Session, Rest] = {}
         self._delivered = 0  # the last offset, where nobody here knows it otherwise and somebody is passive
-        self.recent: list[tuple[int, bytes]] = []  # pushes delivered while joins wait for the broker
+        # (offset, push) of what was delivered while joins wait for the broker; an empty push ends a gap.
+        self.recent: list[tuple[int, bytes]] = []
+        self.turns = 0  # how many epochs have ended since the room is live
         # Of a kind whose slow readers get the latest alone; `newest_bytes` bounds what one gets at once.
         self.newest: Newest | None = None
         if kind.slow_reader is SlowReader.LATEST:
             self.newest = Newest(kind.conflate, newest_bytes)
         self._fanout = fanout
         self.alone: tuple[Room, ...] = (self,)  # the rooms of a session that is in this one only
-        self.stream = broker.open(key, kind, self.deliver, self.tell_lost)
+        self.stream = broker.open(
+            key, kind, self.deliver, self.tell_lost, partial(hear, self) if kind.presence else None
+        )
         self.sequence = self.stream.sequence
+        # Of a kind whose slow readers skip, where the order is given elsewhere: who reads the logs.
+        self.readers: set[Session] | None = None
+        if self.sequence is None and kind.slow_reader is not SlowReader.DISCONNECT:
+            self.readers = set()
 
     def deliver_to_all(self, push: bytes, offset: int) -> None:
         """Give one publication of the broker to all members, where `log` alone does not do it."""
@@ -89,6 +107,8 @@ class Room(RoomBase):
         if not offset:
             return  # a signal: it has no place in the order
         self._delivered = offset
+        if self.passive:
+            self._count(push, offset)
         if self.arriving:
             self.recent.append((offset, push))
         if self.newest is not None:  # last, because a kind's own `conflate` runs in there
@@ -148,13 +168,30 @@ class Room(RoomBase):
         newest = () if self.newest is None else self.newest.above(after)
         lost = catch_up(session, self.json, newest, after, last)
         if self.kind.presence:
-            content = b'{"members":%b,"count":%d}' % (self.roster.listed(), len(self.roster))
-            session.send(encode_reply("presence", None, self.json, content))
+            session.send(encode_reply("presence", None, self.json, self.roster.content()))
         return lost
 
     def tell_lost(self, first: int | None, last: int | None, reason: str) -> None:
-        """Tell all members what none of them will get, in its place in the order."""
-        self.broadcast(gap(self.json, first, last, reason))
+        """Tell all members what none of them will get, in its place in the order.
+
+        Where both are None the epoch has ended: who is passive is told too, because its count is of it.
+        """
+        told = gap(self.json, first, last, reason)
+        if self.readers is None:
+            self.broadcast(told)
+        else:
+            self._begin_logs(self.readers, told)
+        if last is not None:
+            if self.arriving:
+                self.recent.append((last, b""))
+            return
+        self.turns += 1
+        self.recent.clear()  # those who arrive ask again where the room is
+        if self.newest is not None:
+            self.newest.clear()
+        for session, rest in self.passive.items():
+            rest.end_epoch()
+            session.send(told)
 
     def close(self) -> None:
         """Let go of what would keep it: nobody is in it any more."""
@@ -163,8 +200,29 @@ class Room(RoomBase):
 
     @property
     def empty(self) -> bool:
-        """Nobody is in it and nobody on the way in."""
-        return not self.members and not self.arriving
+        """Nobody is in it, nobody on the way in, and nobody is waited for."""
+        return not self.members and not self.arriving and not self.kept
+
+    def _count(self, push: bytes, offset: int) -> None:
+        """Where an epoch has ended, count for passive members in the one of this push."""
+        ended = [rest for rest in self.passive.values() if rest.epoch is None]
+        if ended:
+            epoch = epoch_of(push)
+            for rest in ended:
+                rest.begin_epoch(offset - 1, epoch)
+
+    def _begin_logs(self, readers: set[Session], told: bytes) -> None:
+        """Give all members new logs, and what is `told` between the two.
+
+        A log that slow members skip in counts in offsets that rise by one, of one epoch. Whoever leaves one
+        is told what it has skipped, and gets the rest of it before all that follows.
+        """
+        sessions = tuple(readers)
+        for session in sessions:
+            self._unlisten(session)
+            session.send(told)
+        for session in sessions:
+            self._listen(session)
 
     def _listen(self, session: Session) -> None:
         variant = session.variant
@@ -174,12 +232,16 @@ class Room(RoomBase):
             self._choose_log()
         session.connection.join(lane.log)
         lane.members += 1
+        if self.readers is not None:
+            self.readers.add(session)
 
     def _unlisten(self, session: Session) -> None:
         variant = session.variant
         lane = self.lanes[variant]
         session.connection.leave(lane.log)
         lane.members -= 1
+        if self.readers is not None:
+            self.readers.discard(session)
         if not lane.members:
             del self.lanes[variant]
             self._choose_log()

@@ -59,6 +59,11 @@ class Newest:
             _, (_, forgotten) = self._kept.popitem(last=False)
             self._bytes -= len(forgotten) + GAP_BYTES
 
+    def clear(self) -> None:
+        """Forget all: the offsets begin anew."""
+        self._kept.clear()
+        self._bytes = 0
+
     def above(self, after: int) -> list[tuple[int, bytes]]:
         """Return (offset, push) of those above offset `after`, by offset."""
         found: list[tuple[int, bytes]] = []

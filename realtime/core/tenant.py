@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from realtime.ids import TenantId
 
 if TYPE_CHECKING:
+    from realtime.core.contracts import RoomKey
     from realtime.core.room import Room
 
 
@@ -45,6 +46,11 @@ class Tenants:
         if tenant is None:
             tenant = self._by_id[id] = Tenant(id)
         return tenant
+
+    def room(self, key: RoomKey) -> Room | None:
+        """Return the live room of that name in its tenant, None where there is none."""
+        tenant = self._by_id.get(key.tenant)
+        return None if tenant is None else tenant.rooms.get(key.room)
 
     def forget_if_idle(self, tenant: Tenant) -> None:
         """Forget a tenant that has no connections and no rooms any more."""

@@ -32,7 +32,7 @@ class Users:
         self._registry = registry
         self._limit = limits.connections_per_user
         self._replace = limits.connection_limit_policy == "replace"
-        self._reason = close_reason("replaced", limit=LIMIT, allowed=self._limit)
+        self._closing = _closing(self._replace, self._limit)
 
     def connections(self, tenant: TenantId, user: UserId) -> list[Connection]:
         """Return the authenticated connections of a user, oldest first, those closing included."""
@@ -50,6 +50,12 @@ class Users:
             self._apply_limit(self.connections(identity.tenant, identity.user))
         return key
 
+    def evict(self, tenant: TenantId, user: UserId, number: int) -> None:
+        """Close connection `number` of a user, who has too many over all workers (4504 or 4508)."""
+        for connection in self.connections(tenant, user):
+            if connection.id == number:
+                connection.close(*self._closing)
+
     def _apply_limit(self, theirs: list[Connection]) -> None:
         if len(theirs) < self._limit:
             return  # another user has the same key
@@ -60,13 +66,26 @@ class Users:
         closing = [each for each in theirs if not each.open]
         still_open = [each for each in theirs if each.open]
         for oldest in still_open[: len(still_open) - self._limit + 1]:
-            oldest.close(CloseCode.REPLACED, self._reason)
+            oldest.close(*self._closing)
         # Who takes part in no closing handshake holds a socket until it times out; not any number of them.
         for oldest in closing[: max(0, len(closing) - self._limit + 1)]:
             oldest.abort()
 
 
-def _is_of(connection: Connection, tenant: TenantId, user: UserId) -> bool:
+def identity_of(connection: Connection) -> Identity | None:
+    """Return who a connection has authenticated as, whether it has spoken since or not; None for nobody."""
     state = connection.state
     identity = state.identity if isinstance(state, Session) else state
-    return isinstance(identity, Identity) and identity.user == user and identity.tenant == tenant
+    return identity if isinstance(identity, Identity) else None
+
+
+def _is_of(connection: Connection, tenant: TenantId, user: UserId) -> bool:
+    identity = identity_of(connection)
+    return identity is not None and identity.user == user and identity.tenant == tenant
+
+
+def _closing(replace: bool, limit: int) -> tuple[CloseCode, bytes]:
+    """The code and the reason for whoever is one too many."""
+    if replace:
+        return CloseCode.REPLACED, close_reason("replaced", limit=LIMIT, allowed=limit)
+    return CloseCode.CONNECTION_LIMIT, close_reason(ConnectionLimit.code, limit=LIMIT, allowed=limit)

@@ -17,16 +17,16 @@ from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
 from realtime.core.clock import SystemClock
-from realtime.core.contracts import Clock, Store
+from realtime.core.contracts import Clock
+from realtime.core.control import Control
 from realtime.core.notifications import NotificationManager
 from realtime.edge import listener
-from realtime.edge.asgi_connection import AsgiConnection, AsgiRequest, AsgiWebSocket, End, refuse
+from realtime.edge.asgi_connection import AsgiConnection, AsgiRequest, AsgiWebSocket, refuse
+from realtime.edge.foundation import Foundation, open_foundation
 from realtime.edge.mixed import MixedHub
 from realtime.edge.process import connections_allowed
-from realtime.edge.store import open_store
 from realtime.edge.worker import Worker
 from realtime.errors import CloseCode
-from realtime.features import discover
 from realtime.loading import load
 from realtime.native.hub import Accept, Refuse
 from realtime.native.ratelimit import KeyedLimiter
@@ -50,9 +50,9 @@ class AsgiWorker(Worker):
         loop: asyncio.AbstractEventLoop,
         connections_max: int,
         clock: Clock,
-        store: Store | None,
+        foundation: Foundation,
     ) -> None:
-        super().__init__(settings, loop, connections_max, clock, store)
+        super().__init__(settings, loop, connections_max, clock, foundation)
         self._connections_max = connections_max
         full = f"max_connections: this server has its {connections_max} connections\n"
         self._full = Refuse(503, full, "Retry-After: 5\r\n")
@@ -80,11 +80,11 @@ class AsgiWorker(Worker):
         # No await between the verdict and `run`: the user's next connection has to find this one.
         connection = AsgiConnection(number, websocket, verdict, self.hub, self._settings, self._on_frame)
         self.hub.adopt(connection)
-        end = End(CloseCode.ABNORMAL, b"", False)
+        code: int = CloseCode.ABNORMAL
         try:
-            end = await connection.run(verdict)
+            code = (await connection.run(verdict)).code
         finally:
-            self._on_close(connection.state, *end)
+            self._forget(connection.state, number, code)
 
     def close(self) -> None:
         """Stop at once: what is still open is cut."""
@@ -191,6 +191,15 @@ class RealtimeHub:
         return self._here().worker.core.notifications
 
     @property
+    def control(self) -> Control:
+        """What kicks users and revokes their tokens, on all workers.
+
+        Raises:
+            RuntimeError: as `notification_manager`.
+        """
+        return self._here().worker.core.control
+
+    @property
     def url(self) -> str | None:
         """The native endpoint, such as ws://127.0.0.1:8000/ws; None where it does not listen."""
         return self._here().url
@@ -237,29 +246,27 @@ async def websocket_endpoint(websocket: AsgiWebSocket, user_id: str | None = Non
 async def _start(settings: Settings, listen: bool) -> Running:
     """Build and start the server of the running event loop; where that fails, nothing is left of it."""
     clock = SystemClock()
-    store = await open_store(settings, clock, discover())
+    foundation = await open_foundation(settings, clock)
     try:
         loop = asyncio.get_running_loop()
-        worker = AsgiWorker(settings, loop, connections_allowed(_files(), settings), clock, store)
-        listening = listener.listen(settings) if listen else None
-        worker.start(listening)
+        worker = AsgiWorker(settings, loop, connections_allowed(_files(), settings), clock, foundation)
+        listening = listener.listen(settings, shared=settings.share_port) if listen else None
+        worker.start(listening, listener.listen_admin(settings))
     except BaseException:
-        if store is not None:
-            await store.close()
+        await foundation.close()
         raise
-    keeper = loop.create_task(_keep(worker, store))
+    keeper = loop.create_task(_keep(worker, foundation))
     await asyncio.sleep(0)  # a task that is cancelled before it began would close nothing
     url = None if listening is None else listener.url(settings, listening, "ws") + settings.ws_path
     return Running(worker, url, keeper)
 
 
-async def _keep(worker: AsgiWorker, store: Store | None) -> None:
+async def _keep(worker: AsgiWorker, foundation: Foundation) -> None:
     try:
         await asyncio.get_running_loop().create_future()
     finally:
         worker.close()
-        if store is not None:
-            await store.close()
+        await foundation.close()
 
 
 def _files() -> int:

@@ -11,7 +11,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from realtime.edge import listener
-from realtime.edge.process import connections_allowed, file_limit_warning
+from realtime.edge.process import connections_allowed, file_limit_warning, worker_count
 from realtime.errors import StartupError
 from realtime.loading import Loaded
 from realtime.settings import Settings
@@ -42,6 +42,7 @@ def findings(loaded: Loaded) -> Iterator[Finding]:
     if native.ok:
         yield _features()
         yield _store(settings)
+        yield _workers(settings)
     yield _files(settings)
     yield _port(settings)
 
@@ -79,8 +80,20 @@ def _store(settings: Settings) -> Finding:
         return Finding(False, f"store: not looked at: {error}")
     except StartupError as error:
         return Finding(False, f"store: {error.message}")
-    none = not (settings.postgres_url or settings.sqlite_path)
+    none = text.startswith("none")
     return Finding(True, f"store: {text}", warning=none)
+
+
+def _workers(settings: Settings) -> Finding:
+    from realtime.edge import cluster  # not at the top: as the features
+
+    try:
+        count = worker_count(settings)
+        if not settings.redis_url:
+            return Finding(True, "workers: one, alone")
+        return Finding(True, f"workers: {count}; {cluster.finding(settings)}")
+    except StartupError as error:
+        return Finding(False, f"workers: {error.message}")
 
 
 def _files(settings: Settings) -> Finding:
@@ -94,7 +107,7 @@ def _files(settings: Settings) -> Finding:
 
 def _port(settings: Settings) -> Finding:
     try:
-        listening = listener.listen(settings)
+        listening = listener.listen(settings, shared=settings.share_port)
     except StartupError as error:
         return Finding(False, f"port: {error.message}")
     where = listener.url(settings, listening)

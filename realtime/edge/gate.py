@@ -76,7 +76,7 @@ class Request(Protocol):
 class Admissions(Protocol):
     """Who may have one connection more, and the key that it then belongs to; the core."""
 
-    def admit(self, identity: Identity) -> int: ...
+    def admit(self, identity: Identity, number: int) -> int: ...
 
 
 class Gate:
@@ -159,7 +159,7 @@ class Gate:
         else:
             state = Identity(user)
             try:
-                key = self._admissions.admit(state)
+                key = self._admissions.admit(state, number)
             except RealtimeError as error:
                 self._count(error)
                 return _accept_to_close(error, choice)
@@ -180,7 +180,7 @@ class Gate:
         if token is not None:
             try:
                 state = self._authenticate(token, user)
-                key = self._admissions.admit(state)
+                key = self._admissions.admit(state, handshake.connection_id)
             except RealtimeError as error:
                 self._count(error)
                 seen = header is not None and not isinstance(error, ConnectionLimit)

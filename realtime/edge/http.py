@@ -27,6 +27,7 @@ log: Final = logging.getLogger("realtime.http")
 # Requests served before the loop gets a turn: one pipelined read of 256 KiB holds some 10,000 requests, and
 # all other connections of the worker would wait for them.
 REQUESTS_A_TURN: Final = 16
+ACCEPTS_A_TURN: Final = 16
 # After the last answer: closing with input unread would reset the connection and may destroy the answer on
 # its way (RFC 9112, 9.6), so the peer gets this long, and this much, to finish and close.
 LINGER_S: Final = 2.0
@@ -126,7 +127,13 @@ class HttpServer:
     call_later: CallLater | None = None  # the loop's, unless a test brings its own
     connections: set[HttpConnection] = field(default_factory=set, init=False)
     closing: bool = field(default=False, init=False)
+    _listening: socket.socket | None = field(default=None, init=False)
     _adopting: set[asyncio.Task[None]] = field(default_factory=set, init=False)
+
+    def listen(self, listening: socket.socket) -> None:
+        """Accept connections on a socket that is non-blocking, and ours from here on, until `close`."""
+        self._listening = listening
+        asyncio.get_running_loop().add_reader(listening.fileno(), self._accept)
 
     def adopt(self, fd: int, received: bytes, remote: str) -> None:
         """Take over the socket `fd` with what was `received` on it; the hub's `on_http`.
@@ -144,6 +151,15 @@ class HttpServer:
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)
 
+    def _accept(self) -> None:
+        assert self._listening is not None
+        for _ in range(ACCEPTS_A_TURN):
+            try:
+                accepted, remote = self._listening.accept()
+            except OSError:  # nobody is there any more, or no file is free: the loop looks again
+                return
+            self.adopt(accepted.detach(), b"", str(remote[0]))
+
     async def _attach(self, connection: HttpConnection, accepted: socket.socket, remote: str) -> None:
         loop = asyncio.get_running_loop()
         try:
@@ -159,6 +175,10 @@ class HttpServer:
     def close(self) -> None:
         """Refuse what comes from now on and close every connection once its answers are sent."""
         self.closing = True
+        if self._listening is not None:
+            asyncio.get_running_loop().remove_reader(self._listening.fileno())
+            self._listening.close()
+            self._listening = None
         for connection in tuple(self.connections):
             connection.close()
 

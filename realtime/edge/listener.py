@@ -14,16 +14,36 @@ Address = tuple[str, int] | tuple[str, int, int, int]
 ANYWHERE: Final = ("0.0.0.0", "::")  # addresses to listen on, but none that a browser can open
 
 
-def listen(settings: Settings) -> socket.socket:
+def listen(settings: Settings, port: int | None = None, *, shared: bool = False) -> socket.socket:
     """Return a listening, non-blocking socket. Of several addresses of a name, IPv4 comes first.
 
-    `::` takes both families; with port 0 the system picks a port.
+    `port` is another one than the settings name. `::` takes both families; with port 0 the system picks a
+    port. A `shared` port may have other listeners, of the same user: connections are dealt out between them.
 
     Raises:
         StartupError: the name does not resolve, the address is not ours, or the port is taken or privileged.
     """
+    family, address = _resolve(settings.host, settings.port if port is None else port)
+    return _bind(family, address, settings, shared, listening=True)
+
+
+def listen_admin(settings: Settings, number: int = 0) -> socket.socket | None:
+    """Return a listening socket for `admin_port`: of worker `number`, or of one that nobody supervises.
+
+    Raises:
+        StartupError: as `listen`.
+    """
+    return listen(settings, settings.admin_port + max(0, number - 1)) if settings.admin_port else None
+
+
+def reserve(settings: Settings) -> socket.socket:
+    """Return a socket that has the port and does not listen: workers that share it can.
+
+    Raises:
+        StartupError: as `listen`.
+    """
     family, address = _resolve(settings.host, settings.port)
-    return _bind(family, address, settings)
+    return _bind(family, address, settings, settings.share_port, listening=False)
 
 
 def url(settings: Settings, listening: socket.socket, scheme: str = "http") -> str:
@@ -42,7 +62,9 @@ def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, Address]:
     return family, cast(Address, address)  # the third form is a system's without IPv6
 
 
-def _bind(family: socket.AddressFamily, address: Address, settings: Settings) -> socket.socket:
+def _bind(
+    family: socket.AddressFamily, address: Address, settings: Settings, shared: bool, *, listening: bool
+) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
         made.setblocking(False)
@@ -57,9 +79,11 @@ def _bind(family: socket.AddressFamily, address: Address, settings: Settings) ->
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        _refuse_if_taken(family, address)
+        if not shared:
+            _refuse_if_taken(family, address)
         made.bind(address)
-        made.listen(settings.backlog)
+        if listening:
+            made.listen(settings.backlog)
     except OSError as error:
         made.close()
         raise StartupError(f"cannot listen on {address[0]} port {address[1]}: {_advice(error)}") from error

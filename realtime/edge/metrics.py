@@ -64,8 +64,8 @@ def gauge(name: str, help: str, value: float) -> Metric:
     return Metric(name, help, "gauge", (Sample(value),))
 
 
-def render(metrics: Iterable[Metric]) -> bytes:
-    """Return the exposition, metrics in the order given.
+def render(metrics: Iterable[Metric], common: Labels = _NO_LABELS) -> bytes:
+    """Return the exposition, metrics in the order given, each sample with the `common` labels too.
 
     Raises:
         ValueError: a name breaks the format, a metric or a set of labels comes twice, or a histogram's
@@ -81,11 +81,11 @@ def render(metrics: Iterable[Metric]) -> bytes:
         seen.add(metric.name)
         lines.append(f"# HELP {metric.name} {_escape_help(metric.help)}")
         lines.append(f"# TYPE {metric.name} {metric.type}")
-        lines += _sample_lines(metric)
+        lines += _sample_lines(metric, common)
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def _sample_lines(metric: Metric) -> Iterator[str]:
+def _sample_lines(metric: Metric, common: Labels) -> Iterator[str]:
     seen: set[tuple[tuple[str, str], ...]] = set()
     for sample in metric.samples:
         identity = tuple(sorted(sample.labels.items()))
@@ -95,22 +95,23 @@ def _sample_lines(metric: Metric) -> Iterator[str]:
         if isinstance(sample, Distribution) != (metric.type == "histogram"):
             raise ValueError(f"metric {metric.name} is a {metric.type}: {type(sample).__name__} does not fit")
         if isinstance(sample, Sample):
-            yield f"{metric.name}{_labels(sample.labels)} {_number(sample.value)}"
+            yield f"{metric.name}{_labels({**common, **sample.labels})} {_number(sample.value)}"
         else:
-            yield from _bucket_lines(metric.name, sample)
+            yield from _bucket_lines(metric.name, sample, common)
 
 
-def _bucket_lines(name: str, sample: Distribution) -> Iterator[str]:
+def _bucket_lines(name: str, sample: Distribution, common: Labels) -> Iterator[str]:
     bounds = [*sample.bounds, math.inf]
     if len(bounds) != len(sample.counts) or any(a >= b for a, b in pairwise(bounds)):
         raise ValueError(f"histogram {name}: bounds must rise, and counts have one more")
-    if "le" in sample.labels:
+    own = {**common, **sample.labels}
+    if "le" in own:
         raise ValueError(f"histogram {name}: the label le is its own")
     below = 0
     for bound, count in zip(bounds, sample.counts, strict=True):
         below += count
-        yield f"{name}_bucket{_labels({**sample.labels, 'le': _number(bound)})} {below}"
-    labels = _labels(sample.labels)
+        yield f"{name}_bucket{_labels({**own, 'le': _number(bound)})} {below}"
+    labels = _labels(own)
     yield f"{name}_sum{labels} {_number(sample.total)}"
     yield f"{name}_count{labels} {below}"
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
+import re
 import resource
+import socket
 import sys
 import time
 from typing import Final
 
+from realtime.errors import StartupError
 from realtime.settings import Settings
 
 log: Final = logging.getLogger("realtime.edge")
@@ -17,19 +21,24 @@ log: Final = logging.getLogger("realtime.edge")
 # Beside the connections: listening sockets, epoll sets, logs, databases, HTTP requests being answered.
 SPARE_FILES: Final = 128
 CONNECTIONS_MAX: Final = 10_000_000
+NODE_CHARS_MAX: Final = 32
 # Collections of the youngest generation come after so many new containers. The default of 700 is a handful of
 # handshakes; almost nothing of ours is cyclic, so a longer wait costs nothing.
 GC_THRESHOLDS: Final = (50_000, 50, 100)
 
 
-def configure_logging(settings: Settings) -> None:
-    """Send log lines of `log_level` and worse to stderr, as text or as one JSON object a line."""
+def configure_logging(settings: Settings, node: str = "") -> None:
+    """Send log lines of `log_level` and worse to stderr, as text or as one JSON object a line.
+
+    They name the `node` where one is given: where several workers write to one place.
+    """
     handler = logging.StreamHandler(sys.stderr)
     if settings.log_format == "json":
-        handler.setFormatter(JsonFormatter())
+        handler.setFormatter(JsonFormatter(node))
     else:
+        who = f"{node} " if node else ""
         line = logging.Formatter(
-            "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
+            f"%(asctime)s.%(msecs)03dZ %(levelname)s {who}%(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
         )
         line.converter = time.gmtime
         handler.setFormatter(line)
@@ -38,14 +47,31 @@ def configure_logging(settings: Settings) -> None:
     root.setLevel(settings.log_level.upper())
 
 
+def node_name(settings: Settings, number: int = 0) -> str:
+    """Return what a worker is called: by the settings, or by the host; with its number, or its process id.
+
+    Worker `number` of a supervisor keeps its name over restarts; 0 is a worker that nobody supervises.
+    """
+    if settings.node and not number:
+        return settings.node
+    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname().partition(".")[0]).strip("-") or "node"
+    tail = f"-{number or os.getpid()}"
+    return (settings.node or host[:20])[: NODE_CHARS_MAX - len(tail)] + tail
+
+
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, and the traceback where there is one."""
+    """One JSON object a line: time, level, node, logger, message, and the traceback where there is one."""
+
+    def __init__(self, node: str = "") -> None:
+        super().__init__()
+        self._node = {"node": node} if node else {}
 
     def format(self, record: logging.LogRecord) -> str:
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         fields = {
             "timestamp": f"{seconds}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
+            **self._node,
             "logger": record.name,
             "message": record.getMessage(),
         }
@@ -60,6 +86,30 @@ def raise_file_limit() -> int:
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return sys.maxsize if hard == resource.RLIM_INFINITY else hard
+
+
+def worker_count(settings: Settings) -> int:
+    """Return how many worker processes the settings ask for; `auto` is one a core that we may use.
+
+    Raises:
+        StartupError: more than one, or a port to share, and no Redis between them.
+    """
+    auto = settings.workers == "auto"
+    count = len(os.sched_getaffinity(0)) if auto else int(settings.workers)
+    if settings.redis_url:
+        return count
+    if count > 1:
+        raise StartupError(
+            f"{count} workers{' (auto: one a core)' if auto else ''} need a Redis between them, or members "
+            "of one room would not see each other: set REDIS_URL (`realtime dev-cluster` starts one), or "
+            "--workers 1"
+        )
+    if settings.share_port:
+        raise StartupError(
+            "share_port needs a Redis between those who share it, or members of one room would not see each "
+            "other: set REDIS_URL"
+        )
+    return count
 
 
 def connections_allowed(files: int, settings: Settings) -> int:

@@ -1,29 +1,36 @@
-"""One worker process from start to exit: logs, limits, sockets, the loop, signals."""
+"""`realtime serve` from start to exit: one worker in this process, or a supervisor of several."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import uvloop
 
 from realtime import __version__
 from realtime.core.clock import SystemClock
-from realtime.core.contracts import Clock, Store
-from realtime.edge import listener
+from realtime.edge import leash, listener
+from realtime.edge.cluster import bury
+from realtime.edge.foundation import open_foundation
+from realtime.edge.leash import Leash
 from realtime.edge.process import (
     configure_logging,
     connections_allowed,
     file_limit_warning,
+    node_name,
     raise_file_limit,
     settle_gc,
+    worker_count,
 )
-from realtime.edge.store import open_store
+from realtime.edge.supervisor import STOP_GRACE_S, Supervisor, WorkerProcess, command
 from realtime.edge.worker import Worker
-from realtime.features import discover
+from realtime.errors import StartupError
 from realtime.loading import Loaded
 from realtime.settings import Settings
 
@@ -36,71 +43,111 @@ def serve(loaded: Loaded) -> int:
     """Serve until SIGTERM or SIGINT, drain, and return the exit code. A second signal exits at once.
 
     Raises:
-        StartupError: it cannot listen where the settings say, or has no store there.
+        StartupError: it cannot listen where the settings say, or what it stands on cannot be used.
     """
     settings = loaded.settings
-    configure_logging(settings)
+    own = leash.taken(os.environ)
+    if own is not None:
+        return _serve_leashed(settings, own)
+    count = worker_count(settings)
+    configure_logging(settings, node_name(settings) if settings.redis_url else "")
     files = raise_file_limit()
-    listening = listener.listen(settings)
-    for warning in (
-        *loaded.warnings,
-        file_limit_warning(files, settings),
-        _unused(settings),
-        _forgetful(settings),
-    ):
+    for warning in (*loaded.warnings, file_limit_warning(files, settings), _forgetful(settings)):
         if warning:
             log.warning(warning)
-    uvloop.run(_serve(settings, listening, connections_allowed(files, settings)))
+    if count > 1:
+        return uvloop.run(_supervise(settings, count, listener.reserve(settings)))
+    listening = listener.listen(settings, shared=settings.share_port)
+    uvloop.run(_serve(settings, listening, connections_allowed(files, settings), None))
     return 0
 
 
-async def _serve(settings: Settings, listening: socket.socket, connections_max: int) -> None:
-    clock = SystemClock()
-    store = await open_store(settings, clock, discover())
+def _serve_leashed(settings: Settings, own: Leash) -> int:
+    """Serve as one worker of a supervisor; it says what goes wrong at the start, once for all of them."""
+    configure_logging(settings, node_name(settings, own.number))
+    files = raise_file_limit()
     try:
-        await _serve_on(store, settings, clock, listening, connections_max)
-    finally:
-        if store is not None:
-            await store.close()
+        listening = listener.listen(settings, own.port, shared=True)
+        uvloop.run(_serve(settings, listening, connections_allowed(files, settings), own))
+    except StartupError as error:
+        own.failed(error.message)
+        return 1
+    return 0
 
 
-async def _serve_on(
-    store: Store | None, settings: Settings, clock: Clock, listening: socket.socket, connections_max: int
+async def _serve(
+    settings: Settings, listening: socket.socket, connections_max: int, own: Leash | None
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    worker = Worker(settings, loop, connections_max, clock, store)
+    if own is not None:
+        own.heed(loop, stop.set)
+    for each in STOP_SIGNALS:
+        loop.add_signal_handler(each, _stop_once, loop, stop.set)
+    clock, number = SystemClock(), own.number if own else 0
+    foundation = await open_foundation(settings, clock, number)
+    try:
+        worker = Worker(settings, loop, connections_max, clock, foundation)
+        worker.start(listening, listener.listen_admin(settings, number))
+        settle_gc()
+        if own is None:
+            _announce(settings, listening)
+        else:
+            own.listening(foundation.worker)
+        await stop.wait()
+        left = await worker.drain()
+        if left:
+            log.warning("%d connections had not closed within %g s", left, settings.drain_timeout_s)
+        worker.close()
+    finally:
+        await foundation.close()
+
+
+async def _supervise(settings: Settings, count: int, reserved: socket.socket) -> int:
+    loop = asyncio.get_running_loop()
+    line = command()
+    port = reserved.getsockname()[1]
+    supervisor = Supervisor(
+        count,
+        lambda number: WorkerProcess.start(line, number, port),
+        clock=SystemClock(),
+        stop_timeout_s=settings.drain_timeout_s + STOP_GRACE_S,
+        bury=partial(bury, settings),
+        up=lambda: _announce(settings, reserved, f"; {count} workers"),
+    )
+
+    def stop() -> None:
+        for number in STOP_SIGNALS:
+            loop.add_signal_handler(number, supervisor.kill)
+        supervisor.stop()
+
     for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, _stop_once, loop, stop)
-    worker.start(listening)
-    settle_gc()
+        loop.add_signal_handler(number, stop)
+    with reserved:
+        return await supervisor.run()
+
+
+def _announce(settings: Settings, listening: socket.socket, more: str = "") -> None:
     page, endpoint = listener.url(settings, listening), listener.url(settings, listening, "ws")
     print(
-        f"realtime {__version__}: {page}/ is the demo page, {endpoint}{settings.ws_path} the endpoint",
+        f"realtime {__version__}: {page}/ is the demo page, {endpoint}{settings.ws_path} the endpoint{more}",
         flush=True,
     )
-    await stop.wait()
-    left = await worker.drain()
-    if left:
-        log.warning("%d connections had not closed within %g s", left, settings.drain_timeout_s)
-    worker.close()
 
 
-def _stop_once(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+def _stop_once(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
     """Begin to drain, and let the next signal have its default effect, which is to end the process."""
     for number in STOP_SIGNALS:
         loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_DFL)
-    stop.set()
-
-
-def _unused(settings: Settings) -> str:
-    if not settings.redis_url:
-        return ""
-    return "redis_url will be ignored: this version runs embedded, in one process"
+    stop()
 
 
 def _forgetful(settings: Settings) -> str:
-    if settings.postgres_url or settings.sqlite_path:
+    if settings.postgres_url:
+        return ""
+    if settings.redis_url:
+        return "no postgres_url: durable rooms are kept in Redis only, for recovery_window_s"
+    if settings.sqlite_path:
         return ""
     return "no sqlite_path, no postgres_url: durable rooms are kept in memory only, and lost with the process"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from realtime.backends import migrations, postgres_database, sqlite_database
 from realtime.backends.migrations import Applied
-from realtime.backends.store_postgres import open_postgres
+from realtime.backends.store_postgres import PostgresStore, open_postgres
 from realtime.backends.store_sqlite import open_sqlite
 from realtime.core.clock import SystemClock
 from realtime.core.contracts import Clock, Store
@@ -22,26 +22,26 @@ from realtime.settings import Settings, mask
 async def open_store(settings: Settings, clock: Clock, features: Sequence[Feature]) -> Store | None:
     """Open the store that the settings name, every feature's tables brought up to date; None: there is none.
 
+    The workers of a cluster share a database; a file is one process's, and none of theirs.
+
     Raises:
         StartupError: it cannot be used; the message says what to do.
     """
-    store: Store
     if settings.postgres_url:
-        store = await open_postgres(
-            settings.postgres_url, synchronous=settings.store_synchronous, clock=clock
-        )
-    elif settings.sqlite_path:
-        path = Path(settings.sqlite_path)
-        store = await open_sqlite(path, synchronous=settings.store_synchronous, clock=clock)
-    else:
+        return await _open_postgres(settings, clock, features)
+    if not settings.sqlite_path or settings.redis_url:
         return None
-    try:
-        for name, folder in _folders(features)[1:]:  # its own it has seen to
-            await store.migrate(name, folder)
-    except BaseException:
-        await store.close()
-        raise
+    path = Path(settings.sqlite_path)
+    store = await open_sqlite(path, synchronous=settings.store_synchronous, clock=clock)
+    await _migrate(store, features)
     return store
+
+
+async def open_shared_store(
+    settings: Settings, clock: Clock, features: Sequence[Feature]
+) -> PostgresStore | None:
+    """Open the store of all workers of a cluster, as `open_store`."""
+    return await _open_postgres(settings, clock, features) if settings.postgres_url else None
 
 
 def migrate(settings: Settings, features: Sequence[Feature]) -> list[Applied]:
@@ -88,6 +88,8 @@ def finding(settings: Settings, features: Sequence[Feature]) -> str:
     if settings.postgres_url:
         asyncio.run(_open_and_close(settings, features))
         return f"{mask(settings.postgres_url)} opens"
+    if settings.redis_url:
+        return "none: durable rooms are kept in Redis only, for recovery_window_s"
     if not settings.sqlite_path:
         return "none: durable rooms are kept in memory only, and lost with the process"
     path = Path(settings.sqlite_path)
@@ -100,6 +102,27 @@ def finding(settings: Settings, features: Sequence[Feature]) -> str:
             f"--sqlite-path (empty: keep nothing)"
         )
     return f"{path} will be made"
+
+
+async def _open_postgres(settings: Settings, clock: Clock, features: Sequence[Feature]) -> PostgresStore:
+    store = await open_postgres(
+        settings.postgres_url,
+        synchronous=settings.store_synchronous,
+        clock=clock,
+        exclusive=not settings.redis_url,
+    )
+    await _migrate(store, features)
+    return store
+
+
+async def _migrate(store: Store, features: Sequence[Feature]) -> None:
+    """Bring every feature's tables up to date; where that fails the store is closed."""
+    try:
+        for name, folder in _folders(features)[1:]:  # its own it has seen to
+            await store.migrate(name, folder)
+    except BaseException:
+        await store.close()
+        raise
 
 
 async def _open_and_close(settings: Settings, features: Sequence[Feature]) -> None:

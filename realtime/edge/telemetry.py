@@ -66,12 +66,14 @@ CORE_GAUGES: Final = {
     "tenants": ("tenants", "Tenants with connections here."),
     "rooms": ("rooms", "Rooms with members here."),
     "passive_members": ("passive_members", "Members that get counts instead of messages, in each room."),
+    "lingering_users": ("lingering_users", "Users without a connection who may come back, in each room."),
     "acks_owed": ("acks_owed", "Publications received whose commit is waited for."),
 }
 # What backends count, `_total` for a counter; which of it there is depends on what the server stands on.
 BACKEND_HELP: Final = {
     "broker_failures_total": "Times that a durable room had to look what the store has kept.",
     "store_failed_rows_total": "Rows that the store gave up.",
+    "store_refused_rows_total": "Rows that came too late: their room had gone on in a later epoch.",
     "store_groups_total": "Groups of rows committed.",
     "store_reconnects_total": "Connections to PostgreSQL made anew.",
     "store_rows_total": "Rows committed.",
@@ -86,6 +88,53 @@ BACKEND_HELP: Final = {
     "store_ok": "1 while the store takes rows, 0 while it fails.",
     "store_queued_bytes": "Bytes that wait to be committed.",
     "store_queued_rows": "Rows that wait to be committed.",
+}
+# The same of a worker of a cluster.
+CLUSTER_HELP: Final = {
+    "broker_gaps_total": "Times that a room had to ask Redis for what it had not heard.",
+    "broker_holes": "Rows of durable rooms that have still to be written, as their first writing failed.",
+    "broker_lost_total": "Publications that could not be had any more: gaps.",
+    "broker_mended_total": "Rows that were written later.",
+    "broker_questions": "Questions of rooms to Redis, asked and waiting.",
+    "broker_refused_total": "Publications refused because Redis was away, or too much waited.",
+    "broker_repeats_total": "Repeats of a key that were looked up in the store.",
+    "broker_rooms_behind": "Rooms whose subscription does not stand, or that still ask for what they missed.",
+    "broker_strange_total": "Messages on rooms' channels that are none of ours.",
+    "broker_waiting_bytes": "Bytes of publications that wait for Redis.",
+    "commands_again_total": "Times that a command had to look for its room's owner again.",
+    "commands_forwarded_total": "Commands given to the worker that owns their room.",
+    "commands_running": "Commands whose handlers wait here.",
+    "commands_total": "Commands handled here, as the owner of their rooms.",
+    "commands_waiting": "Commands that wait for their rooms to have an owner.",
+    "inbox_answering": "Questions of other workers that are being answered.",
+    "inbox_asked": "Questions to other workers that wait for an answer.",
+    "inbox_timeouts_total": "Questions to other workers that got no answer in time.",
+    "kicked_total": "Connections closed by kicks and revocations.",
+    "redis_connections": "Connections to Redis that stand.",
+    "redis_connects_total": "Connections to Redis made.",
+    "redis_function_loads_total": "Times that a node of Redis was given our functions.",
+    "redis_masters": "Masters of Redis that are known.",
+    "redis_messages_total": "Messages received on Redis' channels.",
+    "redis_ok": "1 while every slot of Redis has a master that answers.",
+    "redis_queued_bytes": "Bytes that wait to be written to Redis.",
+    "redis_redirects_total": "Commands that Redis sent to another node.",
+    "redis_replies_total": "Replies of Redis.",
+    "redis_retries_total": "Commands tried again.",
+    "redis_retrying": "Commands that wait to be tried again.",
+    "redis_slot_changes_total": "Times that slots were found with another master.",
+    "redis_subscriptions": "Channels subscribed to.",
+    "redis_subscriptions_standing": "Of these those whose subscription stands.",
+    "revocations": "Revocations in force.",
+    "ring_changes_total": "Changes of the ring.",
+    "ring_lost_leases_total": "Times that this worker could not beat in time, and owned nothing.",
+    "ring_ok": "1 while this worker is in the ring.",
+    "ring_owned_slots": "Slots that this worker owns, of 16,384.",
+    "ring_version": "Version of the ring: the fence of owners.",
+    "ring_workers": "Workers in the ring.",
+    "whereabouts_evictions_total": "Connections found to be one too many over all workers.",
+    "whereabouts_failures_total": "Times that Redis could not be told of a user's connections.",
+    "whereabouts_users": "Users connected here.",
+    "whereabouts_waiting": "Users of whom Redis has still to be told.",
 }
 LAG_BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
@@ -133,7 +182,11 @@ def worker_metrics(
     yield Metric("realtime_refusals_total", help, "counter", samples)
     known = CORE_COUNTERS.keys() | CORE_GAUGES.keys()
     for name in sorted(core.keys() - known):  # a backend's own
-        help = BACKEND_HELP.get(name) or f"{name.removesuffix('_total').replace('_', ' ').capitalize()}."
+        help = (
+            BACKEND_HELP.get(name)
+            or CLUSTER_HELP.get(name)
+            or f"{name.removesuffix('_total').replace('_', ' ').capitalize()}."
+        )
         yield (counter if name.endswith("_total") else gauge)(f"realtime_{name}", help, core[name])
     yield gauge("realtime_http_connections", "Open HTTP connections.", http)
     yield lag.metric()

@@ -16,11 +16,16 @@ from realtime.settings import Settings
 
 
 class Welcome:
-    """Makes the greetings of one worker, called `node`."""
+    """Makes the greetings of one worker, called `node`, and in a ring `worker`.
 
-    def __init__(self, settings: Settings, node: str, stamp: Stamp) -> None:
+    Connections are numbered by the process: where a node's name outlives one, its id in the ring goes before.
+    """
+
+    def __init__(self, settings: Settings, node: str, stamp: Stamp, worker: str = "") -> None:
         self._stamp = stamp
-        self._head = b'{"type":"connected","content":{"connection_id":"%b-' % node.encode()
+        self._head = b'{"type":"connected","content":{"connection_id":"%b-' % (worker or node).encode()
+        # The last part of a worker's id is what no other run of any worker has.
+        self._guest = f"guest-{worker.rpartition('-')[2]}" if worker else "guest"
         self._default_tenant = b',"tenant":%b' % json_string(DEFAULT_TENANT)
         self._node = b',"node":%b,"server_time":"' % json_string(node)
         self._terms = b'",' + _terms(settings)[1:] + b"}"
@@ -38,7 +43,11 @@ class Welcome:
 
     def guest(self, number: int) -> bytes:
         """Greet a connection of open mode that names no user."""
-        return self.json(number, b'"guest-%d"' % number)
+        return self.json(number, json_string(self.guest_name(number)))
+
+    def guest_name(self, number: int) -> str:
+        """Return the user id of a guest on connection `number`: unique among all workers."""
+        return f"{self._guest}-{number}"
 
     packed = staticmethod(to_msgpack)
     """A greeting in MessagePack, from the one in JSON."""

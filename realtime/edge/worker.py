@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import re
 import socket
 from collections.abc import Coroutine
 from typing import Any, Final
 
 from realtime import __version__
 from realtime.backends.auth_jwt import JwtAuthenticator
-from realtime.backends.broker_durable import DurableBroker
-from realtime.backends.broker_memory import MemoryBroker
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.catalog import Catalog
-from realtime.core.contracts import Broker, Clock, Connection, Store
+from realtime.core.contracts import Clock, Connection
 from realtime.core.core import Core
 from realtime.core.limits import Limits, rate_limited
 from realtime.core.session import Session
 from realtime.edge import metrics
 from realtime.edge.drain import drain, rebalance_reason
 from realtime.edge.expiry import SilentTokens
+from realtime.edge.foundation import Foundation
 from realtime.edge.gate import Gate, Guest, Pending, State
 from realtime.edge.http import HttpServer, Routes, upgrade_required
 from realtime.edge.pages import Report, system_routes, web_routes
@@ -38,7 +35,7 @@ from realtime.ids import UserId
 from realtime.native.encode import json_string
 from realtime.native.envelope import scan, scan_msgpack
 from realtime.native.hub import Hub
-from realtime.protocol.closing import close_reason
+from realtime.protocol.closing import close_reason, is_for_good
 from realtime.settings import Settings
 
 log: Final = logging.getLogger("realtime.edge")
@@ -47,13 +44,14 @@ TICK_S: Final = 0.1
 # The hub's clock stands still during a batch and the core's does not. By so much the core's count is wider,
 # or it would refuse a message whose frame the hub has just let in, and its sender would pay twice.
 RATE_SLACK_S: Final = 0.1
+# How long whoever leaves one worker may be on the way to another: see Limits.presence_move_s.
+PRESENCE_MOVE_S: Final = 0.6
 
 
 class Worker:
     """Builds everything from the settings; `start` begins to serve, `drain` and `close` end it.
 
-    Durable rooms stand on `store`, which whoever opened it closes after the worker; on None they are kept in
-    memory as all others are.
+    Its rooms stand on `foundation`, which whoever made it closes after the worker.
     """
 
     hub_type: type[Hub] = Hub
@@ -64,13 +62,13 @@ class Worker:
         loop: asyncio.AbstractEventLoop,
         connections_max: int,
         clock: Clock,
-        store: Store | None,
+        foundation: Foundation,
     ) -> None:
         self._settings = settings
         self._loop = loop
         self._clock = clock
-        self._store = store
-        self._node = settings.node or default_node()
+        self._foundation = foundation
+        self._node = foundation.node
         self._tasks: set[asyncio.Task[None]] = set()
         self._silent = SilentTokens()
         self._lag = LoopLag()
@@ -79,18 +77,24 @@ class Worker:
         authenticator = _authenticator(settings)
         self._gate = Gate(settings, authenticator)
         self.hub = self._make_hub(connections_max)
-        self._welcome = Welcome(settings, self._node, self.hub)
+        self._welcome = Welcome(settings, self._node, self.hub, foundation.worker)
         self.core = self._make_core(authenticator)
         self.hub.deliver_to(self.core.receive)  # no Python of ours between them: it is the hot path
         self._gate.open(self.core, self._welcome, self._silent)
         self._http = self._make_http()
 
-    def start(self, listening: socket.socket | None) -> None:
-        """Serve on a listening socket, which is the worker's from here on; without one it accepts nobody."""
+    def start(self, listening: socket.socket | None, admin: socket.socket | None = None) -> None:
+        """Serve on a listening socket, which is the worker's from here on; without one it accepts nobody.
+
+        On `admin` HTTP is answered too, until the worker is closed: while it drains as well.
+        """
+        if admin is not None:
+            self._http.listen(admin)
         if listening is not None:
             self._listening = listening
             self.hub.listen(listening.fileno())
         self._loop.add_reader(self.hub.fileno(), self.hub.on_ready)
+        self._foundation.start(self.core)
         self._schedule_tick()
 
     @property
@@ -102,6 +106,7 @@ class Worker:
         """Stop taking connections, close those there are; return how many had not closed in time."""
         self._gate.draining = True
         self._stop_listening()
+        await self._foundation.leave()
         acks = self._loop.create_task(self.core.paid())
         return await drain(self.hub, self._settings, pending=lambda: {acks, *self._tasks})
 
@@ -143,7 +148,7 @@ class Worker:
         if isinstance(state, Pending):
             session = self.core.connect(connection, None, state.user)
         elif isinstance(state, Guest):
-            identity = Identity(UserId(f"guest-{connection.id}"))
+            identity = Identity(UserId(self._welcome.guest_name(connection.id)))
             self.core.admit(identity)
             session = self.core.connect(connection, identity)
         else:
@@ -153,11 +158,15 @@ class Worker:
         return session
 
     def _on_close(self, state: State, code: int, reason: bytes, clean: bool) -> None:
+        self._forget(state, self.hub.current().id, code)
+
+    def _forget(self, state: State, number: int, code: int) -> None:
+        """Let the core know that connection `number` is gone, closed with `code`."""
         if isinstance(state, Session):
-            self.core.disconnect(state)
+            self.core.disconnect(state, for_good=is_for_good(code))
         elif isinstance(state, Identity):
             self._silent.remove(state)
-            self.core.release(state)
+            self.core.release(state, number)
 
     def _on_wake(self, delay_s: float) -> None:
         if delay_s > 0:
@@ -179,6 +188,7 @@ class Worker:
         self._schedule_tick()  # first, so that one failure does not stop time
         self.hub.tick()
         self.core.tick()
+        self._foundation.tick()
         now = self._clock.time()
         if self._silent.due(now):
             self._expire_silent(now)
@@ -239,7 +249,7 @@ class Worker:
     def _make_core(self, authenticator: Authenticator | None) -> Core:
         return Core(
             Catalog(discover()),
-            self._make_broker(),
+            self._foundation.broker(self.hub),
             self.hub,
             self._clock,
             greet=self._greet,
@@ -247,29 +257,9 @@ class Worker:
             authenticator=authenticator,
             limits=_limits(self._settings),
             on_stranger=self._on_early_message,
-        )
-
-    def _make_broker(self) -> Broker:
-        settings = self._settings
-        memory = MemoryBroker(
-            self._clock,
-            self.hub,
-            history_messages=settings.history_messages,
-            history_bytes=settings.history_bytes,
-            recovery_window_s=settings.recovery_window_s,
-            idle_rooms=settings.idle_rooms,
-            memory_bytes=settings.memory_bytes,
-        )
-        if self._store is None:
-            return memory
-        return DurableBroker(
-            memory,
-            self._store,
-            self._clock,
-            self.hub,
-            recovery_window_s=settings.recovery_window_s,
-            idle_rooms=settings.idle_rooms,
-            answer_bytes=settings.answer_bytes,
+            cluster=self._foundation.cluster,
+            whereabouts=self._foundation.whereabouts,
+            revocations=self._foundation.revocations,
         )
 
     def _greet(self, number: int, identity: Identity) -> bytes:
@@ -290,19 +280,16 @@ class Worker:
 
     def _ready(self) -> Report:
         """Whether traffic may be sent here, by what it depends on."""
-        checks = {
-            "listener": "draining" if self._gate.draining else "ok",
-            "broker": "ok",  # in this process: it answers as long as we do
-        }
-        if self._store is not None:
-            checks["store"] = "ok" if self._store.ok else "failing"
+        listener = "draining" if self._gate.draining else "ok"
+        checks = {"listener": listener, **self._foundation.checks()}
         return Report(all(state == "ok" for state in checks.values()), {"checks": checks})
 
     def _render_metrics(self) -> bytes:
+        worker = self._foundation.worker
         return metrics.render(
             worker_metrics(
                 self.hub.stats(),
-                self.core.stats(),
+                {**self.core.stats(), **self._foundation.stats()},
                 refusals={
                     limit: count + self._gate.refusals[limit] for limit, count in self.core.refusals.items()
                 },
@@ -310,14 +297,10 @@ class Worker:
                 version=__version__,
                 http=len(self._http.connections),
                 lag=self._lag,
-            )
+            ),
+            # Workers share a port, so one target is any of them: each has series of its own.
+            {"node": self._node, "worker": worker} if worker else {},
         )
-
-
-def default_node() -> str:
-    """Host name and process id, as far as they fit into a node's name."""
-    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname().partition(".")[0]).strip("-") or "node"
-    return f"{host[:20]}-{os.getpid()}"
 
 
 def _authenticator(settings: Settings) -> Authenticator | None:
@@ -351,4 +334,6 @@ def _limits(settings: Settings) -> Limits:
         errors_burst=settings.errors_burst,
         answer_bytes=settings.answer_bytes,
         presence_members=settings.presence_members,
+        presence_grace_s=settings.presence_grace_s,
+        presence_move_s=PRESENCE_MOVE_S if settings.redis_url else 0.0,
     )

@@ -9,7 +9,7 @@ from typing import Final
 
 from realtime.errors import CloseCode
 
-__all__ = ["REASON_BYTES_MAX", "CloseCode", "close_reason", "may_be_sent", "may_reconnect"]
+__all__ = ["REASON_BYTES_MAX", "CloseCode", "close_reason", "is_for_good", "may_be_sent", "may_reconnect"]
 
 REASON_BYTES_MAX: Final = 123
 """What a close frame leaves for the reason: 125 bytes of a control frame less 2 of code (RFC 6455, 5.5)."""
@@ -36,6 +36,11 @@ def may_be_sent(code: int) -> bool:
 def may_reconnect(code: int) -> bool:
     """Return whether a client that was closed with `code` should come back, with back-off."""
     return code in _RECONNECT or 4000 <= code <= 4499
+
+
+def is_for_good(code: int) -> bool:
+    """Return whether the server's `code` ends the user's presence too; who was replaced is here already."""
+    return code >= CloseCode.BAD_TOKEN and code != CloseCode.REPLACED
 
 
 def close_reason(

@@ -124,11 +124,16 @@ class Error(Content, frozen=True):
 
 
 class Gap(Content, frozen=True):
-    """Publications that will not come, so that received and gaps together are all that was published."""
+    """Publications that will not come, so that received and gaps together are all that was published.
 
-    first: Annotated[Offset, Meta(description="The first one missing.")] = msgspec.field(name="from")
-    last: Annotated[Offset, Meta(description="The last one missing.")] = msgspec.field(name="to")
-    reason: str
+    Without offsets the room goes on in a new epoch, and nobody can say how many are missing.
+    """
+
+    first: Annotated[Offset | None, Meta(description="The first one missing.")] = msgspec.field(name="from")
+    last: Annotated[Offset | None, Meta(description="The last one missing.")] = msgspec.field(name="to")
+    reason: Annotated[
+        str, Meta(description="`slow_consumer`, `unrecoverable`, or without offsets `epoch_changed`.")
+    ]
 
 
 class Notification(Content, frozen=True):
@@ -267,7 +272,7 @@ _TYPES: Final = _index(
         sender="server",
         content=Gap,
         room="named",
-        description="Publications that the server dropped by policy.",
+        description="Publications that will not come: dropped by policy, or lost.",
     ),
     MessageType(
         name="notification",

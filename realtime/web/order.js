@@ -39,6 +39,7 @@ export class Order {
   #limit;
   #stage = null;
   #later = []; // live messages, and gaps as { gap }, that wait for the stage to end
+  #ended = false; // the server has said that the epoch of `position` has ended, and that is told
   #resuming = false;
   #whole = true; // nothing is missing since the room was joined again
   #missed = 0;
@@ -105,21 +106,27 @@ export class Order {
       this.#changeEpoch({ offset: Math.max(offset - 1, 0), epoch });
       this.push(message);
     } else if (offset === here.offset + 1) {
+      this.#ended = false; // it goes on: what said so was on its way when we joined again
       this.#deliver(message);
     } else if (offset > here.offset) {
+      this.#ended = false;
       this.#stage = new Fill(offset - 1, "lost");
       this.#keep(message);
     } // else it was here already: recovery and the live stream overlap
   }
 
-  /** Take the server's word that it has dropped something; only what is new of it is told.
+  /** Take the server's word that something will not come; only what is new of it is told. Where it is
+   *  an epoch that has ended, the next push says where the room goes on.
    *  @param {Gap} gap */
   gap(gap) {
     const here = this.position;
-    if (here === null) {
-      this.#tell(gap);
-    } else if (this.#stage !== null) {
+    if (this.#stage !== null) {
       this.#keep({ gap });
+    } else if (this.#ended) {
+      return; // of an epoch that we have seen nothing of: what is missing there will be looked for
+    } else if (here === null || gap.to === null) {
+      this.#ended = here !== null;
+      this.#tell(gap);
     } else if (gap.from !== null && gap.from > here.offset + 1) {
       this.#stage = new Fill(gap.from - 1, "lost");
       this.#keep({ gap });
@@ -232,7 +239,9 @@ export class Order {
 
   #restart(here) {
     this.position = here;
-    this.#tell(UNCOUNTED);
+    this.#whole = false;
+    if (!this.#ended) this.#tell(UNCOUNTED);
+    this.#ended = false;
   }
 
   // --- what the reader sees ---------------------------------------------------------------------

@@ -242,7 +242,8 @@ export class Room extends Emitter {
   }
 
   _onGap({ from, to, reason = "dropped" }) {
-    if (typeof to === "number") this.#order.gap({ from: typeof from === "number" ? from : null, to, reason });
+    if (to === null) this.#order.gap({ from: null, to, reason });
+    else if (typeof to === "number") this.#order.gap({ from: typeof from === "number" ? from : null, to, reason });
   }
 
   _onUnread({ count, offset, epoch }) {
@@ -312,7 +313,10 @@ class BoundedQueue {
     const [first, second] = this.#items.splice(0, 2);
     const range = (item) =>
       item.type === "gap" ? item.content : { from: item.offset, to: item.offset };
-    const content = { from: range(first).from, to: range(second ?? first).to, reason: "slow_reader" };
+    const { from } = range(first);
+    const { to } = range(second ?? first);
+    const counted = from !== null && to !== null && range(first).to !== null; // not across an epoch
+    const content = { from: counted ? from : null, to: counted ? to : null, reason: "slow_reader" };
     this.#items.unshift(gapItem(first.room, content));
   }
 

@@ -24,11 +24,19 @@ def test_a_short_run_of_the_stores_finds_every_row():
     assert done.stdout.count("rows/s") == 9
 
 
+def test_a_short_run_of_what_redis_sends_loses_nothing():
+    command = [sys.executable, "-m", "bench.redis_receive", "--short"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("us CPU a message") == 6
+
+
 @pytest.mark.parametrize(
     ("module", "arguments", "figures"),
     [
         ("bench.storm", [], "handshakes/s"),
         ("bench.durable", ["--only", "memory,sqlite-normal,sqlite-full"], "acked/s"),
+        ("bench.redis_publish", [], "us in the function"),
     ],
 )
 def test_a_short_run_of_what_is_kept_finds_all_of_it(module: str, arguments: list[str], figures: str):

@@ -96,7 +96,7 @@ async def chaos(
         people.append(make(world, f"m{number}", rng.sample(ROOMS, ROOMS_PER_MEMBER), f"{seed}:{number}"))
     tasks = [asyncio.create_task(one.live(), name=one.name) for one in people]
     for task in tasks:
-        task.add_done_callback(lambda done: _report(world, done))
+        task.add_done_callback(lambda done: report(world, done))
     try:
         while (done := world.counts["kill"]) < kills:
             await _kill(world, min(kills, done + KILLS_BETWEEN_NEWS), rng)
@@ -180,7 +180,8 @@ async def _end(world: World, people: list[Person]) -> None:
     world.is_over = True
 
 
-def _report(world: World, task: asyncio.Task[None]) -> None:
+def report(world: World, task: asyncio.Task[None]) -> None:
+    """Let what broke a client end the run."""
     if not task.cancelled() and (error := task.exception()) is not None:
         world.fail(error)
 

@@ -38,6 +38,7 @@ class Attempt:
     key: str | None
     content: dict[str, Any]
     sends: int = 0
+    connection: str = ""  # over which it was sent first; empty where only our SDK knows
     answers: list[tuple[Place, int | None]] = field(default_factory=list)  # with the server's life
     places: set[Place] = field(default_factory=set)  # where anybody has seen it
 
@@ -84,7 +85,7 @@ class Judge:
     def room(self, name: str) -> Books:
         """Return the books of a room."""
         if name not in self._rooms:
-            self._rooms[name] = Books(self, name, durable=name.partition(":")[0] in self._durable)
+            self._rooms[name] = self._books(name, durable=name.partition(":")[0] in self._durable)
         return self._rooms[name]
 
     def rooms(self) -> list[Books]:
@@ -93,7 +94,7 @@ class Judge:
 
     def stay(self, client: str, room: str) -> Stay:
         """Return a new member's account of one room."""
-        stay = Stay(self.room(room), client)
+        stay = self._stay(self.room(room), client)
         self._stays.append(stay)
         return stay
 
@@ -134,6 +135,13 @@ class Judge:
         for books in self._rooms.values():
             books.close()
         self._check_senders()
+
+    def _books(self, name: str, *, durable: bool) -> Books:
+        """Open the books of a room; a judge of other promises keeps others."""
+        return Books(self, name, durable=durable)
+
+    def _stay(self, books: Books, client: str) -> Stay:
+        return Stay(books, client)
 
     def _check_senders(self) -> None:
         """What a client sent to a room once each stands there in the order in which it was sent."""

@@ -113,6 +113,9 @@ class Member:
             except (EndedError, OSError):
                 continue
             while self.online and not self._world.is_over:
+                await self._world.turn(self.name)
+                if not self.online:
+                    break
                 await (self._settle() if self._world.is_ending else self._act())
                 await asyncio.sleep(0)  # what it did may have let nobody else run
         if self.wire is not None:
@@ -127,7 +130,7 @@ class Member:
         self._connections += 1
         self._waiting.clear()
         self._pending = 0
-        self.wire = Wire(codec, self.name, self)
+        self.wire = Wire(codec, self.name, self, self._world.token(self.name))
         # A small buffer makes a reader that stops a slow one at once.
         host, port = self._world.address
         await self.wire.connect(host, port, rng.choice((0, 4096)))

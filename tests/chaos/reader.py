@@ -28,7 +28,7 @@ class Reader:
     """One connection with one request at a time."""
 
     def __init__(self, world: World) -> None:
-        self.wire = Wire(MSGPACK, "reader", self)
+        self.wire = Wire(MSGPACK, "reader", self, world.token("reader"))
         self._judge = world.judge
         self._world = world
         self._ids = 0

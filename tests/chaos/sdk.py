@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 from websockets.asyncio.client import ClientConnection
 
-from realtime.client import Client, Disconnected, Gap, Message, Options, Resumed, Room, connect
+from realtime.client import AckTimeout, Client, Disconnected, Gap, Message, Options, Resumed, Room, connect
 from realtime.client.connection import Socket, Target, open_socket
 from realtime.client.inbox import Item
 from tests.chaos.judge import Attempt, Place, Stay
@@ -74,31 +74,36 @@ class SdkMember:
 
     async def live(self) -> None:
         """Come and go until the world is over and everything is there."""
-        rng = self._random
-        options = Options(
-            uniform=rng.random,
-            backoff_base_s=0.01,
-            backoff_cap_s=0.05,
-            inbox_limit=rng.choice((40, 1000)),
-            connector=self._open,
-        )
+        rng, options = self._random, self._options()
         await self._world.wait_until_up()
         host, port = self._world.address
         url = f"ws://{host}:{port}/ws"
         try:
+            token = self._world.token(self.name)
             codec: Literal["json", "msgpack"] = "json" if rng.random() < 0.5 else "msgpack"
-            async with connect(url, user=self.name, codec=codec, options=options) as client:
+            async with connect(url, user=self.name, token=token, codec=codec, options=options) as client:
                 await self._live(client)
         finally:
             for seat in self._seats:
                 if seat.reader is not None:
                     seat.reader.cancel()
 
+    def _options(self) -> Options:
+        rng = self._random
+        return Options(
+            uniform=rng.random,
+            backoff_base_s=0.01,
+            backoff_cap_s=0.05,
+            inbox_limit=rng.choice((40, 1000)),
+            connector=self._open,
+        )
+
     async def _live(self, client: Client) -> None:
         for seat in self._seats:
             await self._join(client, seat)
         while not self._world.is_ending:
             await self._until(lambda: len(self._publishing) < PENDING_MAX)
+            await self._world.turn(self.name)
             (action,) = self._random.choices(list(ACTIONS), list(ACTIONS.values()))
             seat = self._random.choice(self._seats)
             if action == "publish":
@@ -159,7 +164,7 @@ class SdkMember:
         """Leave, and read what has come until then."""
         assert seat.room is not None
         assert seat.reader is not None
-        with contextlib.suppress(Disconnected):  # then it is out anyway
+        with contextlib.suppress(Disconnected, AckTimeout):  # then it is out anyway
             await seat.room.leave()
         await seat.reader
         seat.stay.offline()
@@ -192,15 +197,23 @@ class SdkMember:
         elif not isinstance(item, Gap):
             pass  # who comes and goes
         elif item.first is None or item.last is None:
-            lasting = stay.books.durable
-            self._judge.expect(not lasting, f"{stay}: the SDK says {item.reason} of a durable room")
-            stay.forget()
+            self._turned(stay, item)
             self._world.happened("another epoch")
         elif stay.here is not None:
+            self._missed(stay, item)
             stay.gap(item.first, item.last)
-            ours = item.reason == "slow_reader" or not stay.books.durable
-            self._judge.expect(ours, f"{stay}: the SDK says {item.reason} of what the server has kept")
             self._world.happened(f"gap {item.reason}")
+
+    def _turned(self, stay: Stay, gap: Gap) -> None:
+        """A new epoch."""
+        lasting = stay.books.durable
+        self._judge.expect(not lasting, f"{stay}: the SDK says {gap.reason} of a durable room")
+        stay.forget()
+
+    def _missed(self, stay: Stay, gap: Gap) -> None:
+        """Some of this epoch will not come."""
+        ours = gap.reason == "slow_reader" or not stay.books.durable
+        self._judge.expect(ours, f"{stay}: the SDK says {gap.reason} of what the server has kept")
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         """Wait until it holds, or the world comes to its end."""

@@ -109,12 +109,13 @@ class Listener(Protocol):
 class Wire(asyncio.Protocol):
     """A connection. `code` is the server's close code, None where there was none."""
 
-    def __init__(self, codec: str, user: str, listener: Listener) -> None:
+    def __init__(self, codec: str, user: str, listener: Listener, token: str | None = None) -> None:
         self.codec = codec
         self.code: int | None = None
         self.open = False
         self.stands: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._user = user
+        self._token = token
         self._listener = listener
         self._data = b""
         self._upgraded = False
@@ -178,8 +179,10 @@ class Wire(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self.open = True
-        protocol = f"Sec-WebSocket-Protocol: realtime.v1.{self.codec}"
-        transport.write(upgrade_request(f"/ws/{self._user}", protocol))
+        headers = [f"Sec-WebSocket-Protocol: realtime.v1.{self.codec}"]
+        if self._token is not None:
+            headers.append(f"Authorization: Bearer {self._token}")
+        transport.write(upgrade_request(f"/ws/{self._user}", *headers))
 
     def data_received(self, data: bytes) -> None:
         try:

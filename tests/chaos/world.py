@@ -51,6 +51,13 @@ class World:
         """Return when the server takes connections."""
         await self._up.wait()
 
+    def token(self, user: str) -> str | None:
+        """Return what a user proves who it is with: nothing where the server runs open."""
+        return None
+
+    async def turn(self, name: str) -> None:
+        """Return when this member may do its next thing: here at once."""
+
     def up(self) -> None:
         """The server takes connections from now on."""
         self._up.set()

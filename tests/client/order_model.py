@@ -135,6 +135,7 @@ class Model:
         self.asked: Ask | None = None
         self.read_late: tuple[str, object] | None = None
         self.got: list[object] = []
+        self.epochs_ended = 0
         self.drops = self.dice.random() < 0.3  # what a slow reader is not sent
         self.dropped = False
 
@@ -167,7 +168,30 @@ class Model:
 
     def restart(self) -> None:
         self.cut()
+        self._begin_epoch()
+
+    def turn(self) -> None:
+        """Go on in another epoch beside open connections, as after a failover behind the server.
+
+        It says so; of the end of the one and the beginning of the other it may not have heard itself.
+        """
+        for _ in range(self.dice.choice([0, 0, 2])):
+            self.publish_unheard()
+        self._begin_epoch()
+        if self.online:
+            self.wire.append(("gap", RESTARTED))
+        for _ in range(self.dice.choice([0, 0, 3])):
+            self.publish_unheard()
+
+    def publish_unheard(self) -> None:
+        """Publish what is kept, and sent to nobody."""
+        self.publish()
+        if self.online:
+            self.wire.pop()
+
+    def _begin_epoch(self) -> None:
         self.epoch = next(self.epochs)
+        self.epochs_ended += 1
         if not self.goes_on:
             self.offset = 0
             self.history.kept = []
@@ -239,7 +263,7 @@ class Model:
             moves.append(self.drop)
         for _ in range(self.dice.randint(0, 300)):
             if self.dice.random() < 0.01:
-                self.restart()
+                self.dice.choice([self.restart, self.turn])()
             self.dice.choice(moves)()
             # A reader that falls behind live pushes gets gaps of its own; here it never does.
             while len(self.inbox) > self.inbox.limit - 3 or self.dice.random() < 0.3:

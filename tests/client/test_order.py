@@ -130,6 +130,45 @@ async def test_a_history_that_is_refused_is_a_gap_and_the_room_goes_on(epoch):
     assert told(await drained(inbox)) == [gap, Resumed(False), f"{epoch}21"]
 
 
+async def test_an_epoch_that_the_server_says_has_ended_is_told_at_once_and_not_again():
+    order, inbox = at(10, "a")
+    order.gap(RESTARTED)
+    order.gap(RESTARTED)  # and one more, of which nothing was seen
+    assert told(await drained(inbox)) == [RESTARTED]
+    assert order.wanted is None, "where the room goes on the next push says"
+    order.push(push(13, "b"))
+    history = History(("a", 1, 11), ("b", 12, 13))
+    assert told(await filled(order, inbox, history)) == ["a11", "b12", "b13"]
+    order.push(push(5, "c"))
+    assert told(await filled(order, inbox, History(("c", 5, 5)))) == [RESTARTED, "c5"]
+
+
+async def test_what_is_lost_in_an_epoch_that_was_not_seen_is_told_once():
+    order, inbox = at(10, "a")
+    order.gap(RESTARTED)
+    order.gap(Gap(11, 12, "unrecoverable"))
+    order.push(push(13, "b"))
+    history = History(("a", 1, 10), ("b", 13, 13))
+    assert told(await filled(order, inbox, history)) == [RESTARTED, "b13"]
+
+
+async def test_an_epochs_end_waits_for_what_is_missing_before_it():
+    order, inbox = at(10, "a")
+    order.push(push(12, "a"))
+    order.gap(RESTARTED)
+    order.push(push(13, "b"))
+    history = History(("a", 1, 12), ("b", 13, 13))
+    assert told(await filled(order, inbox, history)) == ["a11", "a12", RESTARTED, "b13"]
+
+
+async def test_who_comes_back_after_an_epochs_end_was_told_hears_of_it_once():
+    order, inbox = at(10, "a")
+    order.gap(RESTARTED)
+    order.joined(Position(12, "b"), False, ())
+    history = History(("a", 1, 10), ("b", 11, 12))
+    assert told(await filled(order, inbox, history)) == [RESTARTED, "b11", "b12", Resumed(False)]
+
+
 async def test_received_and_gaps_are_what_was_published_whatever_happens():
     for seed in range(400):
         model = Model(seed)
@@ -139,6 +178,7 @@ async def test_received_and_gaps_are_what_was_published_whatever_happens():
         assert len(set(rows)) == len(rows), f"seed {seed}: twice"
         assert [row for row in model.everything if row in set(rows)] == rows, f"seed {seed}: out of order"
         assert model.order.position == Position(model.offset, model.epoch), f"seed {seed}"
+        assert model.got.count(RESTARTED) <= model.epochs_ended, f"seed {seed}: an epoch ended twice"
         covered, epoch = set(rows), model.everything[0][1] if model.everything else ""
         for item in model.got:
             if isinstance(item, Message):

@@ -130,24 +130,24 @@ async def test_recover_is_refused_beyond_the_end_and_for_another_epoch(broker):
         assert (recovery.offset, recovery.epoch) == (1, epoch)
 
 
-async def test_recover_is_refused_where_the_history_does_not_reach(make_forgetful_broker):
-    room = Subscriber(make_forgetful_broker(history_messages=2))
+async def test_recover_is_refused_where_the_history_does_not_reach(make_bounded_broker):
+    room = Subscriber(make_bounded_broker(history_messages=2))
     for _ in range(4):
         _, epoch, _ = await room.publish()
     assert (await room.recover(1, epoch)).recovered is False
     assert list((await room.recover(2, epoch)).messages) == room.pushes[2:]
 
 
-async def test_a_kind_says_how_much_it_keeps(make_forgetful_broker):
+async def test_a_kind_says_how_much_it_keeps(make_bounded_broker):
     kind = RoomKind(name="chat", history_messages=3)
-    room = Subscriber(make_forgetful_broker(), kind=kind)
+    room = Subscriber(make_bounded_broker(), kind=kind)
     for _ in range(5):
         await room.publish()
     assert list((await room.history()).messages) == room.pushes[2:]
 
 
-async def test_a_kind_that_keeps_nothing_still_orders_and_delivers(make_forgetful_broker):
-    room = Subscriber(make_forgetful_broker(), kind=RoomKind(name="chat", history_messages=0))
+async def test_a_kind_that_keeps_nothing_still_orders_and_delivers(make_bounded_broker):
+    room = Subscriber(make_bounded_broker(), kind=RoomKind(name="chat", history_messages=0))
     for _ in range(3):
         _, epoch, _ = await room.publish()
     assert room.offsets == [1, 2, 3]
@@ -156,8 +156,8 @@ async def test_a_kind_that_keeps_nothing_still_orders_and_delivers(make_forgetfu
     assert (await room.recover(3, epoch)).recovered is True
 
 
-async def test_history_is_bounded_in_bytes(make_forgetful_broker):
-    room = Subscriber(make_forgetful_broker(history_bytes=1000))
+async def test_history_is_bounded_in_bytes(make_bounded_broker):
+    room = Subscriber(make_bounded_broker(history_bytes=1000))
     for _ in range(30):
         await room.publish(b'"' + b"x" * 100 + b'"')
     kept = list((await room.history()).messages)

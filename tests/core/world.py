@@ -13,10 +13,13 @@ import msgspec
 from realtime.backends.broker_memory import MemoryBroker
 from realtime.core.auth import Identity
 from realtime.core.catalog import Catalog
+from realtime.core.cluster import Cluster, Whereabouts
 from realtime.core.contracts import Broker
 from realtime.core.core import Core
 from realtime.core.feature import Feature
 from realtime.core.limits import Limits
+from realtime.core.revocations import RevocationList
+from realtime.core.router import Spawn
 from realtime.errors import TokenExpired, Unauthorized
 from realtime.features import discover
 from realtime.ids import TenantId, UserId
@@ -34,9 +37,14 @@ class World:
         limits: Limits | None = None,
         features: Iterable[Feature] | None = None,
         broker: Broker | None = None,
+        clock: FakeClock | None = None,
+        cluster: Cluster | None = None,
+        whereabouts: Whereabouts | None = None,
+        revocations: RevocationList | None = None,
+        spawn: Spawn | None = None,
         **broker_options: Any,
     ) -> None:
-        self.clock = FakeClock()
+        self.clock = clock or FakeClock()
         self.hub = FakeHub(self.clock)
         self.limits = limits or Limits()
         self.broker = broker or MemoryBroker(self.clock, self.hub, **broker_options)
@@ -50,9 +58,12 @@ class World:
             greet=lambda number, identity: (
                 b'{"type":"connected","content":{"user_id":"%b"}}' % identity.user.encode()
             ),
-            spawn=self.waiting.append,
+            spawn=spawn or self.waiting.append,
             authenticator=self,
             limits=self.limits,
+            cluster=cluster,
+            whereabouts=whereabouts,
+            revocations=revocations,
         )
 
     def authenticate(self, token: str) -> Identity:
@@ -162,7 +173,7 @@ class Member:
         name: str = answer["content"]["name"]
         return name
 
-    def leave(self) -> None:
+    def leave(self, *, for_good: bool = False) -> None:
         """Be gone, as a connection that breaks."""
         self.connection.gone()
-        self._world.core.disconnect(self.session)
+        self._world.core.disconnect(self.session, for_good=for_good)

@@ -20,7 +20,7 @@ ROOM = "chat:lobby"
 
 def settings_of(**settings):
     """Without a store, unless the test names one."""
-    return Settings(**{"port": 0, "sqlite_path": "", **settings})
+    return Settings(**{"port": 0, "sqlite_path": "", "presence_grace_s": 0, **settings})
 
 
 @contextlib.asynccontextmanager
@@ -406,6 +406,24 @@ async def test_one_connection_too_many_replaces_the_oldest_whichever_kind_it_is(
             assert (await receive(fourth))["type"] == "connected"
             assert await second.closed() == (4508, over_limit("replaced", 2))
             assert (await third.ask("ping"))["type"] == "pong"
+
+
+async def test_a_user_is_kicked_whichever_kind_the_connections_are_and_kept_out():
+    async with (
+        running(listen=True) as hub,
+        serving(hub, "alice") as first,
+        connect(f"{hub.url}/alice") as native,
+        serving(hub, "bob") as bob,
+    ):
+        for each in (first, bob):
+            await each.read()
+        await receive(native)
+        assert await hub.control.kick("alice", reason="spam") == 2
+        assert (await first.closed())[0] == (await closed(native))[0] == 4503
+        await hub.control.revoke(user="alice")
+        async with serving(hub, "alice") as again, connect(f"{hub.url}/alice") as native_again:
+            assert (await again.closed())[0] == (await closed(native_again))[0] == 4500
+        assert (await bob.ask("ping"))["type"] == "pong"
 
 
 async def test_shutting_down_closes_everybody_with_a_window_to_come_back_in():

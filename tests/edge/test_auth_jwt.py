@@ -61,6 +61,7 @@ def test_a_token_says_who_its_bearer_is(tokens):
 def test_tenant_and_roles_have_defaults(tokens):
     identity = tokens.authenticate(signed({"sub": "alice", "exp": NOW + 60}))
     assert (identity.tenant, identity.roles, identity.token_id) == ("default", frozenset(), "")
+    assert identity.issued_at is None
 
 
 def test_make_token_makes_what_authenticate_takes(tokens):
@@ -72,7 +73,7 @@ def test_make_token_makes_what_authenticate_takes(tokens):
         frozenset({"dj"}),
         "t1",
     )
-    assert identity.expires_at == NOW + 65
+    assert (identity.expires_at, identity.issued_at) == (NOW + 65, NOW)
 
 
 def test_make_token_refuses_a_name_that_authenticate_would_refuse():
@@ -102,6 +103,7 @@ def test_make_token_refuses_a_name_that_authenticate_would_refuse():
         ({"sub": "alice", "exp": NOW + 60, "roles": [1]}, "role"),
         ({"sub": "alice", "exp": NOW + 60, "roles": ["r"] * 65}, "roles"),
         ({"sub": "alice", "exp": NOW + 60, "jti": 5}, "jti"),
+        ({"sub": "alice", "exp": NOW + 60, "iat": "now"}, "iat is not a time"),
     ],
 )
 def test_claims_out_of_bounds_are_refused_with_their_reason(tokens, claims, reason):

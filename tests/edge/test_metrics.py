@@ -35,6 +35,22 @@ def test_buckets_are_cumulated_and_end_with_infinity() -> None:
     ]
 
 
+def test_common_labels_come_first_and_a_sample_s_own_win() -> None:
+    metrics = [
+        gauge("a", "", 1),
+        Metric("b", "", "counter", [Sample(2, {"node": "own", "limit": "x"})]),
+        Metric("c", "", "histogram", [Distribution([], [2], 3)]),
+    ]
+    lines = render(metrics, {"node": "n"}).decode().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == [
+        'a{node="n"} 1',
+        'b{node="own",limit="x"} 2',
+        'c_bucket{node="n",le="+Inf"} 2',
+        'c_sum{node="n"} 3',
+        'c_count{node="n"} 2',
+    ]
+
+
 def test_a_histogram_may_have_no_labels_and_no_bounds() -> None:
     assert render([Metric("a", "", "histogram", [Distribution([], [2], 3)])]).endswith(
         b'a_bucket{le="+Inf"} 2\na_sum 3\na_count 2\n'

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import socket
 
@@ -11,10 +12,16 @@ import pytest
 from realtime.core.auth import Identity
 from realtime.edge import listener, metrics
 from realtime.edge.expiry import SilentTokens
-from realtime.edge.process import SPARE_FILES, JsonFormatter, connections_allowed, file_limit_warning
+from realtime.edge.process import (
+    SPARE_FILES,
+    JsonFormatter,
+    connections_allowed,
+    file_limit_warning,
+    node_name,
+    worker_count,
+)
 from realtime.edge.telemetry import HUB_COUNTERS, HUB_GAUGES, LoopLag, worker_metrics
 from realtime.edge.welcome import Welcome
-from realtime.edge.worker import default_node
 from realtime.errors import StartupError
 from realtime.native.hub import Hub
 from realtime.protocol.messages import Connected
@@ -52,14 +59,38 @@ def test_a_guest_is_greeted_by_a_name_of_its_own():
     assert (content["user_id"], content["tenant"]) == ("guest-42", "default")
 
 
+def test_a_connection_is_named_by_the_worker_that_is_no_other_after_a_restart():
+    welcome = Welcome(Settings(), "n-1", Stamp(), "n-1-0123456789ab")
+    content = json.loads(welcome.json(7, b'"a"'))["content"]
+    assert (content["connection_id"], content["node"]) == ("n-1-0123456789ab-7", "n-1")
+    assert json.loads(welcome.guest(7))["content"]["user_id"] == "guest-0123456789ab-7"
+
+
 def test_a_packed_greeting_says_the_same():
     welcome = Welcome(Settings(), "n", Stamp())
     plain = welcome.json(1, b'"a"')
     assert msgspec.msgpack.decode(welcome.packed(plain)) == json.loads(plain)
 
 
-def test_a_node_is_named_so_that_settings_would_take_it():
-    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}", default_node())
+@pytest.mark.parametrize("given", ["", "a", "n" * 32])
+@pytest.mark.parametrize("number", [0, 1, 999])
+def test_a_node_is_named_so_that_settings_would_take_it(given: str, number: int):
+    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}", node_name(Settings(node=given), number))
+
+
+def test_the_workers_of_a_node_have_its_name_and_their_numbers():
+    settings = Settings(node="berlin")
+    assert [node_name(settings, number) for number in range(3)] == ["berlin", "berlin-1", "berlin-2"]
+
+
+def test_workers_and_a_shared_port_need_redis_between_them():
+    for settings in (Settings(workers="2"), Settings(share_port=True)):
+        with pytest.raises(StartupError, match="REDIS_URL"):
+            worker_count(settings)
+    assert worker_count(Settings(workers="3", redis_url="redis://x")) == 3
+    assert worker_count(Settings(share_port=True, redis_url="redis://x")) == 1
+    assert worker_count(Settings(workers="auto", redis_url="redis://x")) == len(os.sched_getaffinity(0))
+    assert worker_count(Settings()) == 1
 
 
 # -- silent tokens ------------------------------------------------------------------------------------------

@@ -83,8 +83,9 @@ def test_what_is_due_is_applied_and_returned_once(tmp_path, playlist):
 
 def test_postgres_is_migrated_and_listed_too(playlist, postgres, new_database):
     settings = Settings(postgres_url=new_database)
-    assert [line.split()[-1] for line in store.status(settings, [playlist])] == ["due", "due"]
-    assert len(store.migrate(settings, [playlist])) == 2
+    states = [line.split()[-1] for line in store.status(settings, [playlist])]
+    assert set(states) == {"due"}
+    assert len(store.migrate(settings, [playlist])) == len(states)
     assert store.migrate(settings, [playlist]) == []
     assert store.finding(settings, [playlist]).endswith(" opens")
 

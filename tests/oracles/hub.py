@@ -117,6 +117,9 @@ class FakeHub:
     def connections_of(self, user_key: int) -> list[FakeConnection]:
         return self.belonging.get(user_key, [])[:]
 
+    def connections(self) -> list[FakeConnection]:
+        return [each for theirs in self.belonging.values() for each in theirs]
+
     @property
     def timestamp(self) -> bytes:
         return self._clock.timestamp

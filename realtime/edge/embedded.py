@@ -1,0 +1,77 @@
+"""A worker that is alone: the memory broker, and for durable rooms a store that is its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from realtime.backends.broker_durable import DurableBroker
+from realtime.backends.broker_memory import MemoryBroker
+from realtime.core.contracts import Broker, Clock, Stamp, Store
+from realtime.core.core import Core
+from realtime.edge.process import node_name
+from realtime.settings import Settings
+
+
+class Embedded:
+    """A `Foundation` in one process: rooms in memory, durable ones on `store`, which it closes."""
+
+    worker: Final = ""
+    cluster: Final = None
+    whereabouts: Final = None
+    revocations: Final = None
+
+    def __init__(self, settings: Settings, clock: Clock, store: Store | None) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._store = store
+        self.node = node_name(settings)
+
+    def broker(self, stamp: Stamp) -> Broker:
+        """See `Foundation`."""
+        settings = self._settings
+        memory = MemoryBroker(
+            self._clock,
+            stamp,
+            history_messages=settings.history_messages,
+            history_bytes=settings.history_bytes,
+            recovery_window_s=settings.recovery_window_s,
+            idle_rooms=settings.idle_rooms,
+            memory_bytes=settings.memory_bytes,
+        )
+        if self._store is None:
+            return memory
+        return DurableBroker(
+            memory,
+            self._store,
+            self._clock,
+            stamp,
+            recovery_window_s=settings.recovery_window_s,
+            idle_rooms=settings.idle_rooms,
+            answer_bytes=settings.answer_bytes,
+        )
+
+    def start(self, core: Core) -> None:
+        """See `Foundation`."""
+
+    def tick(self) -> None:
+        """See `Foundation`."""
+
+    def checks(self) -> dict[str, str]:
+        """See `Foundation`. The broker is in this process: it answers as long as we do."""
+        checks = {"broker": "ok"}
+        if self._store is not None:
+            checks["store"] = "ok" if self._store.ok else "failing"
+        return checks
+
+    def stats(self) -> Mapping[str, int]:
+        """See `Foundation`."""
+        return {}
+
+    async def leave(self) -> None:
+        """See `Foundation`."""
+
+    async def close(self) -> None:
+        """See `Foundation`."""
+        if self._store is not None:
+            await self._store.close()

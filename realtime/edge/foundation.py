@@ -1,0 +1,88 @@
+"""What a worker stands on: alone, on this process (`edge/embedded`), or on a cluster (`edge/cluster`).
+
+The worker makes its hub and its core; a foundation gives the core its broker, and the ring if there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from realtime.core.cluster import Cluster, Whereabouts
+from realtime.core.contracts import Broker, Clock, Stamp
+from realtime.core.core import Core
+from realtime.core.revocations import RevocationList
+from realtime.edge.cluster import open_clustered
+from realtime.edge.embedded import Embedded
+from realtime.edge.store import open_store
+from realtime.features import discover
+from realtime.settings import Settings
+
+
+class Foundation(Protocol):
+    """One worker's broker and ring, from `start` to `close`."""
+
+    @property
+    def node(self) -> str:
+        """What this worker is called, in connection ids, logs and metrics."""
+        ...
+
+    @property
+    def worker(self) -> str:
+        """Its id in the ring; empty where there is none."""
+        ...
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """The ring; None for a worker that is alone."""
+        ...
+
+    @property
+    def whereabouts(self) -> Whereabouts | None:
+        """Who is connected to which worker; None for a worker that is alone."""
+        ...
+
+    @property
+    def revocations(self) -> RevocationList | None:
+        """The tokens that all workers refuse; None for a worker that is alone, which keeps its own."""
+        ...
+
+    def broker(self, stamp: Stamp) -> Broker:
+        """Make the broker. Once."""
+        ...
+
+    def start(self, core: Core) -> None:
+        """Begin to serve `core`, which was made with all of the above. It waits for nothing."""
+        ...
+
+    def tick(self) -> None:
+        """Look at the clock. About ten times a second."""
+        ...
+
+    def checks(self) -> dict[str, str]:
+        """What /ready says, by dependency: `ok`, or what is wrong."""
+        ...
+
+    def stats(self) -> Mapping[str, int]:
+        """Gauges and counters for /metrics, by name, beside the broker's."""
+        ...
+
+    async def leave(self) -> None:
+        """Own nothing more, and let the other workers know, before the worker drains."""
+        ...
+
+    async def close(self) -> None:
+        """End it, after the worker: what is queued is kept first."""
+        ...
+
+
+async def open_foundation(settings: Settings, clock: Clock, number: int = 0) -> Foundation:
+    """Make what the settings name: a cluster with a `redis_url`. `number` is that of a supervised worker.
+
+    Raises:
+        StartupError: the store cannot be used, or Redis refuses us. Redis that is not there is waited for,
+            while the worker serves what it can.
+    """
+    if settings.redis_url:
+        return await open_clustered(settings, clock, number)
+    return Embedded(settings, clock, await open_store(settings, clock, discover()))

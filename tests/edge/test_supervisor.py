@@ -1,0 +1,214 @@
+"""The supervisor, with workers that only pretend: who is started when, and how it ends."""
+
+import asyncio
+import logging
+
+import pytest
+
+from realtime.edge.leash import Word
+from realtime.edge.supervisor import BACKOFF_MAX_S, STEADY_S, Restarts, Supervisor
+from realtime.errors import StartupError
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+class Child:
+    """A worker: `say` and `end` are what it does; it drains at once unless it is `deaf`."""
+
+    def __init__(self, pid, deaf=False):
+        self.pid = pid
+        self.deaf = deaf
+        self.told = []
+        self._word = asyncio.get_running_loop().create_future()
+        self._code = asyncio.get_running_loop().create_future()
+
+    def say(self, word):
+        self._word.set_result(word)
+
+    def end(self, code):
+        if not self._code.done():
+            self._code.set_result(code)
+        if not self._word.done():
+            self._word.set_result(None)
+
+    async def word(self):
+        return await self._word
+
+    async def ended(self):
+        return await self._code
+
+    def stop(self):
+        self.told.append("stop")
+        if not self.deaf:
+            self.end(0)
+
+    def kill(self):
+        self.told.append("kill")
+        self.end(-9)
+
+
+class World:
+    """A supervisor of pretended workers; `next()` is the next one it starts."""
+
+    def __init__(self, count=1, stop_timeout_s=5.0, deaf=False):
+        self.clock = Clock()
+        self.deaf = deaf
+        self.buried = []
+        self.out_of_processes = 0
+        self.ups = 0
+        self._started = asyncio.Queue()
+        self._pids = 0
+        self.supervisor = Supervisor(
+            count,
+            self._spawn,
+            clock=self.clock,
+            stop_timeout_s=stop_timeout_s,
+            bury=self._bury,
+            up=self._up,
+        )
+        self.run = asyncio.create_task(self.supervisor.run())
+
+    async def next(self):
+        return await asyncio.wait_for(self._started.get(), 10)
+
+    async def _spawn(self, number):
+        if self.out_of_processes:
+            self.out_of_processes -= 1
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        self._pids += 1
+        child = Child(self._pids, self.deaf)
+        await self._started.put((number, child))
+        return child
+
+    async def _bury(self, worker):
+        self.buried.append(worker)
+
+    def _up(self):
+        self.ups += 1
+
+
+async def turns(count=10):
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def test_restarts_wait_longer_and_longer_and_are_quick_again_after_a_good_run():
+    restarts = Restarts()
+    waits = [restarts.delay_s(1.0) for _ in range(9)]
+    assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, BACKOFF_MAX_S, BACKOFF_MAX_S]
+    assert [restarts.delay_s(STEADY_S), restarts.delay_s(0.0)] == [0.1, 0.2]
+
+
+async def test_it_is_up_once_when_all_listen_and_ends_well_when_all_do():
+    world = World(count=2)
+    children = dict([await world.next(), await world.next()])
+    assert sorted(children) == [1, 2]
+    children[2].say(Word("n-2-x"))
+    await turns()
+    assert world.ups == 0
+    children[1].say(Word("n-1-x"))
+    await turns()
+    assert world.ups == 1
+    world.supervisor.stop()
+    assert await world.run == 0
+    assert [child.told for child in children.values()] == [["stop"], ["stop"]]
+    assert world.buried == []  # who drains leaves the ring by itself
+
+
+async def test_one_that_dies_is_buried_and_started_again_and_the_others_go_on(caplog):
+    world = World(count=2)
+    children = dict([await world.next(), await world.next()])
+    for number, child in children.items():
+        child.say(Word(f"n-{number}-x"))
+    await turns()
+    children[1].end(-11)
+    number, again = await world.next()
+    assert (number, world.buried, world.ups) == (1, ["n-1-x"], 1)
+    assert "worker 1 (pid 1) was ended by SIGSEGV; it is started again in 0.1 s" in caplog.text
+    again.say(Word("n-1-y"))
+    world.supervisor.stop()
+    assert await world.run == 0
+    assert (children[2].told, again.told, world.ups) == (["stop"], ["stop"], 1)
+
+
+async def test_who_cannot_start_three_times_before_any_has_ends_it_all_with_the_reason():
+    world = World(count=2)
+    good = None
+    for _ in range(3):
+        number, child = await world.next()
+        while number == 2:
+            good = child
+            number, child = await world.next()
+        child.say(Word(failed="the disk is full"))
+        child.end(1)
+    with pytest.raises(StartupError, match="the disk is full"):
+        await world.run
+    assert good.told == ["stop"]
+
+
+async def test_who_cannot_start_is_tried_for_ever_once_any_has_been_up():
+    world = World(count=2)
+    children = dict([await world.next(), await world.next()])
+    children[2].say(Word("n-2-x"))
+    child = children[1]
+    for _ in range(4):
+        child.say(Word(failed="not yet"))
+        child.end(1)
+        _, child = await world.next()
+    child.say(Word("n-1-x"))
+    await turns()
+    assert world.ups == 1
+    world.supervisor.stop()
+    assert await world.run == 0
+
+
+async def test_one_that_does_not_drain_is_killed_and_that_is_no_good_end(caplog):
+    world = World(stop_timeout_s=0.05, deaf=True)
+    _, child = await world.next()
+    world.supervisor.stop()
+    assert await world.run == 1
+    assert child.told == ["stop", "kill"]
+    assert "was ended by SIGKILL while it was to end" in caplog.text
+
+
+async def test_a_machine_that_has_no_process_to_spare_is_asked_again(caplog):
+    world = World()
+    world.out_of_processes = 2
+    _, child = await world.next()
+    assert caplog.text.count("worker 1 cannot be started: [Errno 11]") == 2
+    child.say(Word("n-1-x"))
+    await turns()
+    world.supervisor.stop()
+    assert (await world.run, world.ups) == (0, 1)
+
+
+async def test_nobody_is_started_once_it_stops():
+    world = World()
+    _, child = await world.next()
+    child.say(Word("n-1-x"))
+    await turns()
+    child.end(-9)
+    await turns()
+    world.supervisor.stop()  # while it waits to start it again
+    assert await world.run == 1
+    assert world._started.empty()
+
+
+async def test_a_second_signal_ends_all_at_once():
+    world = World(deaf=True)
+    _, child = await world.next()
+    world.supervisor.stop()
+    world.supervisor.kill()
+    assert await world.run == 1
+    assert child.told == ["stop", "kill"]
+
+
+@pytest.fixture(autouse=True)
+def logged(caplog):
+    caplog.set_level(logging.ERROR)
