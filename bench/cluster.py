@@ -120,8 +120,8 @@ def scale(seconds: float, rounds: int, members: int) -> dict[str, object]:
     print(f"  deliveries/s, {ROOMS} rooms of {members // ROOMS} members")
     one: list[Measured] = []
     two: list[Measured] = []
-    options: dict[str, object] = {"connections": members, "rooms": ROOMS, "publishers": ROOMS}
-    options |= {"window": 16, "seconds": seconds}
+    options: dict[str, object] = {"connections": members, "rooms": ROOMS, "publishers": 2 * ROOMS}
+    options |= {"window": 64, "seconds": seconds}
     with redis_nodes() as nodes, workers(nodes.url, 2, **BOUNDS) as up:
         for _ in range(rounds):
             one.append(measured(nodes, up[:1], options))

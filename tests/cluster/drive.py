@@ -126,7 +126,7 @@ class Run:
     # -- the faults ---------------------------------------------------------------------------------------
 
     async def _trouble(self) -> None:
-        """One fault after the other until the time is over, each kind once before any comes again."""
+        """One fault after the other until the time is over, and each kind once, before any comes again."""
         end_s = self.world.now + self.plan.seconds
         await self._everybody_moves_on("at the start")
         if self._stage is None:
@@ -134,10 +134,12 @@ class Run:
             self.world.check()
             return
         wanted = [kind for kind in faults_on(self._stage) if not self.plan.faults or kind in self.plan.faults]
-        while self.world.now < end_s:
+        whole_rounds = 0
+        while not whole_rounds or self.world.now < end_s:
             for kind in self._rng.sample(wanted, len(wanted)):
-                if self.world.now < end_s:
+                if not whole_rounds or self.world.now < end_s:
                     await self._one(self._stage, kind)
+            whole_rounds += 1
 
     async def _one(self, stage: Stage, kind: str) -> None:
         """Do one fault, wait until everybody moves on, and measure."""

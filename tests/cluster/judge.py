@@ -237,12 +237,17 @@ class ClusterStay(Stay):
     def __init__(self, books: ClusterBooks, client: str) -> None:
         super().__init__(books, client)
         self.turns = 0  # into a new epoch that it was told of
+        self.is_passive = False
         self._newest: str | None = None  # the newest epoch that it has been in
         self._told = False  # of a new epoch, of which nothing has come yet
 
     def forget(self) -> None:
         super().forget()
         self._told = False
+
+    def offline(self) -> None:
+        super().offline()
+        self.is_passive = False
 
     def begin(self, here: Place) -> None:
         if self._turn(here.epoch, f"{self} begins at {here}"):
@@ -251,13 +256,15 @@ class ClusterStay(Stay):
     def turned(self) -> None:
         """The server says that a new epoch begins, and nobody knows what is lost between."""
         said = f"{self} was told of a new epoch"
+        if self.is_passive:  # it is told, too, and joins since where it was
+            return
         if self.books.judge.expect(self.joined_now, f"{said}, and is not in the room"):
             self.here, self.holes, self._told = None, [], True
 
     def joined(
         self, codec: str, at: Place, recovered: bool, messages: list[Raw], floor: dict[str, int], life: int
     ) -> None:
-        self._told = False  # whoever joins is told where the room is
+        self._told = self.is_passive = False  # whoever joins is told where the room is
         self._turn(at.epoch, f"{self} joined at {at}")
         since = self.here
         if recovered and since is not None and since.epoch == at.epoch:

@@ -15,7 +15,7 @@ from tests.chaos.judge import Attempt, Place, Stay
 from tests.chaos.member import Member, Seat, _is_in, type_for
 from tests.chaos.sdk import SdkMember
 from tests.chaos.wire import Acked, Said
-from tests.cluster.judge import ClusterStay
+from tests.cluster.judge import ClusterJudge, ClusterStay
 from tests.cluster.world import ClusterWorld, after
 
 CONNECT_S = 2.0
@@ -35,6 +35,7 @@ class ClusterMember(Member):
     """A bare client."""
 
     _world: ClusterWorld
+    _judge: ClusterJudge
     patience_s = ANSWER_S
 
     def __init__(self, world: ClusterWorld, name: str, rooms: list[str], seed: str) -> None:
@@ -112,6 +113,16 @@ class ClusterMember(Member):
             if told.epoch is not None and told.offset is not None:
                 seat.stay.begin(Place(told.epoch, told.offset))
         super()._on_withdrawn(seat, how, said)
+        assert isinstance(seat.stay, ClusterStay)
+        seat.stay.is_passive = how == "passive"
+
+    def _on_unread(self, stay: Stay, told: Acked) -> None:
+        here = stay.here
+        if here is not None and told.epoch is not None and here.epoch != told.epoch:
+            later = self._judge.age(told.epoch) > self._judge.age(here.epoch)
+            self._judge.expect(later, f"{stay} hears of unread messages up to {told}")
+            return
+        super()._on_unread(stay, told)
 
     def _on_ack(self, seat: Seat, attempt: Attempt, said: Said) -> None:
         before = len(attempt.answers)

@@ -11,6 +11,7 @@ from tests.chaos.world import BrokenPromiseError
 from tests.cluster.drive import SETTINGS, Plan, Run
 from tests.cluster.hosts import Host
 from tests.cluster.judge import ClusterJudge
+from tests.cluster.scene import scene
 from tests.cluster.world import Stalls
 
 
@@ -65,6 +66,26 @@ def test_a_server_that_forgets_is_found_out():
             asyncio.run(go())
     finally:
         host.finish()
+
+
+def test_nothing_is_lost_in_silence_while_workers_and_a_master_die():
+    plan = Plan(
+        _seed(),
+        seconds=1.0,
+        members=8,
+        sdk=2,
+        rate=150.0,
+        faults=("tail lost", "worker killed", "slot moved"),
+    )
+    with scene(SETTINGS) as here:
+        outcome = asyncio.run(here.play(plan, print))
+    print(outcome)
+    # A run in which nothing was lost, recovered or owned anew would prove nothing.
+    assert set(outcome.faults) == set(plan.faults)
+    assert outcome.lost > 0
+    assert outcome.turns > 0
+    assert outcome.owners > 0
+    assert {"recovered", "duplicate", "page"} <= set(outcome.counts)
 
 
 def test_a_stall_is_the_longest_time_of_any_room():

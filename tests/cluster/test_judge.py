@@ -132,6 +132,19 @@ def test_a_key_that_was_lost_with_its_publication_may_stand_in_the_next_epoch():
     assert court.judge.doubled == 1
 
 
+def test_a_passive_member_is_told_of_a_new_epoch_and_joins_since_where_it_was():
+    court = Court()
+    court.publish(at(1))
+    court.bo.offline()
+    court.bo.is_passive = True
+    court.trouble()
+    court.bo.turned()
+    court.publish(at(2, 2), court.al)
+    court.join(court.bo, at(2, 2))
+    assert court.end() == []
+    assert court.bo.turns == 1
+
+
 def test_two_connections_of_one_client_have_no_order_between_them():
     court = Court()
     first, second = court.send(over="al/1"), court.send(over="al/2")
