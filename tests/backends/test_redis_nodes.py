@@ -79,7 +79,7 @@ def test_a_port_that_is_taken_is_said(redis_node: RedisNode, tmp_path):
         RedisNode(tmp_path, redis_node.port).start()
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_the_command_says_its_url_and_leaves_nothing_behind(how: signal.Signals):
     command = subprocess.Popen(
         [sys.executable, "-m", "realtime", "dev-cluster"],
