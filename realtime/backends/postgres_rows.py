@@ -158,7 +158,7 @@ class Used(NamedTuple):
 async def claim(connection: Any, wishes: Sequence[Wish]) -> list[Claim]:
     """Open an epoch in each of some rooms, and return them in that order.
 
-    From then on no row of an earlier epoch is kept above `last`, and all that were kept below it are there.
+    From then on no row of an earlier epoch is added above what Redis knows, and all up to `last` are there.
     """
     ids = await room_ids(connection, list(dict.fromkeys(wish.room for wish in wishes)))
     found = await connection.fetch(

@@ -143,8 +143,8 @@ class PostgresStore:
     async def claim(self, wish: Wish) -> Claim:
         """Open an epoch in a room; return its number, and the offset that it goes on after.
 
-        What others still have in flight of earlier epochs is kept up to there, and refused above it
-        (`Superseded`). Workers that ask for the same one at once are given the same.
+        What others still have in flight of earlier epochs is kept up to what Redis knows (`wish.known`), and
+        refused above it (`Superseded`). Workers that ask for the same one at once are given the same.
 
         Raises:
             Unavailable: nobody knows whether it is opened; a repeat is given the same.

@@ -333,9 +333,9 @@ class Visit {
 
   #onGap({ from, to, reason }) {
     if (reason === "epoch_changed") {
-      $("older").hidden = true; // what was before it cannot be fetched any more
+      $("older").hidden = true; // its offsets may begin anew, too
       this.#oldest = 1;
-      const text = "The server restarted and its history was lost. From here on nothing is missing.";
+      const text = "The room began anew: messages may be missing here. From here on nothing is.";
       this.thread.note(text, "warn");
     } else if (from !== null) {
       this.thread.note(`${count(to - from + 1, "message is", "messages are")} missing here.`, "warn");

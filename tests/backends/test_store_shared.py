@@ -103,6 +103,18 @@ async def test_what_is_in_flight_of_the_old_epoch_is_kept_below_the_new_one_and_
     assert stores[0].stats()["store_refused_rows_total"] == 2
 
 
+async def test_what_redis_has_lost_is_not_added_and_what_is_kept_of_it_stays(stores):
+    """Its keys are lost with it: were it added later, its repeat would be there too."""
+    owner = Owner(stores[0])
+    await owner.keep([row(1), row(4)])
+    assert await stores[1].claim(Wish(LOBBY, NEW, 2, "a")) == Claim(4, NEW)
+    for offset in (2, 3, 4):
+        owner.append(row(offset))
+    await owner.all_told()
+    assert (owner.kept(), owner.failed()) == ([1, 4, 2, 4], [3])
+    assert await kept(stores[2]) == [(1, OLD), (2, OLD), (4, OLD)]
+
+
 async def test_who_opens_at_the_same_master_at_once_is_given_the_same_epoch(stores):
     claims = await asyncio.gather(
         *(store.claim(Wish(LOBBY, NEW + number, 4, "a")) for number, store in enumerate(stores))

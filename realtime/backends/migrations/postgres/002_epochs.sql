@@ -1,5 +1,6 @@
--- Where the epochs of a cluster's rooms begin. What workers still have in flight of an earlier epoch is kept below
--- that offset and refused from it on, so that no offset ever has two contents. `opener` names the Redis master that
+-- The epochs of a cluster's rooms. What workers still have in flight of an earlier epoch is kept below "first" and
+-- refused from it on: Redis has lost it, and the keys that its repeats would be known by, and its offset may be given
+-- again. What is kept already stays. `opener` names the Redis master that
 -- the epoch was opened at: workers that open the same epoch at once get the same one.
 CREATE TABLE epochs (
     room    bigint NOT NULL,
@@ -25,6 +26,9 @@ BEGIN
         SELECT g.n FROM unnest(rooms, offsets, numbers) WITH ORDINALITY AS g (room, place, number, n)
         WHERE EXISTS (
             SELECT FROM epochs e WHERE e.room = g.room AND e.epoch > g.number AND e."first" <= g.place
+        ) AND NOT EXISTS (
+            SELECT FROM publications p JOIN unnest(names) WITH ORDINALITY AS own (epoch, n) ON own.n = g.n
+            WHERE p.room = g.room AND p."offset" = g.place AND p.epoch = own.epoch
         )
     );
     INSERT INTO publications (room, "offset", epoch, push, sender, key, at_ms)
@@ -47,22 +51,22 @@ BEGIN
         FROM (SELECT DISTINCT 256 + (r % 32)::int AS bucket FROM unnest(rooms) AS r ORDER BY 1) AS buckets;
     RETURN QUERY
     WITH given AS (
-        SELECT g.n, g.room, g.number, g.opener,
+        SELECT g.n, g.room, g.number, g.opener, g.known + 1 AS "first",
             greatest(g.known, (SELECT max(p."offset") FROM publications p WHERE p.room = g.room), 0) AS last
         FROM unnest(rooms, numbers, known, openers) WITH ORDINALITY AS g (room, number, known, opener, n)
     ), latest AS (
         SELECT DISTINCT ON (e.room) e.room, e.epoch, e.opener FROM epochs e
         WHERE e.room = ANY (rooms) ORDER BY e.room, e.epoch DESC
     ), chosen AS (
-        SELECT g.n, g.room, g.last, g.opener,
+        SELECT g.n, g.room, g.last, g.opener, g."first",
             CASE WHEN l.opener = g.opener AND g.number < l.epoch + 10000000 THEN l.epoch
                 ELSE greatest(g.number, l.epoch + 1) END AS epoch
         FROM given g LEFT JOIN latest l ON l.room = g.room
     ), passed AS (
-        DELETE FROM epochs e USING chosen c WHERE e.room = c.room AND e.epoch < c.epoch AND e."first" > c.last
+        DELETE FROM epochs e USING chosen c WHERE e.room = c.room AND e.epoch < c.epoch AND e."first" >= c."first"
     ), opened AS (
         INSERT INTO epochs (room, epoch, "first", opener)
-            SELECT c.room, c.epoch, c.last + 1, c.opener FROM chosen c ON CONFLICT DO NOTHING
+            SELECT c.room, c.epoch, c."first", c.opener FROM chosen c ON CONFLICT DO NOTHING
     )
     SELECT c.n, c.last, c.epoch FROM chosen c;
 END
