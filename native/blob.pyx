@@ -1,8 +1,9 @@
 """Publications between workers: records in a row, and the pushes that come of them.
 
 A record is its size (the bytes that follow, u32), the sizes of type, sender, key and timestamp (u16 each; a
-sender's and a key's one more than they have, 0 for none), then these four and the content, which takes the rest.
-Numbers have their little end first. Whatever a peer may have written, nothing outside of the blob is read.
+sender's and a key's one more than they have, 0 for none), then these four and the content, which takes the
+rest. Numbers have their little end first. Whatever a peer may have written, nothing outside of the blob is
+read.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -28,7 +29,8 @@ ctypedef struct Record:
     size_t content_bytes
 
 
-def encode_record(str type not None, bytes sender, bytes key, bytes timestamp not None, bytes content not None):
+def encode_record(str type not None, bytes sender, bytes key, bytes timestamp not None,
+                  bytes content not None):
     cdef bytes name = type.encode()
     cdef bytes whose = b"" if sender is None else sender
     cdef bytes known = b"" if key is None else key

@@ -135,6 +135,7 @@ async def test_entries_are_all_that_a_row_needs_in_order_over_epochs(workers, bo
     other = packed[:48] + packed[48:80][::-1] + packed[80:]
     await worker.broker.ask(names.slot, b"HSET", names.meta, b"r", other)
     await member.publish("new epoch")
+    await until(lambda: member.texts[-1:] == ["new epoch"])
     entries = await worker.broker.reader(LOBBY, DURABLE).entries(Position(41, epoch), 1000)
     assert [entry.push for entry in entries] == member.pushes
     assert entries[0] == Entry(Position(42, epoch), member.pushes[0], ALICE, "ключ", 1752575400123)
