@@ -51,6 +51,7 @@ class Outcome:
     turns: int = 0
     lost: int = 0
     doubled: int = 0
+    echoes: int = 0
     written: int = 0  # by owners
     owners: int = 0  # changes of them
 
@@ -229,5 +230,6 @@ class Run:
         outcome = self.outcome
         outcome.epochs = sum(len(books.epochs) for books in self.judge.ledgers())
         outcome.turns, outcome.lost, outcome.doubled = self.judge.turns(), self.judge.lost, self.judge.doubled
+        outcome.echoes = self.judge.echoes
         outcome.written, outcome.owners = self.tallies.written, self.tallies.owners
         return outcome
