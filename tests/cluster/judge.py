@@ -256,6 +256,15 @@ class ClusterStay(Stay):
     def offline(self) -> None:
         super().offline()
         self.is_passive = False
+        self.reconnects()
+
+    def reconnects(self) -> None:
+        """What comes now comes over another connection, perhaps from another worker.
+
+        That one may have stood still, and hand on what a member has had elsewhere: signals are told once only
+        over one connection.
+        """
+        self._signals.clear()
 
     def begin(self, here: Place) -> None:
         if self._turn(here.epoch, f"{self} begins at {here}"):

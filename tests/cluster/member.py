@@ -196,6 +196,9 @@ class ClusterSdk(SdkMember):
     async def _open(self, target: Target) -> Socket:
         host, port = self._world.address
         path = urlsplit(target.url).path
+        for seat in self._seats:
+            assert isinstance(seat.stay, ClusterStay)
+            seat.stay.reconnects()
         return await super()._open(dataclasses.replace(target, url=f"ws://{host}:{port}{path}"))
 
     async def _published(self, room: Room, attempt: Attempt) -> None:

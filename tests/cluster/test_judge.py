@@ -154,6 +154,15 @@ def test_a_signal_may_come_twice_while_redis_is_in_trouble():
     assert court.judge.echoes == 1
 
 
+def test_a_signal_may_come_again_over_another_connection():
+    court = Court()
+    court.bo.signalled(Said("chat_typing", sender="al"), 7)
+    court.bo.offline()
+    court.join(court.bo, at(0))
+    court.bo.signalled(Said("chat_typing", sender="al"), 7)
+    assert court.end() == []
+
+
 def test_two_connections_of_one_client_have_no_order_between_them():
     court = Court()
     first, second = court.send(over="al/1"), court.send(over="al/2")
