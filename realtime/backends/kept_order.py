@@ -183,6 +183,9 @@ class KeptOrder:
             pushes = list(found)
             if not pushes:
                 break
+            if messages and after is not None and _offset_of(pushes[0]) > after + 1:
+                more = True  # the oldest went while we read: a page has no holes, the next may begin above
+                break
             if after is None:
                 before, messages = _offset_of(pushes[0]), pushes + messages
             else:

@@ -64,6 +64,7 @@ class Person(Protocol):
     """A client, of whichever make."""
 
     name: str
+    rooms: list[str]
     is_settled: bool
     has_all: bool
 

@@ -65,6 +65,7 @@ class Member:
 
     def __init__(self, world: World, name: str, rooms: list[str], seed: str) -> None:
         self.name = name
+        self.rooms = rooms
         self.wire: Wire | None = None
         self._world = world
         self._judge = world.judge

@@ -38,14 +38,14 @@ class Reader:
         """Page one room forth, then back: both have to find the same, and all of it if it is durable."""
         stay = self._judge.stay("the reader", books.name)
         floor = books.floor()
-        joined = await self._ask("join", books.name, {}, Joined)
+        joined = await self.ask("join", books.name, {}, Joined)
         at = Place(joined.epoch, joined.offset)
         stay.joined(MSGPACK, at, joined.recovered, joined.messages, floor, self._judge.life)
         self._judge.expect(at == books.end(at.epoch), f"{books.name} is at {at}, everybody at {floor}")
         forth: list[Place] = []
         after, more = 0, at.offset > 0
         while more:
-            page = await self._ask("history", books.name, {"after": after, "limit": PAGE}, Paged)
+            page = await self.ask("history", books.name, {"after": after, "limit": PAGE}, Paged)
             forth += stay.paged(MSGPACK, after, PAGE, page.messages, page.more, floor)
             if not page.messages:
                 break
@@ -55,7 +55,7 @@ class Reader:
         before, more = at.offset + 1, at.offset > 0
         while more:
             asked = {"before": before, "limit": PAGE - 1}
-            page = await self._ask("history", books.name, asked, Paged)
+            page = await self.ask("history", books.name, asked, Paged)
             found = [books.seen(MSGPACK, raw, f"the reader, before {before},") for raw in page.messages]
             back = [place for place in found if place is not None] + back
             if not found:
@@ -64,7 +64,7 @@ class Reader:
         said = f"{books.name}: {len(forth)} in its history forth, {len(back)} back"
         self._judge.expect(forth == back, said)
 
-    async def _ask(self, type_: str, room: str, content: dict[str, int], answer: Any) -> Any:
+    async def ask(self, type_: str, room: str, content: dict[str, int], answer: Any) -> Any:
         """Return the content of the answer."""
         self._ids += 1
         self._answer = asyncio.get_running_loop().create_future()

@@ -41,6 +41,7 @@ class SdkMember:
 
     def __init__(self, world: World, name: str, rooms: list[str], seed: str) -> None:
         self.name = name
+        self.rooms = rooms
         self._world = world
         self._judge = world.judge
         self._random = random.Random(seed)

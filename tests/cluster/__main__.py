@@ -54,7 +54,8 @@ def report(outcome: Outcome) -> list[str]:
         f"delivered {counts['push']}, recovered {counts['recovered']}, refused {counts['refused']}, "
         f"paged {counts['page']}, unavailable {counts['unavailable']}, no answer {counts['no answer']}",
         f"epochs {outcome.epochs}, members told of a new one {outcome.turns}, gaps {gaps}; "
-        f"acked and lost with an epoch {outcome.lost}, twice over epochs {outcome.doubled}",
+        f"acked and lost with an epoch {outcome.lost}, twice over epochs {outcome.doubled}, "
+        f"signals that came twice {outcome.echoes}",
         f"owners wrote {outcome.written}, and changed {outcome.owners} times",
     ]
     for kind, stalls_s in sorted(outcome.stalls_s.items()):

@@ -20,6 +20,7 @@ from tests.cluster.faults import Stage, faults_on
 from tests.cluster.hosts import Host
 from tests.cluster.judge import ClusterJudge, Trouble
 from tests.cluster.member import ClusterMember, ClusterSdk, Prober
+from tests.cluster.roster import check_rosters
 from tests.cluster.world import PROBER, ClusterWorld, after
 
 # Three slots or more on each master, and kinds that a slow reader is cut from and gets gaps from.
@@ -30,7 +31,12 @@ TALLIES = [f"tally:{name}" for name in "abcdef"]  # more than workers, so that m
 COUNTING = 3  # clients who have them counted
 CALM_S = 1.0  # between two faults
 MOVES_ON_S = 20.0  # after a fault every room has to
-SETTINGS: dict[str, object] = {**BOUNDS, "reconnect_max_ms": 100, "drain_timeout_s": 3}
+SETTINGS: dict[str, object] = {
+    **BOUNDS,
+    "reconnect_max_ms": 100,
+    "drain_timeout_s": 3,
+    "presence_grace_s": 1.0,
+}
 
 
 @dataclass
@@ -45,6 +51,7 @@ class Outcome:
     turns: int = 0
     lost: int = 0
     doubled: int = 0
+    echoes: int = 0
     written: int = 0  # by owners
     owners: int = 0  # changes of them
 
@@ -202,6 +209,7 @@ class Run:
             raise BrokenPromiseError(
                 "\n".join(["at the end somebody does not have everything:", *late, *self.judge.faults[:20]])
             ) from stalled
+        await check_rosters(self.world, self._rosters())
         for host in self.world.hosts:
             self.world.reading_at = host
             await read_all(self.world)
@@ -210,9 +218,18 @@ class Run:
         self.world.check()
         self.world.is_over = True
 
+    def _rosters(self) -> dict[str, set[str]]:
+        """Who is in which room: from its end on everybody is in all of theirs."""
+        rosters: dict[str, set[str]] = defaultdict(set)
+        for one in self._people:
+            for room in one.rooms:
+                rosters[room].add(one.name)
+        return rosters
+
     def _sum_up(self) -> Outcome:
         outcome = self.outcome
         outcome.epochs = sum(len(books.epochs) for books in self.judge.ledgers())
         outcome.turns, outcome.lost, outcome.doubled = self.judge.turns(), self.judge.lost, self.judge.doubled
+        outcome.echoes = self.judge.echoes
         outcome.written, outcome.owners = self.tallies.written, self.tallies.owners
         return outcome

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
+from typing import Any
 
 from msgspec import Raw
 
 from tests.chaos.judge import Attempt, Books, Judge, Place, Stay
+from tests.chaos.wire import Said
 
 # What is acked so shortly before a master's death may not have reached its replica.
 TAIL_S = 2.0
@@ -43,6 +45,7 @@ class ClusterJudge(Judge):
         self.troubles: list[Trouble] = []
         self._sent_s: dict[Attempt, float] = {}  # the last time
         self.lost = 0  # acked, and gone with an epoch
+        self.echoes = 0  # signals that came twice
         self.doubled = 0  # stand in two epochs: the first was thought lost, or its key was
 
     def sending(self, attempt: Attempt) -> None:
@@ -72,6 +75,11 @@ class ClusterJudge(Judge):
             return int(epoch, 36)
         except ValueError:
             return -1
+
+    def in_trouble(self) -> bool:
+        """Whether Redis is in trouble now, or was a moment ago."""
+        now_s = self.now()
+        return any(one.begin_s <= now_s <= one.end_s + TAIL_S for one in self.troubles if one.opens_epochs)
 
     def turns(self) -> int:
         """Return how often all members together have been told of a new epoch."""
@@ -287,6 +295,17 @@ class ClusterStay(Stay):
             return
         self.here = place
         self.received += 1
+
+    def signalled(self, said: Said, content: Any) -> None:
+        """As ever, but that one may come twice while Redis is in trouble.
+
+        A master hands what is published to its replicas, over their own connections. One that takes over may
+        have it only then, and whoever has gone there with its subscription gets it again.
+        """
+        if (said.sender, content) in self._signals and self.books.judge.in_trouble():
+            self.books.judge.echoes += 1
+            return
+        super().signalled(said, content)
 
     def paged(
         self, codec: str, after: int, limit: int, messages: list[Raw], more: bool, floor: dict[str, int]

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from tests.chaos.judge import Attempt, Place, Stay
-from tests.chaos.wire import JSON
+from tests.chaos.wire import JSON, Said
 from tests.cluster.counting import Tallies, Written
 from tests.cluster.judge import ClusterJudge, ClusterStay, Trouble
 
@@ -143,6 +143,15 @@ def test_a_passive_member_is_told_of_a_new_epoch_and_joins_since_where_it_was():
     court.join(court.bo, at(2, 2))
     assert court.end() == []
     assert court.bo.turns == 1
+
+
+def test_a_signal_may_come_twice_while_redis_is_in_trouble():
+    court = Court()
+    court.trouble()
+    for _ in range(2):
+        court.bo.signalled(Said("chat_typing", sender="al"), 7)
+    assert court.end() == []
+    assert court.judge.echoes == 1
 
 
 def test_two_connections_of_one_client_have_no_order_between_them():
@@ -283,6 +292,19 @@ def a_senders_messages_are_swapped(court: Court) -> None:
     court.push(fourth, at(5))
 
 
+def a_signal_comes_twice(court: Court) -> None:
+    court.trouble(opens_epochs=False)
+    for _ in range(2):
+        court.bo.signalled(Said("chat_typing", sender="al"), 7)
+
+
+def a_signal_comes_twice_long_after_a_trouble(court: Court) -> None:
+    court.trouble(lasts_s=1)
+    court.bo.signalled(Said("chat_typing", sender="al"), 7)
+    court.now_s += 5
+    court.bo.signalled(Said("chat_typing", sender="al"), 7)
+
+
 def a_page_goes_back_an_epoch(court: Court) -> None:
     court.trouble()
     fourth = court.publish(at(4, 2))
@@ -320,6 +342,8 @@ def an_epoch_is_no_number(court: Court) -> None:
         (a_recovery_leaves_one_out, "recovered 5 since 1/3, not 4-5"),
         (a_key_yields_two_publications, "no. 4 to events:a stands at 1/4, too"),
         (a_senders_messages_are_swapped, "no. 5 to events:a at 1/4, but al's no. 4 to events:a behind it"),
+        (a_signal_comes_twice, "received 7 twice"),
+        (a_signal_comes_twice_long_after_a_trouble, "received 7 twice"),
         (a_page_goes_back_an_epoch, "1/1 behind 2/4"),
         (a_page_leaves_one_out, "1/3 behind 1/1"),
         (an_epoch_is_no_number, "'k3f9-' is no number"),
