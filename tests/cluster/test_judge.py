@@ -158,7 +158,7 @@ def test_a_signal_may_come_again_over_another_connection():
     court = Court()
     court.bo.signalled(Said("chat_typing", sender="al"), 7)
     court.bo.offline()
-    court.join(court.bo, at(0))
+    court.join(court.bo, at(0), recovered=True)
     court.bo.signalled(Said("chat_typing", sender="al"), 7)
     assert court.end() == []
 
