@@ -133,7 +133,7 @@ class ClusterMember(Member):
             self._later(lambda: self._again(seat, attempt))
 
     def _again(self, seat: Seat, attempt: Attempt) -> None:
-        if attempt in seat.unanswered and seat.stay.joined_now:
+        if attempt in seat.unanswered and _is_in(seat):
             self._send_attempts(seat, [attempt], [True])
 
     def _later(self, do: Callable[[], object]) -> None:
