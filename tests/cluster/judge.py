@@ -78,12 +78,15 @@ class ClusterJudge(Judge):
 
     def in_trouble(self) -> bool:
         """Whether Redis is in trouble now, or was a moment ago."""
-        now_s = self.now()
-        return any(one.begin_s <= now_s <= one.end_s + TAIL_S for one in self.troubles if one.opens_epochs)
+        return self._in_trouble_at(self.now())
 
     def turns(self) -> int:
         """Return how often all members together have been told of a new epoch."""
         return sum(stay.turns for stay in self._stays if isinstance(stay, ClusterStay))
+
+    def _in_trouble_at(self, at_s: float) -> bool:
+        causes = [one for one in self.troubles if one.opens_epochs]
+        return any(one.begin_s - TAIL_S <= at_s <= one.end_s + TAIL_S for one in causes)
 
     def _books(self, name: str, *, durable: bool) -> ClusterBooks:
         return ClusterBooks(self, name, durable=durable)
@@ -96,11 +99,14 @@ class ClusterJudge(Judge):
         """What was sent over one connection to a room stands there in the order in which it was sent.
 
         Over two connections there is no order: a worker that was stopped may publish what it had taken when
-        it wakes up, long after its client has gone on elsewhere.
+        it wakes up, long after its client has gone on elsewhere. Nor is there one for what was
+        never acked while Redis was in trouble: a node that stood still may do it later, whatever its sender
+        was told.
         """
         last: dict[tuple[str, str, str], tuple[int, Attempt]] = {}
         for attempt in sorted(self.attempts.values(), key=lambda one: one.number):
-            for place in attempt.places if attempt.sends == 1 and attempt.connection else ():
+            sure = attempt.answers or not self._in_trouble_at(self._sent_s[attempt])
+            for place in attempt.places if sure and attempt.sends == 1 and attempt.connection else ():
                 whose = (attempt.connection, attempt.room, place.epoch)
                 before = last.get(whose)
                 if before is not None:
@@ -256,6 +262,15 @@ class ClusterStay(Stay):
     def offline(self) -> None:
         super().offline()
         self.is_passive = False
+        self.reconnects()
+
+    def reconnects(self) -> None:
+        """What comes now comes over another connection, perhaps from another worker.
+
+        That one may have stood still, and hand on what a member has had elsewhere: signals are told once only
+        over one connection.
+        """
+        self._signals.clear()
 
     def begin(self, here: Place) -> None:
         if self._turn(here.epoch, f"{self} begins at {here}"):

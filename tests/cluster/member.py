@@ -133,7 +133,7 @@ class ClusterMember(Member):
             self._later(lambda: self._again(seat, attempt))
 
     def _again(self, seat: Seat, attempt: Attempt) -> None:
-        if attempt in seat.unanswered and seat.stay.joined_now:
+        if attempt in seat.unanswered and _is_in(seat):
             self._send_attempts(seat, [attempt], [True])
 
     def _later(self, do: Callable[[], object]) -> None:
@@ -196,6 +196,9 @@ class ClusterSdk(SdkMember):
     async def _open(self, target: Target) -> Socket:
         host, port = self._world.address
         path = urlsplit(target.url).path
+        for seat in self._seats:
+            assert isinstance(seat.stay, ClusterStay)
+            seat.stay.reconnects()
         return await super()._open(dataclasses.replace(target, url=f"ws://{host}:{port}{path}"))
 
     async def _published(self, room: Room, attempt: Attempt) -> None:

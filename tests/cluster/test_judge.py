@@ -154,6 +154,25 @@ def test_a_signal_may_come_twice_while_redis_is_in_trouble():
     assert court.judge.echoes == 1
 
 
+def test_a_signal_may_come_again_over_another_connection():
+    court = Court()
+    court.bo.signalled(Said("chat_typing", sender="al"), 7)
+    court.bo.offline()
+    court.join(court.bo, at(0), recovered=True)
+    court.bo.signalled(Said("chat_typing", sender="al"), 7)
+    assert court.end() == []
+
+
+def test_what_was_refused_in_a_trouble_may_come_later():
+    court = Court()
+    court.trouble()
+    first, second = court.send(), court.send()
+    court.push(second, at(1))
+    court.ack(second, at(1))
+    court.push(first, at(2))  # a master that stood still had it in its socket
+    assert court.end() == []
+
+
 def test_two_connections_of_one_client_have_no_order_between_them():
     court = Court()
     first, second = court.send(over="al/1"), court.send(over="al/2")
@@ -305,6 +324,15 @@ def a_signal_comes_twice_long_after_a_trouble(court: Court) -> None:
     court.bo.signalled(Said("chat_typing", sender="al"), 7)
 
 
+def a_senders_acked_messages_are_swapped_in_a_trouble(court: Court) -> None:
+    court.trouble()
+    fourth, fifth = court.send(), court.send()
+    court.push(fifth, at(4))
+    court.push(fourth, at(5))
+    court.ack(fifth, at(4))
+    court.judge.acked(fourth, at(5), 0, "al/other")
+
+
 def a_page_goes_back_an_epoch(court: Court) -> None:
     court.trouble()
     fourth = court.publish(at(4, 2))
@@ -342,6 +370,10 @@ def an_epoch_is_no_number(court: Court) -> None:
         (a_recovery_leaves_one_out, "recovered 5 since 1/3, not 4-5"),
         (a_key_yields_two_publications, "no. 4 to events:a stands at 1/4, too"),
         (a_senders_messages_are_swapped, "no. 5 to events:a at 1/4, but al's no. 4 to events:a behind it"),
+        (
+            a_senders_acked_messages_are_swapped_in_a_trouble,
+            "no. 5 to events:a at 1/4, but al's no. 4 to events:a behind it",
+        ),
         (a_signal_comes_twice, "received 7 twice"),
         (a_signal_comes_twice_long_after_a_trouble, "received 7 twice"),
         (a_page_goes_back_an_epoch, "1/1 behind 2/4"),

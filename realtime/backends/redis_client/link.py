@@ -115,7 +115,7 @@ class Link(Generic[W]):
                 self._asked_at = now
                 wire.send(Call(-1, PING, None, NEVER, self, final=True))
         elif now - self._asked_at >= self._terms.ping_interval_s:
-            wire.abort(f"silent for {now - self._silent_since:.2f} s")
+            wire.abort(f"silent for {now - self._silent_since:.2f} s", reset=True)
 
     def excuse(self, span_s: float) -> None:
         """Do not count so much time as silence: we did not listen."""

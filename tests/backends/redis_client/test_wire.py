@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import socket
 from collections.abc import Iterable, Iterator
 
 import pytest
@@ -135,6 +136,36 @@ def test_what_cannot_be_understood_ends_the_connection(said: bytes, why: str):
     wire.data_received(said)
     assert transport.aborted
     assert why in wire.why
+
+
+@pytest.mark.parametrize("reset", [True, False])
+async def test_what_is_not_there_when_a_silent_node_is_given_up_never_gets_there(reset: bool):
+    """The node reads nothing, so that most of it is still in our kernel. Without a reset that would go on."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        wire = Wire()
+        lost = loop.create_future()
+        wire.on_lost = lost.set_result
+        await loop.create_connection(lambda: wire, *listening.getsockname())
+        node, _ = await asyncio.to_thread(listening.accept)
+        wire.write(b"x" * (1 << 20))
+        wire.abort("silent", reset=reset)
+        assert await lost == "silent"
+
+        def read() -> str:
+            try:
+                while node.recv(65536):
+                    pass
+            except ConnectionResetError:
+                return "reset"
+            return "all that was in the kernel"
+
+        with node:
+            node.settimeout(10)
+            assert await asyncio.to_thread(read) == ("reset" if reset else "all that was in the kernel")
 
 
 def test_who_fails_on_a_reply_does_not_keep_the_next_from_theirs(caplog: pytest.LogCaptureFixture):
