@@ -91,11 +91,14 @@ class Router:
         for owed in tuple(self._owed):
             await owed.receipt.settled()
 
-    def fail(self, session: Session, message: Envelope | Malformed, error: Exception) -> bool:
+    def fail(
+        self, session: Session, message: Envelope | Malformed, error: Exception, *, taken: bool = False
+    ) -> bool:
         """Answer a message with the error it caused; False when the connection is closed over it.
 
         Without an id the error goes out as a push. All of them are bounded: a peer that causes more than
         the meter allows is closed, with the error's own code where that is temporary, so that it comes back.
+        Where its message had been `taken` before what it needs was away, that was nothing that it caused.
         """
         if not isinstance(error, RealtimeError):
             self.failures += 1
@@ -105,7 +108,7 @@ class Router:
         if error.limit is not None:
             self.refusals[error.limit] = self.refusals.get(error.limit, 0) + 1
         session.send(error_reply(message.id, error, getattr(message, "room", None)))
-        if self._count_error(session):
+        if (taken and isinstance(error, Unavailable)) or self._count_error(session):
             return True
         self.refusals["errors_per_second"] += 1
         code, name = CloseCode.TOO_MANY_ERRORS, "too_many_errors"
@@ -149,7 +152,7 @@ class Router:
     def _pay(self, session: Session, message: Envelope, owed: Owed, outcome: Receipt | Exception) -> None:
         self._owed.discard(owed)
         if isinstance(outcome, Exception):
-            self.fail(session, message, outcome)
+            self.fail(session, message, outcome, taken=True)
         else:
             owed.pay(outcome)
 
@@ -157,7 +160,7 @@ class Router:
         try:
             await outcome
         except Exception as error:  # whatever it is, it is this message's alone
-            self.fail(session, message, error)
+            self.fail(session, message, error, taken=True)
 
 
 def error_reason(error: RealtimeError) -> bytes:

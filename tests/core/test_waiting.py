@@ -111,6 +111,22 @@ async def test_what_the_broker_refuses_later_is_answered_as_an_error(world):
     assert alice.answer(2)["content"]["name"] == "unavailable"
 
 
+async def test_who_had_much_under_way_when_the_broker_went_away_has_caused_no_error_and_stays():
+    world = slow_world(limits=Limits(errors_burst=3, errors_per_second=1))
+    alice = world.member("alice")
+    await join(world, alice)
+    for number in range(20):
+        alice.send("chat_message", id=number, room=LOBBY, content=number)
+    await settle()
+    for number in range(20):
+        await world.broker.answer(BrokerUnavailable("away", retry_after_s=1.0))
+        assert alice.answer(number)["content"]["name"] == "unavailable"
+    assert alice.connection.closed is None
+    for number in range(20):
+        alice.send("no_such_type", id=number)
+    assert alice.connection.closed is not None, "what it causes itself is counted as ever"
+
+
 async def test_history_is_answered_late(world):
     alice = world.member("alice")
     await join(world, alice)
