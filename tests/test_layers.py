@@ -174,8 +174,8 @@ def foreign_verdict(module: str, name: str) -> str | None:
         return "drivers are imported in backends alone"
     if under(name, *EVENT_LOOPS) and layer not in ("edge", "cli", "client"):
         return "only edge and cli choose the event loop"
-    if layer == "backends" and under(name, "ssl"):
-        return None  # a backend may dial its server; a context opens no socket
+    if layer == "backends" and under(name, "ssl", "socket.SOL_SOCKET", "socket.SO_LINGER"):
+        return None  # a backend may dial its server; a context or an option's name opens no socket
     if under(name, *SOCKETS) and layer not in ("edge", "client") and not under(name, "http.HTTPStatus"):
         return "only edge touches sockets"
     if under(name, "websockets") and layer != "client" and not under(name, *PURE_WEBSOCKETS):
@@ -266,6 +266,7 @@ def test_every_layer_of_the_design_is_read():
         ("realtime.edge.worker", "import websockets.asyncio.server", "pure functions alone"),
         ("realtime.core.room", "import socket", "only edge touches sockets"),
         ("realtime.core.room", "import ssl", "only edge touches sockets"),
+        ("realtime.backends.redis_client.wire", "import socket", "only edge touches sockets"),
         ("realtime.backends.broker_redis", "loop.create_server(f)", "only edge touches sockets"),
         ("realtime.core.room", "await asyncio.open_connection('h', 1)", "only edge touches sockets"),
         ("realtime.cli", "loop.add_reader(0, f)", "only edge touches sockets"),
@@ -309,6 +310,7 @@ def test_cython_that_crosses_a_layer_is_found(source: str, line: int):
         ("realtime.backends.auth_jwt", "import jwt\nfrom realtime.errors import Unauthorized"),
         ("realtime.protocol.deflate", "from websockets.headers import parse_extension"),
         ("realtime.backends.redis_client.address", "import ssl"),
+        ("realtime.backends.redis_client.wire", "from socket import SO_LINGER"),
         ("realtime.edge.worker", "import socket, uvloop\nfrom realtime.features import discover"),
         ("realtime.cli", "from realtime.client import connect\nfrom realtime import __version__"),
         ("realtime.client.connection", "import websockets, socket\nfrom realtime.errors import X"),

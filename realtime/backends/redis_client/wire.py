@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import struct
 from collections import deque
 from collections.abc import Callable
+from socket import SO_LINGER, SOL_SOCKET
 from typing import Any, Final, cast
 
 from hiredis import ProtocolError, PushNotification, Reader, pack_command
@@ -117,9 +117,7 @@ class Wire(asyncio.Protocol):
         if transport is not None:
             self.why = why
             if reset:
-                transport.get_extra_info("socket").setsockopt(
-                    socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGERING
-                )
+                transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, _NO_LINGERING)
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
