@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -25,9 +26,22 @@ from realtime.core.kinds import RoomKind
 from realtime.errors import RealtimeError, Unavailable
 from realtime.ids import DEFAULT_TENANT, RoomId
 from tests.backends.cluster.stage import LOBBY, Member, Worker, Workers, get, until
+from tests.oracles.hub import FakeClock
 
 CHAT = RoomKind(name="chat", durable=True)
 WINDOW_S = 300.0
+
+
+class Stamp:
+    """Says when something is published, by the clock that keys' ages are told by."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+
+    @property
+    def timestamp(self) -> bytes:
+        now = datetime.fromtimestamp(self._clock.time(), UTC)
+        return now.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
 
 
 class Stage:
@@ -45,6 +59,7 @@ class Stage:
         store = await open_postgres(self.url, synchronous="normal", clock=SystemClock(), exclusive=False)
         self.stores.append(store)
         worker = await self.workers.start(deepen=deepen(store, self.clock), **options)
+        worker.broker.stamp = Stamp(self.clock)
         worker.broker.opening = Opener(
             worker.redis, store, self.clock, prefix="rt", recovery_window_s=WINDOW_S
         )
