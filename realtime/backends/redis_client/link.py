@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -55,7 +56,7 @@ class Terms:
     counts: Counts = field(default_factory=Counts)
 
 
-class Link(Generic[W]):
+class Link(ABC, Generic[W]):
     """One connection to `node`, over and over. Subclasses say what is done with it while it stands.
 
     `on_change` is called when it stands, when it is lost, and when it could not be had.
@@ -123,8 +124,9 @@ class Link(Generic[W]):
         if self._asked_at is not None:
             self._asked_at += span_s
 
+    @abstractmethod
     def _make(self) -> W:
-        raise NotImplementedError
+        """Return a connection that is not dialed yet."""
 
     def _opened(self, wire: W) -> None:
         """`wire` is now the link's."""
