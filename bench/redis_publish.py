@@ -32,10 +32,10 @@ from realtime.backends.cluster.stream import RedisStream
 from realtime.backends.redis_client.client import RedisClient
 from realtime.backends.redis_nodes import RedisNode
 from realtime.core.clock import SystemClock
-from realtime.core.contracts import RoomKey, Terms
+from realtime.core.contracts import Terms
 from realtime.core.kinds import RoomKind
 from realtime.errors import StartupError
-from realtime.ids import DEFAULT_TENANT, RoomId
+from realtime.ids import DEFAULT_TENANT, RoomId, RoomName
 
 QUESTION = "what does a publication cost Redis, alone and with others in a blob?"
 SHAPES = {
@@ -73,7 +73,7 @@ class Publisher:
         self.published = self.delivered = 0
         self._batch = batch
         self._keyed = keyed
-        key = RoomKey(DEFAULT_TENANT, RoomId(f"chat:{number}"))
+        key = RoomId(DEFAULT_TENANT, RoomName(f"chat:{number}"))
         self.stream: RedisStream = broker.open(key, CHAT, self._deliver)
 
     async def run(self, until: float) -> None:

@@ -29,9 +29,9 @@ from bench.run import bounded
 from realtime.backends.store_postgres import open_postgres
 from realtime.backends.store_sqlite import open_sqlite
 from realtime.core.clock import SystemClock
-from realtime.core.contracts import Position, RoomKey, Row, Store
+from realtime.core.contracts import Position, Row, Store
 from realtime.errors import Unavailable
-from realtime.ids import DEFAULT_TENANT, RoomId
+from realtime.ids import DEFAULT_TENANT, RoomId, RoomName
 
 QUESTION = "how many rows a second does a store keep, and when is one kept?"
 STORES = ("sqlite-normal", "sqlite-full", "postgres")
@@ -56,12 +56,12 @@ class Run:
 class Load:
     """`publishers` rows on their way at any time, until `stop`."""
 
-    def __init__(self, store: Store, publishers: int, offsets: dict[RoomKey, int]) -> None:
+    def __init__(self, store: Store, publishers: int, offsets: dict[RoomId, int]) -> None:
         self._store = store
         self._publishers = publishers
         self._offsets = offsets
         self._rooms = list(offsets)
-        self._appended_at: dict[tuple[RoomKey, int], float] = {}
+        self._appended_at: dict[tuple[RoomId, int], float] = {}
         self._stopping = False
         self._stopped = asyncio.Event()
         self.waits_s: list[float] = []
@@ -77,7 +77,7 @@ class Load:
         if self.error is not None:
             raise self.error
 
-    def _append(self, room: RoomKey) -> None:
+    def _append(self, room: RoomId) -> None:
         offset = self._offsets[room] = self._offsets[room] + 1
         self._appended_at[room, offset] = time.perf_counter()
         self._store.append(
@@ -101,7 +101,7 @@ async def measure(name: str, place: str, publishers: int, seconds: float) -> Run
         RuntimeError: rows are missing, or there are more than were kept.
     """
     async with opened(name, place) as store:
-        rooms = [RoomKey(DEFAULT_TENANT, RoomId(f"chat:{number}")) for number in range(ROOMS)]
+        rooms = [RoomId(DEFAULT_TENANT, RoomName(f"chat:{number}")) for number in range(ROOMS)]
         offsets = {room: (await store.remembered(room, 0)).offset for room in rooms}
         before = sum(offsets.values())
         load = Load(store, publishers, offsets)

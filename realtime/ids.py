@@ -1,21 +1,30 @@
 """Names of things: typed, bounded, and checked once where they enter.
 
 Each is a `NewType` of `str`, so that a name costs nothing after the check and mypy keeps them apart. A room
-is named within a tenant: two tenants' `chat:lobby` are two rooms. Every parser raises `BadMessage`.
+is named within a tenant: two tenants' `chat:lobby` are two rooms, so a name alone identifies none, and a
+`RoomId` cannot be made without its tenant. Every parser raises `BadMessage`.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final, NewType
+from typing import Final, NamedTuple, NewType
 
 from realtime.errors import BadMessage
 
-RoomId = NewType("RoomId", str)
-"""`kind:id`, such as `chat:lobby`."""
+RoomName = NewType("RoomName", str)
+"""`kind:id`, such as `chat:lobby`: what a room is called within its tenant."""
 UserId = NewType("UserId", str)
 """The token's subject."""
 TenantId = NewType("TenantId", str)
+
+
+class RoomId(NamedTuple):
+    """One room of all there are: what brokers, stores and caches know it by."""
+
+    tenant: TenantId
+    room: RoomName
+
 
 DEFAULT_TENANT: Final = TenantId("default")
 ROOM_BYTES_MAX: Final = 200
@@ -27,7 +36,7 @@ _KIND = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-def parse_room(text: str) -> RoomId:
+def parse_room(text: str) -> RoomName:
     """Return `text` as a room's name.
 
     Raises:
@@ -40,15 +49,15 @@ def parse_room(text: str) -> RoomId:
     if not _KIND.fullmatch(kind):
         raise BadMessage(f"room {text[:64]!r}: the kind must match {_KIND.pattern}")
     _check_text("room", name, ROOM_BYTES_MAX - len(kind) - 1)
-    return RoomId(text)
+    return RoomName(text)
 
 
-def room_kind(room: RoomId) -> str:
+def room_kind(room: RoomName) -> str:
     """The part before the first colon: `chat` of `chat:lobby`."""
     return room[: room.index(":")]
 
 
-def room_name(room: RoomId) -> str:
+def id_in_kind(room: RoomName) -> str:
     """The part after the first colon: `lobby` of `chat:lobby`. It may hold more colons."""
     return room[room.index(":") + 1 :]
 

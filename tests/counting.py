@@ -19,10 +19,10 @@ import realtime.features as features
 from realtime.cli import main
 from realtime.core.cluster import room_slot
 from realtime.core.command import Command
-from realtime.core.contracts import RoomKey
 from realtime.core.core import Core
 from realtime.core.feature import Feature, MessageType
 from realtime.core.kinds import RoomKind
+from realtime.ids import RoomId
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Push(msgspec.Struct):
     content: Counted
 
 
-Counters = defaultdict[RoomKey, Counter]
+Counters = defaultdict[RoomId, Counter]
 
 counters: WeakKeyDictionary[Core, Counters] = WeakKeyDictionary()
 """What each core owns and has used."""

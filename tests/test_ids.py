@@ -3,7 +3,7 @@
 import pytest
 
 from realtime.errors import BadMessage
-from realtime.ids import parse_room, parse_tenant, parse_user, room_kind, room_name
+from realtime.ids import id_in_kind, parse_room, parse_tenant, parse_user, room_kind
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from realtime.ids import parse_room, parse_tenant, parse_user, room_kind, room_n
 )
 def test_a_room_is_kind_and_id(text, kind, name):
     room = parse_room(text)
-    assert (room, room_kind(room), room_name(room)) == (text, kind, name)
+    assert (room, room_kind(room), id_in_kind(room)) == (text, kind, name)
 
 
 @pytest.mark.parametrize(

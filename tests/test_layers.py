@@ -315,7 +315,7 @@ def test_cython_that_crosses_a_layer_is_found(source: str, line: int):
         ("realtime.cli", "from realtime.client import connect\nfrom realtime import __version__"),
         ("realtime.client.connection", "import websockets, socket\nfrom realtime.errors import X"),
         ("realtime.edge.http", "from http import HTTPStatus\nimport realtime.web"),
-        ("realtime.client.connection", "from .backoff import delays\nfrom realtime.ids import RoomId"),
+        ("realtime.client.connection", "from .backoff import delays\nfrom realtime.ids import RoomName"),
     ],
 )
 def test_python_within_its_layer_passes(module: str, source: str):

@@ -12,19 +12,9 @@ from typing import Final
 from realtime.backends.broker_memory import KB, MB, MemoryBroker
 from realtime.backends.durable_stream import DurableStream
 from realtime.backends.idle import IdleRooms
-from realtime.core.contracts import (
-    Clock,
-    Deliver,
-    Lost,
-    Others,
-    Receipt,
-    RoomKey,
-    Stamp,
-    Store,
-    Stream,
-    Terms,
-)
+from realtime.core.contracts import Clock, Deliver, Lost, Others, Receipt, Stamp, Store, Stream, Terms
 from realtime.core.kinds import RoomKind
+from realtime.ids import RoomId
 
 LOOK_AGAIN_S: Final = 1.0  # how often a room of which nobody knows what is kept asks the store by itself
 # Publications that wait for their rooms to be loaded, of all rooms together, and their contents.
@@ -65,12 +55,12 @@ class DurableBroker:
         self.failures = 0  # times that a room had to look what is kept
         self.unknown: set[DurableStream] = set()  # rooms that have still to find out
         self._look_again_at = 0.0
-        self._streams: dict[RoomKey, DurableStream] = {}
+        self._streams: dict[RoomId, DurableStream] = {}
         self._idle = IdleRooms(clock, recovery_window_s, idle_rooms)
 
     def open(
         self,
-        room: RoomKey,
+        room: RoomId,
         kind: RoomKind,
         deliver: Deliver,
         lost: Lost | None = None,
@@ -86,7 +76,7 @@ class DurableBroker:
 
     def publish(
         self,
-        room: RoomKey,
+        room: RoomId,
         kind: RoomKind,
         type: str,
         sender: bytes | None,
@@ -146,7 +136,7 @@ class DurableBroker:
             "broker_failures_total": self.failures,
         }
 
-    def _stream(self, room: RoomKey, kind: RoomKind) -> DurableStream:
+    def _stream(self, room: RoomId, kind: RoomKind) -> DurableStream:
         stream = self._streams.get(room)
         if stream is None:
             stream = self._streams[room] = DurableStream(self, room, kind)

@@ -20,13 +20,13 @@ from realtime.core.contracts import (
     Position,
     Receipt,
     Recovery,
-    RoomKey,
     Stamp,
     Terms,
 )
 from realtime.core.history import missed, page
 from realtime.core.kinds import RoomKind
 from realtime.errors import Conflict
+from realtime.ids import RoomId
 from realtime.native.encode import json_string
 from realtime.native.sequence import Budget, Sequence
 
@@ -65,7 +65,7 @@ class MemoryBroker:
         self._history_messages = history_messages
         self._history_bytes = history_bytes
         self._epochs = epochs
-        self._streams: dict[RoomKey, MemoryStream] = {}
+        self._streams: dict[RoomId, MemoryStream] = {}
         self._idle = IdleRooms(clock, recovery_window_s, idle_rooms)
         # A broker around this one shares both, so that they hold for all rooms together.
         self.budget = Budget(memory_bytes)
@@ -73,7 +73,7 @@ class MemoryBroker:
 
     def open(
         self,
-        room: RoomKey,
+        room: RoomId,
         kind: RoomKind,
         deliver: Deliver,
         lost: Lost | None = None,
@@ -88,7 +88,7 @@ class MemoryBroker:
 
     def publish(
         self,
-        room: RoomKey,
+        room: RoomId,
         kind: RoomKind,
         type: str,
         sender: bytes | None,
@@ -119,7 +119,7 @@ class MemoryBroker:
         """Whether memory runs short."""
         return self.budget.used > self.budget.limit * MEMORY_SHORT
 
-    def sequence(self, room: RoomKey, kind: RoomKind, epoch: bytes, offset: int = 0) -> Sequence:
+    def sequence(self, room: RoomId, kind: RoomKind, epoch: bytes, offset: int = 0) -> Sequence:
         """Return an empty order that keeps as much as the kind says, or else the settings."""
         messages = self._history_messages if kind.history_messages is None else kind.history_messages
         size = self._history_bytes if kind.history_bytes is None else kind.history_bytes
@@ -134,7 +134,7 @@ class MemoryBroker:
             "broker_keys": self.keys.count,
         }
 
-    def _stream(self, room: RoomKey, kind: RoomKind) -> MemoryStream:
+    def _stream(self, room: RoomId, kind: RoomKind) -> MemoryStream:
         stream = self._streams.get(room)
         if stream is None:
             sequence = self.sequence(room, kind, self._epochs())
@@ -150,7 +150,7 @@ class MemoryStream:
 
     __slots__ = ("_broker", "fence", "keys", "room", "sequence")
 
-    def __init__(self, broker: MemoryBroker, room: RoomKey, sequence: Sequence) -> None:
+    def __init__(self, broker: MemoryBroker, room: RoomId, sequence: Sequence) -> None:
         self.room = room
         self.sequence = sequence
         self.fence = 0  # the highest ring version that has written

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from realtime.backends.broker_memory import weigh
 from realtime.backends.kept_order import KeptOrder
 from realtime.backends.keys import RoomKeys
-from realtime.core.contracts import Deliver, Page, Position, Receipt, Recovery, RoomKey, Row, Terms
+from realtime.core.contracts import Deliver, Page, Position, Receipt, Recovery, Row, Terms
 from realtime.core.kinds import RoomKind
 from realtime.core.pending import Pending
 from realtime.errors import Unavailable
+from realtime.ids import RoomId
 from realtime.native.encode import encode_push, json_string
 from realtime.native.sequence import Sequence
 
@@ -73,7 +74,7 @@ class DurableStream:
 
     sequence: Sequence | None = None  # nothing goes the short way: all of it waits for its commit
 
-    def __init__(self, broker: DurableBroker, room: RoomKey, kind: RoomKind) -> None:
+    def __init__(self, broker: DurableBroker, room: RoomId, kind: RoomKind) -> None:
         self.room = room
         self.deliver: Deliver | None = None
         self.fence = 0  # the highest ring version that has written

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from realtime.core.contracts import Clock, RoomKey
+from realtime.core.contracts import Clock
+from realtime.ids import RoomId
 
 
 class IdleRooms:
@@ -16,21 +17,21 @@ class IdleRooms:
         self._clock = clock
         self._window_s = window_s
         self._rooms_max = rooms_max
-        self._used_at: OrderedDict[RoomKey, float] = OrderedDict()
+        self._used_at: OrderedDict[RoomId, float] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._used_at)
 
-    def rest(self, room: RoomKey) -> None:
+    def rest(self, room: RoomId) -> None:
         """Count a room as just used."""
         self._used_at[room] = self._clock.monotonic()
         self._used_at.move_to_end(room)
 
-    def wake(self, room: RoomKey) -> None:
+    def wake(self, room: RoomId) -> None:
         """Take out a room that somebody subscribes to."""
         self._used_at.pop(room, None)
 
-    def pop(self) -> RoomKey:
+    def pop(self) -> RoomId:
         """Take out the room that has been unused for longest."""
         return self._used_at.popitem(last=False)[0]
 

@@ -11,10 +11,11 @@ from typing import Final, Protocol
 
 import msgspec
 
-from realtime.core.contracts import Deliver, Page, Position, Recovery, RoomKey
+from realtime.core.contracts import Deliver, Page, Position, Recovery
 from realtime.core.history import missed, page
 from realtime.core.pending import Pending
 from realtime.errors import Unavailable
+from realtime.ids import RoomId
 from realtime.native.sequence import Sequence
 
 # Asked of the store first; how many more is known when these show how large they are. Of small ones all come
@@ -30,11 +31,11 @@ Placed = tuple[Position, bytes]
 class Source(Protocol):
     """What has all of it: a store, as far as this needs one."""
 
-    async def read(self, room: RoomKey, after: int, limit: int) -> list[Placed]:
+    async def read(self, room: RoomId, after: int, limit: int) -> list[Placed]:
         """As `Store.read`."""
         ...
 
-    async def page(self, room: RoomKey, before: int | None, after: int | None, limit: int) -> Page:
+    async def page(self, room: RoomId, before: int | None, after: int | None, limit: int) -> Page:
         """As `Store.page`."""
         ...
 
@@ -50,7 +51,7 @@ class KeptOrder:
 
     def __init__(
         self,
-        room: RoomKey,
+        room: RoomId,
         store: Source,
         offset: int,
         make_ring: Callable[[int], Sequence],

@@ -9,7 +9,8 @@ from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
 from realtime.backends.groups import Entry
-from realtime.core.contracts import Page, Position, Remembered, RoomKey, Row
+from realtime.core.contracts import Page, Position, Remembered, Row
+from realtime.ids import RoomId
 
 ROOMS_CACHED: Final = 50_000
 
@@ -44,7 +45,7 @@ class RowWriter:
     """Commits groups over one connection after another."""
 
     def __init__(self, rooms_cached: int = ROOMS_CACHED) -> None:
-        self._ids: dict[RoomKey, int] = {}  # least recently used first
+        self._ids: dict[RoomId, int] = {}  # least recently used first
         self._rooms_cached = rooms_cached
 
     async def commit(self, connection: Any, group: Sequence[Entry]) -> Collection[int]:
@@ -64,14 +65,14 @@ class RowWriter:
         self._remember(ids)
         return ()
 
-    def _remember(self, ids: dict[RoomKey, int]) -> None:
+    def _remember(self, ids: dict[RoomId, int]) -> None:
         for room, number in ids.items():
             self._ids.pop(room, None)
             self._ids[room] = number
         while len(self._ids) > self._rooms_cached:
             del self._ids[next(iter(self._ids))]
 
-    async def _insert(self, connection: Any, group: Sequence[Entry], ids: dict[RoomKey, int]) -> None:
+    async def _insert(self, connection: Any, group: Sequence[Entry], ids: dict[RoomId, int]) -> None:
         rows = [row for row, _ in group]
         await connection.execute(_INSERT, *_places(rows, ids), *_contents(rows))
 
@@ -105,15 +106,15 @@ def epoch_number(epoch: bytes) -> int:
         return 0
 
 
-async def room_ids(connection: Any, rooms: Sequence[RoomKey]) -> dict[RoomKey, int]:
+async def room_ids(connection: Any, rooms: Sequence[RoomId]) -> dict[RoomId, int]:
     """Return the ids of rooms, made where they have none."""
     if not rooms:
         return {}
     found = await connection.fetch(_NAME, [room.tenant for room in rooms], [room.room for room in rooms])
-    return {RoomKey(tenant, name): number for tenant, name, number in found}
+    return {RoomId(tenant, name): number for tenant, name, number in found}
 
 
-def _places(rows: Sequence[Row], ids: dict[RoomKey, int]) -> list[Any]:
+def _places(rows: Sequence[Row], ids: dict[RoomId, int]) -> list[Any]:
     return [
         [ids[row.room] for row in rows],
         [row.position.offset for row in rows],
@@ -133,7 +134,7 @@ def _contents(rows: Sequence[Row]) -> list[Any]:
 class Wish(NamedTuple):
     """A new epoch that is asked for: at least `number`, after the offset that Redis knows of, at `opener`."""
 
-    room: RoomKey
+    room: RoomId
     number: int
     known: int
     opener: str
@@ -171,7 +172,7 @@ async def claim(connection: Any, wishes: Sequence[Wish]) -> list[Claim]:
     return [Claim(*row) for row in found]
 
 
-async def keys_above(connection: Any, room: RoomKey, after: int, since_ms: int, limit: int) -> list[Used]:
+async def keys_above(connection: Any, room: RoomId, after: int, since_ms: int, limit: int) -> list[Used]:
     """Return the newest `limit` keys of publications above offset `after`, used from `since_ms` on."""
     rows = await connection.fetch(
         f'SELECT sender, key, "offset", epoch, at_ms FROM publications WHERE room = {_ROOM} '
@@ -187,7 +188,7 @@ async def keys_above(connection: Any, room: RoomKey, after: int, since_ms: int, 
     ]
 
 
-async def has(connection: Any, room: RoomKey, position: Position) -> bool:
+async def has(connection: Any, room: RoomId, position: Position) -> bool:
     """Return whether the publication at `position` is kept."""
     found: bool = await connection.fetchval(
         f'SELECT EXISTS (SELECT FROM publications WHERE room = {_ROOM} AND "offset" = $3 AND epoch = $4)',
@@ -198,7 +199,7 @@ async def has(connection: Any, room: RoomKey, position: Position) -> bool:
     return found
 
 
-async def remembered(connection: Any, room: RoomKey, since_ms: int) -> Remembered:
+async def remembered(connection: Any, room: RoomId, since_ms: int) -> Remembered:
     """As `Store.remembered`."""
     # One statement sees one moment: the last offset is never older than the keys.
     rows = await connection.fetch(
@@ -216,7 +217,7 @@ async def remembered(connection: Any, room: RoomKey, since_ms: int) -> Remembere
     return Remembered(next(offset for _, key, offset, _ in rows if key is None), keys)
 
 
-async def read(connection: Any, room: RoomKey, after: int, limit: int) -> list[tuple[Position, bytes]]:
+async def read(connection: Any, room: RoomId, after: int, limit: int) -> list[tuple[Position, bytes]]:
     """As `Store.read`."""
     rows = await connection.fetch(
         f'{_PUBLICATIONS} > $3 ORDER BY "offset", epoch LIMIT $4', *room, after, limit
@@ -224,7 +225,7 @@ async def read(connection: Any, room: RoomKey, after: int, limit: int) -> list[t
     return [(Position(offset, epoch.encode()), push) for offset, epoch, push in rows]
 
 
-async def read_back(connection: Any, room: RoomKey, before: int, limit: int) -> list[tuple[Position, bytes]]:
+async def read_back(connection: Any, room: RoomId, before: int, limit: int) -> list[tuple[Position, bytes]]:
     """Return the last `limit` pushes below offset `before`, by offset."""
     rows = await connection.fetch(
         f'{_PUBLICATIONS} < $3 ORDER BY "offset" DESC, epoch DESC LIMIT $4', *room, before, limit
@@ -232,7 +233,7 @@ async def read_back(connection: Any, room: RoomKey, before: int, limit: int) -> 
     return [(Position(offset, epoch.encode()), push) for offset, epoch, push in reversed(rows)]
 
 
-async def page(connection: Any, room: RoomKey, before: int | None, after: int | None, limit: int) -> Page:
+async def page(connection: Any, room: RoomId, before: int | None, after: int | None, limit: int) -> Page:
     """As `Store.page`."""
     if after is not None:
         where, bound = '> $3 ORDER BY "offset", epoch LIMIT $4', after

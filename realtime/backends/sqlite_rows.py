@@ -19,7 +19,8 @@ from typing import Any, Final
 import msgspec
 
 from realtime.backends.groups import Entry
-from realtime.core.contracts import Page, Position, Remembered, RoomKey
+from realtime.core.contracts import Page, Position, Remembered
+from realtime.ids import RoomId
 
 GROUP_ROWS: Final = 4096
 """Most rows a statement: with 7 values each it stays below SQLite's 32,766 variables. A quarter of it, so
@@ -44,7 +45,7 @@ class RowWriter:
 
     def __init__(self, db: sqlite3.Connection, rooms_cached: int = ROOMS_CACHED) -> None:
         self._db = db
-        self._ids: dict[RoomKey, int] = {}  # least recently used first
+        self._ids: dict[RoomId, int] = {}  # least recently used first
         self._rooms_cached = rooms_cached
 
     def commit(self, group: Sequence[Entry]) -> None:
@@ -66,7 +67,7 @@ class RowWriter:
         while len(self._ids) > self._rooms_cached:
             del self._ids[next(iter(self._ids))]
 
-    def _commit_with_rooms(self, group: Sequence[Entry], rooms: list[RoomKey]) -> dict[RoomKey, int]:
+    def _commit_with_rooms(self, group: Sequence[Entry], rooms: list[RoomId]) -> dict[RoomId, int]:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             ids = self._named(rooms)
@@ -78,7 +79,7 @@ class RowWriter:
             raise
         return ids
 
-    def _insert(self, group: Sequence[Entry], ids: dict[RoomKey, int]) -> None:
+    def _insert(self, group: Sequence[Entry], ids: dict[RoomId, int]) -> None:
         shape = 1 << (len(group) - 1).bit_length()
         values: list[Any] = []
         for (room, position, push, sender, key, at_ms), _ in group:
@@ -95,7 +96,7 @@ class RowWriter:
         values += [None] * (_COLUMNS * (shape - len(group)))
         self._db.execute(_insert_of(shape), values)
 
-    def _named(self, rooms: list[RoomKey]) -> dict[RoomKey, int]:
+    def _named(self, rooms: list[RoomId]) -> dict[RoomId, int]:
         """Return the ids of `rooms`, made now where there are none."""
         wanted = _encode(rooms).decode()
         self._db.execute(
@@ -124,7 +125,7 @@ class RowReader:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
 
-    def remembered(self, room: RoomKey, since_ms: int) -> Remembered:
+    def remembered(self, room: RoomId, since_ms: int) -> Remembered:
         """As `Store.remembered`."""
         offset, keys = self._row(
             f'SELECT coalesce((SELECT max("offset") FROM publications WHERE room = {_ROOM}), 0), '
@@ -142,12 +143,12 @@ class RowReader:
             ],
         )
 
-    def read(self, room: RoomKey, after: int, limit: int) -> list[tuple[Position, bytes]]:
+    def read(self, room: RoomId, after: int, limit: int) -> list[tuple[Position, bytes]]:
         """As `Store.read`."""
         found = self._publications(room, '"offset" > ? ORDER BY "offset", epoch LIMIT ?', after, limit)
         return [(Position(offset, epoch.encode()), bytes.fromhex(push)) for offset, epoch, push in found]
 
-    def page(self, room: RoomKey, before: int | None, after: int | None, limit: int) -> Page:
+    def page(self, room: RoomId, before: int | None, after: int | None, limit: int) -> Page:
         """As `Store.page`."""
         if after is not None:
             order, bound = '"offset" > ? ORDER BY "offset", epoch LIMIT ?', after
@@ -160,7 +161,7 @@ class RowReader:
             pushes.reverse()
         return Page(pushes, len(found) > limit)
 
-    def _publications(self, room: RoomKey, where: str, bound: int, limit: int) -> list[tuple[int, str, str]]:
+    def _publications(self, room: RoomId, where: str, bound: int, limit: int) -> list[tuple[int, str, str]]:
         # The LIMIT keeps SQLite from leaving out the inner order as one that nobody sees.
         (found,) = self._row(
             f'SELECT json_group_array(json_array("offset", epoch, hex(push))) FROM ('

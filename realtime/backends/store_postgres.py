@@ -34,8 +34,9 @@ from realtime.backends.postgres_database import (
 )
 from realtime.backends.postgres_lane import Lane
 from realtime.backends.postgres_rows import Claim, RowWriter, SharedWriter, Used, Wish
-from realtime.core.contracts import Clock, Kept, Page, Position, Remembered, RoomKey, Row
+from realtime.core.contracts import Clock, Kept, Page, Position, Remembered, Row
 from realtime.errors import Unavailable
+from realtime.ids import RoomId
 from realtime.settings import mask
 
 log: Final = logging.getLogger("realtime.store")
@@ -133,7 +134,7 @@ class PostgresStore:
             raise Unavailable("the store is closing")
         self._lane_of(row.room).append(row, kept)
 
-    def check(self, room: RoomKey) -> None:
+    def check(self, room: RoomId) -> None:
         """Raise Unavailable where `append` would refuse a row of the room now."""
         if self._closing:
             raise Unavailable("the store is closing")
@@ -151,17 +152,17 @@ class PostgresStore:
         """
         return await self._claims.claim(wish)
 
-    async def keys_above(self, room: RoomKey, after: int, since_ms: int, limit: int) -> list[Used]:
+    async def keys_above(self, room: RoomId, after: int, since_ms: int, limit: int) -> list[Used]:
         """Return at most `limit` keys used for publications above offset `after`, from `since_ms` on; newest
         first.
         """
         return await self._ask(postgres_rows.keys_above, room, after, since_ms, limit)
 
-    async def has(self, room: RoomKey, position: Position) -> bool:
+    async def has(self, room: RoomId, position: Position) -> bool:
         """Return whether the publication at `position` is kept."""
         return await self._ask(postgres_rows.has, room, position)
 
-    async def remembered(self, room: RoomKey, since_ms: int) -> Remembered:
+    async def remembered(self, room: RoomId, since_ms: int) -> Remembered:
         """As `Store.remembered`, of what is committed; Unavailable while that is not settled."""
         lane = self._lane_of(room)
         lane.check()
@@ -172,15 +173,15 @@ class PostgresStore:
             raise Unavailable("the store was away; try again", retry_after_s=RETRY_S)
         return found
 
-    async def read(self, room: RoomKey, after: int, limit: int) -> list[tuple[Position, bytes]]:
+    async def read(self, room: RoomId, after: int, limit: int) -> list[tuple[Position, bytes]]:
         """As `Store.read`."""
         return await self._ask(postgres_rows.read, room, after, limit)
 
-    async def read_back(self, room: RoomKey, before: int, limit: int) -> list[tuple[Position, bytes]]:
+    async def read_back(self, room: RoomId, before: int, limit: int) -> list[tuple[Position, bytes]]:
         """Return the last `limit` pushes below offset `before`, by offset."""
         return await self._ask(postgres_rows.read_back, room, before, limit)
 
-    async def page(self, room: RoomKey, before: int | None, after: int | None, limit: int) -> Page:
+    async def page(self, room: RoomId, before: int | None, after: int | None, limit: int) -> Page:
         """As `Store.page`."""
         return await self._ask(postgres_rows.page, room, before, after, limit)
 
@@ -219,7 +220,7 @@ class PostgresStore:
             "store_reconnects_total": sum(lane.sessions - 1 for lane in self._lanes),
         }
 
-    def _lane_of(self, room: RoomKey) -> Lane:
+    def _lane_of(self, room: RoomId) -> Lane:
         # Not hash(): it differs between processes, and a room's lane is what one would look for in a log.
         return self._lanes[crc32(f"{room.tenant}\0{room.room}".encode()) % LANES]
 

@@ -17,8 +17,9 @@ from typing import Final, ParamSpec, TypeVar
 from realtime.backends.groups import Bounds, Entry, Episode, Queue
 from realtime.backends.sqlite_database import Database, Synchronous, machine_boot_id
 from realtime.backends.sqlite_rows import GROUP_ROWS, RowReader, RowWriter
-from realtime.core.contracts import Clock, Kept, Page, Position, Remembered, RoomKey, Row
+from realtime.core.contracts import Clock, Kept, Page, Position, Remembered, Row
 from realtime.errors import Unavailable
+from realtime.ids import RoomId
 
 log: Final = logging.getLogger("realtime.store")
 
@@ -117,15 +118,15 @@ class SqliteStore:
             # Not at once: what the loop appends in this turn belongs to the same group.
             self._loop.call_soon(self._write)
 
-    async def remembered(self, room: RoomKey, since_ms: int) -> Remembered:
+    async def remembered(self, room: RoomId, since_ms: int) -> Remembered:
         """As `Store.remembered`, of what is committed."""
         return await self._ask(self._reader.remembered, room, since_ms)
 
-    async def read(self, room: RoomKey, after: int, limit: int) -> list[tuple[Position, bytes]]:
+    async def read(self, room: RoomId, after: int, limit: int) -> list[tuple[Position, bytes]]:
         """As `Store.read`."""
         return await self._ask(self._reader.read, room, after, limit)
 
-    async def page(self, room: RoomKey, before: int | None, after: int | None, limit: int) -> Page:
+    async def page(self, room: RoomId, before: int | None, after: int | None, limit: int) -> Page:
         """As `Store.page`."""
         return await self._ask(self._reader.page, room, before, after, limit)
 

@@ -10,7 +10,7 @@ import msgspec
 from realtime.core.feature import Feature, MessageType
 from realtime.core.kinds import RoomKind
 from realtime.errors import BadMessage
-from realtime.ids import RoomId, parse_room, room_kind
+from realtime.ids import RoomName, parse_room, room_kind
 from realtime.protocol.messages import FROM_CLIENT, FROM_SERVER
 
 # The protocol's own, which no feature may take; `publish` is the events feature's.
@@ -56,7 +56,7 @@ class Catalog:
             raise BadMessage(f"there is no room kind {name!r}; there are {', '.join(sorted(self.kinds))}")
         return kind
 
-    def room_in(self, content: bytes | None) -> RoomId | None:
+    def room_in(self, content: bytes | None) -> RoomName | None:
         """Return the room that a content names by a key of its own, None when it names none.
 
         Where it has several such keys, the one declared first decides.
@@ -67,7 +67,7 @@ class Catalog:
         for key, kind in self._room_keys.items():
             name = getattr(found, key)
             if type(name) in (str, int):
-                return RoomId(f"{kind}:{name}")
+                return RoomName(f"{kind}:{name}")
         return None
 
     def _add(self, feature: Feature) -> None:

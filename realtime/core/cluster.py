@@ -10,9 +10,8 @@ from binascii import crc_hqx
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final, NamedTuple, NewType, Protocol
 
-from realtime.core.contracts import RoomKey
 from realtime.errors import Unavailable
-from realtime.ids import TenantId, UserId
+from realtime.ids import RoomId, TenantId, UserId
 
 SLOTS: Final = 16_384
 BODY_BYTES_MAX: Final = 96 * 1024
@@ -61,14 +60,14 @@ class Cluster(Protocol):
         """Whether the ring is known and this worker is in it, by its own monotonic clock."""
         ...
 
-    def fence(self, room: RoomKey) -> int | None:
+    def fence(self, room: RoomId) -> int | None:
         """Return the ring version under which this worker owns the room; None where it does not.
 
         A worker that could not beat for the ring's TTL owns nothing, by its own monotonic clock.
         """
         ...
 
-    def owner(self, room: RoomKey) -> WorkerId | None:
+    def owner(self, room: RoomId) -> WorkerId | None:
         """Return who owns the room; None while that is not known."""
         ...
 
@@ -108,7 +107,7 @@ class Cluster(Protocol):
         ...
 
 
-def room_slot(room: RoomKey) -> int:
+def room_slot(room: RoomId) -> int:
     """Return the room's slot, 0 to `SLOTS` - 1: that of its keys in Redis Cluster, so one number names both.
 
     There, what counts of a name ends at the first `}`.

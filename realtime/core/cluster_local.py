@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from realtime.core.cluster import SLOTS, Answer, Change, NotServed, WorkerId
-from realtime.core.contracts import Clock, RoomKey
+from realtime.core.contracts import Clock
 from realtime.core.router import Spawn
 from realtime.core.verbs import Verbs, fitting
+from realtime.ids import RoomId
 
 ALONE = WorkerId("local")
 
@@ -26,11 +27,11 @@ class LocalCluster:
         self._fence = int(clock.time() * 1000)
         self._verbs = Verbs(spawn)
 
-    def fence(self, room: RoomKey) -> int:
+    def fence(self, room: RoomId) -> int:
         """Return the one there is."""
         return self._fence
 
-    def owner(self, room: RoomKey) -> WorkerId:
+    def owner(self, room: RoomId) -> WorkerId:
         """Return this worker."""
         return self.worker
 

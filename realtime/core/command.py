@@ -8,16 +8,16 @@ import msgspec
 
 from realtime.core.auth import Identity
 from realtime.core.cluster import Cluster, NotServed
-from realtime.core.contracts import Position, Receipt, RoomKey, Terms
+from realtime.core.contracts import Position, Receipt, Terms
 from realtime.core.pending import Pending
 from realtime.errors import BadMessage, Conflict, RealtimeError
-from realtime.ids import RoomId, TenantId
+from realtime.ids import RoomId, RoomName, TenantId
 from realtime.native.encode import json_string
 
-Publish = Callable[[RoomKey, str, "bytes | None", bytes, Terms], "Receipt | Awaitable[Receipt]"]
+Publish = Callable[[RoomId, str, "bytes | None", bytes, Terms], "Receipt | Awaitable[Receipt]"]
 """Takes (room, type, sender as JSON, content as JSON, terms)."""
 
-Visit = Callable[[RoomKey, int], Awaitable[tuple[Position, Collection[bytes]]]]
+Visit = Callable[[RoomId, int], Awaitable[tuple[Position, Collection[bytes]]]]
 """Takes (room, limit) and gives where it is, and its last publications."""
 
 
@@ -26,16 +26,16 @@ class Order(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     version: int
     tenant: TenantId
-    room: RoomId
+    room: RoomName
     type: str
     content: bytes
     key: str | None
     identity: Identity
 
     @property
-    def room_key(self) -> RoomKey:
+    def room_key(self) -> RoomId:
         """The room that it is for."""
-        return RoomKey(self.tenant, self.room)
+        return RoomId(self.tenant, self.room)
 
 
 encode_order = msgspec.msgpack.Encoder().encode

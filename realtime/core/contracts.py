@@ -13,19 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
-from realtime.ids import RoomId, TenantId
+from realtime.ids import RoomId
 from realtime.native.sequence import Sequence
 
 if TYPE_CHECKING:
     from realtime.core.kinds import RoomKind
     from realtime.errors import Unavailable
-
-
-class RoomKey(NamedTuple):
-    """A room's name within its tenant: what brokers and stores know it by."""
-
-    tenant: TenantId
-    room: RoomId
 
 
 class Position(msgspec.Struct, frozen=True, gc=False):
@@ -149,7 +142,7 @@ class Broker(Protocol):
 
     def open(
         self,
-        room: RoomKey,
+        room: RoomId,
         kind: RoomKind,
         deliver: Deliver,
         lost: Lost | None = None,
@@ -165,7 +158,7 @@ class Broker(Protocol):
 
     def publish(
         self,
-        room: RoomKey,
+        room: RoomId,
         kind: RoomKind,
         type: str,
         sender: bytes | None,
@@ -187,7 +180,7 @@ class Broker(Protocol):
 class Row(NamedTuple):
     """One publication as a store keeps it. `at_ms` is Unix time; `sender` is the user id as JSON."""
 
-    room: RoomKey
+    room: RoomId
     position: Position
     push: bytes
     sender: bytes | None
@@ -237,15 +230,15 @@ class Store(Protocol):
         """
         ...
 
-    async def remembered(self, room: RoomKey, since_ms: int) -> Remembered:
+    async def remembered(self, room: RoomId, since_ms: int) -> Remembered:
         """Return the room's last offset, and the keys used from `since_ms` on."""
         ...
 
-    async def read(self, room: RoomKey, after: int, limit: int) -> list[tuple[Position, bytes]]:
+    async def read(self, room: RoomId, after: int, limit: int) -> list[tuple[Position, bytes]]:
         """Return at most `limit` pushes above offset `after`, by offset."""
         ...
 
-    async def page(self, room: RoomKey, before: int | None, after: int | None, limit: int) -> Page:
+    async def page(self, room: RoomId, before: int | None, after: int | None, limit: int) -> Page:
         """Return a page of the room's history, as `Stream.history`."""
         ...
 

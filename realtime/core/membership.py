@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection
 
 from realtime.core.catalog import Catalog
 from realtime.core.contents import decode_join
-from realtime.core.contracts import Broker, Clock, Fanout, Page, Position, Recovery, RoomKey
+from realtime.core.contracts import Broker, Clock, Fanout, Page, Position, Recovery
 from realtime.core.kinds import RoomKind
 from realtime.core.limits import Limits
 from realtime.core.passive import Passives
@@ -16,7 +16,7 @@ from realtime.core.router import Router
 from realtime.core.session import Handlers, Session
 from realtime.core.tenant import Tenant, Tenants
 from realtime.errors import BadMessage, Forbidden, NotJoined, RoomLimit
-from realtime.ids import RoomId, room_name
+from realtime.ids import RoomId, RoomName, id_in_kind
 from realtime.native.encode import encode_ack, encode_reply
 from realtime.native.message import Envelope
 from realtime.protocol.messages import Join
@@ -127,7 +127,7 @@ class Membership:
             raise BadMessage("no room: give `room`, or a content with a key that names one")
         return name
 
-    def find(self, room: RoomKey) -> Room | None:
+    def find(self, room: RoomId) -> Room | None:
         """Return a room that is live here, None where it is not."""
         return self._tenants.room(room)
 
@@ -145,7 +145,7 @@ class Membership:
             raise NotJoined
         return room
 
-    async def visit(self, key: RoomKey, limit: int) -> tuple[Position, Collection[bytes]]:
+    async def visit(self, key: RoomId, limit: int) -> tuple[Position, Collection[bytes]]:
         """Return where a room is, and its last `limit` (1 or more) publications, oldest first.
 
         Raises:
@@ -155,7 +155,7 @@ class Membership:
         return position, page.messages
 
     async def page(
-        self, key: RoomKey, before: int | None, after: int | None, limit: int
+        self, key: RoomId, before: int | None, after: int | None, limit: int
     ) -> tuple[Position, Page]:
         """Return where a room is, and a page of its history as `Stream.history`, whoever is in it.
 
@@ -189,7 +189,7 @@ class Membership:
         kind = self._catalog.kind_of(name) if room is None else room.kind
         identity = session.identity
         assert identity is not None  # nobody's sessions have no join
-        if kind.may_join is not None and not kind.may_join(identity, room_name(RoomId(name))):
+        if kind.may_join is not None and not kind.may_join(identity, id_in_kind(RoomName(name))):
             raise Forbidden("you may not join this room")
         if len(session.rooms) >= self._limits.rooms_per_connection:
             allowed = self._limits.rooms_per_connection
@@ -202,7 +202,7 @@ class Membership:
         members_named = self._limits.presence_members
         if kind.presence_members is not None:
             members_named = kind.presence_members
-        key = RoomKey(tenant.id, RoomId(name))
+        key = RoomId(tenant.id, RoomName(name))
         types = self._catalog.types_by_kind[kind.name]
         named = members_named if kind.presence else 0
         newest_bytes = self._limits.answer_bytes // 2

@@ -14,13 +14,13 @@ import msgspec
 from realtime.core.catalog import Catalog
 from realtime.core.cluster import BODY_BYTES_MAX, Cluster, WorkerId
 from realtime.core.contents import decode
-from realtime.core.contracts import Receipt, RoomKey, Terms
+from realtime.core.contracts import Receipt, Terms
 from realtime.core.history import fitted
 from realtime.core.kinds import RoomKind
 from realtime.core.limits import Limits
 from realtime.core.membership import Membership
 from realtime.errors import BadMessage, Forbidden, TooLarge
-from realtime.ids import RoomId, TenantId, UserId
+from realtime.ids import RoomId, RoomName, TenantId, UserId
 from realtime.native.encode import json_string
 
 PUBLISH: Final = "publish"
@@ -36,7 +36,7 @@ class Publication(msgspec.Struct, frozen=True, array_like=True):
     """Publish this. `content` is JSON; `user` None publishes as the server."""
 
     tenant: TenantId
-    room: RoomId
+    room: RoomName
     type: str
     user: UserId | None
     content: bytes
@@ -55,7 +55,7 @@ class Look(msgspec.Struct, frozen=True, array_like=True):
     """Show me this room: its members, or a page of its history."""
 
     tenant: TenantId
-    room: RoomId
+    room: RoomName
     before: int | None = None
     after: int | None = None
     limit: int = 100
@@ -84,7 +84,7 @@ class Outside:
         self,
         catalog: Catalog,
         membership: Membership,
-        publish: Callable[[RoomKey, str, bytes | None, bytes, Terms], Receipt | Awaitable[Receipt]],
+        publish: Callable[[RoomId, str, bytes | None, bytes, Terms], Receipt | Awaitable[Receipt]],
         cluster: Cluster,
         limits: Limits,
     ) -> None:
@@ -101,20 +101,20 @@ class Outside:
         asked = _read(Publication, body)
         check_publication(self._catalog, asked)
         sender = None if asked.user is None else json_string(asked.user)
-        key = RoomKey(asked.tenant, asked.room)
+        key = RoomId(asked.tenant, asked.room)
         receipt = self._publish(key, asked.type, sender, asked.content, Terms(key=asked.key))
         return _receipt(receipt) if isinstance(receipt, tuple) else _receipt_later(receipt)
 
     def _on_members(self, asker: WorkerId, body: bytes) -> bytes:
         asked = _read(Look, body)
-        room = self._membership.find(RoomKey(asked.tenant, asked.room))
+        room = self._membership.find(RoomId(asked.tenant, asked.room))
         found = Members(b"[]", 0) if room is None else Members(room.roster.listed(), len(room.roster))
         return msgspec.msgpack.encode(found)
 
     async def _on_history(self, asker: WorkerId, body: bytes) -> bytes:
         asked = _read(Look, body)
         limit = max(1, min(asked.limit, self._page_max))
-        key = RoomKey(asked.tenant, asked.room)
+        key = RoomId(asked.tenant, asked.room)
         position, page = await self._membership.page(key, asked.before, asked.after, limit)
         page = fitted(page, self._page_bytes, newest=asked.after is None)
         if sum(map(len, page.messages)) > self._page_bytes:  # one message, longer than workers hand on

@@ -16,12 +16,13 @@ from msgspec.structs import replace
 from realtime.core.catalog import Catalog
 from realtime.core.cluster import Change, Cluster, NotServed, WorkerId, room_slot
 from realtime.core.command import Command, Order, Publish, Visit, decode_order, encode_order
-from realtime.core.contracts import Clock, RoomKey
+from realtime.core.contracts import Clock
 from realtime.core.feature import OnSlots
 from realtime.core.pending import Pending
 from realtime.core.session import Session
 from realtime.core.verbs import fitting
 from realtime.errors import TooLarge, Unavailable, UnknownType
+from realtime.ids import RoomId
 from realtime.native.encode import encode_reply, json_string
 from realtime.native.message import Envelope
 
@@ -39,7 +40,7 @@ WAITING_MAX: Final = 10_000
 # Of a command's content, wherever its owner is; with all that goes along it fits what workers say at once.
 CONTENT_BYTES_MAX: Final = 64 * 1024
 
-Permit = Callable[[Session, Envelope], RoomKey]
+Permit = Callable[[Session, Envelope], RoomId]
 """Returns the room that a session may send a command to, or raises."""
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from realtime.core.catalog import Catalog
-from realtime.core.contracts import Broker, Receipt, RoomKey, Stamp, Terms
+from realtime.core.contracts import Broker, Receipt, Stamp, Terms
 from realtime.core.kinds import RoomKind
 from realtime.core.limits import Limits, rate_limited
 from realtime.core.membership import Membership
 from realtime.core.pending import Owed, Pending
 from realtime.core.session import Session
 from realtime.errors import BadMessage, Forbidden, NotJoined, TooLarge, Unauthorized
-from realtime.ids import RoomId, room_name
+from realtime.ids import RoomId, RoomName, id_in_kind
 from realtime.native.encode import encode_ack, encode_reply, json_string
 from realtime.native.message import Envelope
 
@@ -52,7 +52,7 @@ class Publisher:
             kind = self._catalog.kind_of(name)
             self._check(session, message, kind, name, joined=False)
             charge(session, 1 if room is None else room.members)
-            key = RoomKey(session.tenant.id, RoomId(name))
+            key = RoomId(session.tenant.id, RoomName(name))
             receipt = self._broker.publish(key, kind, message.type, session.user_json, content, terms)
             return acknowledge(session, message.id, json_string(name), receipt)
         if message.type not in room.types:
@@ -61,7 +61,7 @@ class Publisher:
         receipt = room.stream.publish(message.type, session.user_json, content, terms)
         return acknowledge(session, message.id, room.json, receipt)
 
-    def permit(self, session: Session, message: Envelope) -> RoomKey:
+    def permit(self, session: Session, message: Envelope) -> RoomId:
         """Return the room that a command is for, which its session may send there; it is charged for it.
 
         Raises:
@@ -74,10 +74,10 @@ class Publisher:
         if room is None or not joined or message.type not in room.types:
             self._check(session, message, self._catalog.kind_of(name), name, joined=joined)
         charge(session, 1 if room is None else room.members)
-        return RoomKey(session.tenant.id, RoomId(name))
+        return RoomId(session.tenant.id, RoomName(name))
 
     def publish_to(
-        self, room: RoomKey, type: str, sender: bytes | None, content: bytes, terms: Terms
+        self, room: RoomId, type: str, sender: bytes | None, content: bytes, terms: Terms
     ) -> Receipt | Awaitable[Receipt]:
         """Publish for the server, which may do so; whether or not anybody here is in the room.
 
@@ -137,7 +137,7 @@ class Publisher:
         identity = session.identity
         if identity is None:
             raise Unauthorized
-        id = room_name(RoomId(name))
+        id = id_in_kind(RoomName(name))
         if message.type not in self._catalog.types_by_kind[kind.name]:
             raise Forbidden(f"rooms of kind {kind.name!r} take no {message.type!r}")
         if kind.may_publish is not None and not kind.may_publish(identity, id, message.type):

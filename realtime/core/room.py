@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from realtime.core.contracts import Broker, Fanout, Log, RoomKey
+from realtime.core.contracts import Broker, Fanout, Log
 from realtime.core.kinds import RoomKind, SlowReader
 from realtime.core.passive import Rest, epoch_of
 from realtime.core.presence import Roster
 from realtime.core.session import Session
 from realtime.core.slow import Newest, catch_up, gap
+from realtime.ids import RoomId
 from realtime.native.encode import encode_reply, json_string
 from realtime.native.relay import RoomBase
 from realtime.protocol.codecs import to_msgpack
@@ -63,7 +64,7 @@ class Room(RoomBase):
 
     def __init__(
         self,
-        key: RoomKey,
+        key: RoomId,
         kind: RoomKind,
         types: frozenset[str],
         broker: Broker,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from realtime.ids import TenantId
+from realtime.ids import RoomId, TenantId
 
 if TYPE_CHECKING:
-    from realtime.core.contracts import RoomKey
     from realtime.core.room import Room
 
 
@@ -47,7 +46,7 @@ class Tenants:
             tenant = self._by_id[id] = Tenant(id)
         return tenant
 
-    def room(self, key: RoomKey) -> Room | None:
+    def room(self, key: RoomId) -> Room | None:
         """Return the live room of that name in its tenant, None where there is none."""
         tenant = self._by_id.get(key.tenant)
         return None if tenant is None else tenant.rooms.get(key.room)

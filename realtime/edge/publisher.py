@@ -32,7 +32,7 @@ from realtime.backends.redis_client.contract import RedisError
 from realtime.core.catalog import Catalog
 from realtime.core.clock import SystemClock
 from realtime.core.cluster import NotServed, WorkerId, room_slot
-from realtime.core.contracts import RoomKey, Terms
+from realtime.core.contracts import Terms
 from realtime.core.control import KEEP_S, Orders, ask_all
 from realtime.core.notifications import NOTIFY, Sent, encode_letter, make_notification, pack
 from realtime.core.outside import (
@@ -48,7 +48,7 @@ from realtime.core.outside import (
 )
 from realtime.errors import BadMessage, CloseCode, SettingsError, TooLarge, Unavailable
 from realtime.features import discover
-from realtime.ids import DEFAULT_TENANT, parse_room, parse_tenant, parse_user
+from realtime.ids import DEFAULT_TENANT, RoomId, parse_room, parse_tenant, parse_user
 from realtime.loading import load
 from realtime.native.encode import json_string
 from realtime.protocol.priority import Priority
@@ -201,7 +201,7 @@ class Publisher:
         """
         asked = self._publication(room, type, content, tenant, user, key)
         kind = check_publication(self._catalog, asked)
-        name = RoomKey(asked.tenant, asked.room)
+        name = RoomId(asked.tenant, asked.room)
         if kind.durable:
             answer = await self._ask_one(name, PUBLISH, msgspec.msgpack.encode(asked), again=False)
             offset, epoch, duplicate = msgspec.structs.astuple(msgspec.msgpack.decode(answer, type=Published))
@@ -237,7 +237,7 @@ class Publisher:
             asked.content,
             WallStamp().timestamp,
         )
-        names = RoomNames(self._prefix, RoomKey(asked.tenant, asked.room))
+        names = RoomNames(self._prefix, RoomId(asked.tenant, asked.room))
         try:
             await self._redis.ask(names.slot, "SPUBLISH", names.channel, bytes((SIGNAL,)) + push)
         except RedisError as error:
@@ -334,7 +334,7 @@ class Publisher:
             raise BadMessage("history: limit is 1 or more, and `before` and `after` exclude each other")
         self._catalog.kind_of(room)
         look = Look(parse_tenant(tenant), parse_room(room), before, after, limit)
-        name = RoomKey(look.tenant, look.room)
+        name = RoomId(look.tenant, look.room)
         answer = await self._ask_one(name, HISTORY, msgspec.msgpack.encode(look), again=True)
         found = msgspec.msgpack.decode(answer, type=Pages)
         messages = [msgspec.json.decode(each) for each in found.messages]
@@ -355,7 +355,7 @@ class Publisher:
 
     # -- asking workers -------------------------------------------------------------------------------------
 
-    async def _ask_one(self, room: RoomKey, verb: str, body: bytes, *, again: bool) -> bytes:
+    async def _ask_one(self, room: RoomId, verb: str, body: bytes, *, again: bool) -> bytes:
         """Return the answer of the room's owner, or of another worker where it is not there.
 
         Any of them can; the owner is the likeliest to know the room. `again`: even if it may have done it.

@@ -4,14 +4,14 @@ import json
 
 from realtime.backends.broker_durable import DurableBroker
 from realtime.backends.broker_memory import MemoryBroker
-from realtime.core.contracts import Page, Position, Recovery, RoomKey, Row, Terms
+from realtime.core.contracts import Page, Position, Recovery, Row, Terms
 from realtime.core.kinds import RoomKind
-from realtime.ids import RoomId, TenantId
+from realtime.ids import RoomId, RoomName, TenantId
 from tests.oracles.hub import FakeClock, FakeHub
 from tests.oracles.store import FakeStore
 
 CHAT = RoomKind(name="chat", durable=True)
-LOBBY = RoomKey(TenantId("default"), RoomId("chat:lobby"))
+LOBBY = RoomId(TenantId("default"), RoomName("chat:lobby"))
 ALICE, BOB = b'"alice"', b'"bob"'
 
 
@@ -32,7 +32,7 @@ class Stage:
         shared = {name: options[name] for name in ("recovery_window_s", "idle_rooms") if name in options}
         return DurableBroker(memory, self.store, self.clock, hub, **shared, **durable)
 
-    def open(self, room: RoomKey = LOBBY):
+    def open(self, room: RoomId = LOBBY):
         return self.broker.open(room, CHAT, self._deliver)
 
     def _deliver(self, push: bytes, offset: int) -> None:

@@ -6,10 +6,10 @@ import json
 import pytest
 
 from realtime.backends import broker_durable
-from realtime.core.contracts import Position, Recovery, RoomKey, Row
+from realtime.core.contracts import Position, Recovery, Row
 from realtime.core.kinds import RoomKind
 from realtime.errors import Conflict, Unavailable
-from realtime.ids import RoomId, TenantId
+from realtime.ids import RoomId, RoomName, TenantId
 from tests.backends.durable_stage import ALICE, BOB, CHAT, LOBBY, Stage, brief
 from tests.core.slow_broker import settle
 
@@ -89,7 +89,7 @@ async def test_a_room_that_may_not_stay_loaded_still_gives_each_offset_once():
 
 
 async def test_kinds_that_are_not_durable_never_touch_the_store(stage):
-    room = RoomKey(TenantId("default"), RoomId("events:news"))
+    room = RoomId(TenantId("default"), RoomName("events:news"))
     stream = stage.broker.open(room, RoomKind(name="events"), lambda push, offset: None)
     assert stream.publish("publish", ALICE, b"1")[0] == 1
     assert stage.broker.publish(room, RoomKind(name="events"), "publish", ALICE, b"1")[0] == 2

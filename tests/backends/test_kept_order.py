@@ -3,11 +3,11 @@
 import msgspec
 
 from realtime.backends.kept_order import FIRST_ROWS, KeptOrder
-from realtime.core.contracts import Page, Position, RoomKey
-from realtime.ids import RoomId, TenantId
+from realtime.core.contracts import Page, Position
+from realtime.ids import RoomId, RoomName, TenantId
 from realtime.native.sequence import Sequence
 
-ROOM = RoomKey(TenantId("default"), RoomId("events:a"))
+ROOM = RoomId(TenantId("default"), RoomName("events:a"))
 
 
 class Moving:
@@ -16,10 +16,10 @@ class Moving:
     def __init__(self, keep: int, last: int, more_each: int) -> None:
         self._keep, self._last, self._more = keep, last, more_each
 
-    async def read(self, room: RoomKey, after: int, limit: int) -> list[tuple[Position, bytes]]:
+    async def read(self, room: RoomId, after: int, limit: int) -> list[tuple[Position, bytes]]:
         raise NotImplementedError
 
-    async def page(self, room: RoomKey, before: int | None, after: int | None, limit: int) -> Page:
+    async def page(self, room: RoomId, before: int | None, after: int | None, limit: int) -> Page:
         assert after is not None
         first = max(after + 1, self._last - self._keep + 1)
         self._last += self._more

@@ -14,12 +14,11 @@ from realtime.backends import postgres_lane
 from realtime.backends.postgres_database import applied
 from realtime.backends.store_postgres import PostgresStore, open_postgres
 from realtime.core.clock import SystemClock
-from realtime.core.contracts import RoomKey
 from realtime.errors import StartupError, Unavailable
-from realtime.ids import DEFAULT_TENANT, RoomId
+from realtime.ids import DEFAULT_TENANT, RoomId, RoomName
 from tests.contract.stores import LOBBY, Owner, a_row, offsets
 
-ROOMS = [RoomKey(DEFAULT_TENANT, RoomId(f"chat:{number}")) for number in range(20)]
+ROOMS = [RoomId(DEFAULT_TENANT, RoomName(f"chat:{number}")) for number in range(20)]
 
 
 async def opened(url: str, **options: Any) -> PostgresStore:
@@ -57,7 +56,7 @@ class Publisher:
         self.failures = 0
         self.stopping = False
 
-    async def publish(self, room: RoomKey) -> None:
+    async def publish(self, room: RoomId) -> None:
         """Append to one room, ten rows at a time, until `stopping`."""
         while not self.stopping:
             try:
@@ -69,7 +68,7 @@ class Publisher:
                 self.failures += 1
             await asyncio.sleep(0)
 
-    async def _append(self, room: RoomKey, last: int) -> bool:
+    async def _append(self, room: RoomId, last: int) -> bool:
         owner = Owner(self.store)
         try:
             for offset in range(last + 1, last + 11):

@@ -14,12 +14,12 @@ from realtime.backends.groups import Superseded
 from realtime.backends.postgres_rows import Claim, Wish
 from realtime.backends.store_postgres import PostgresStore, open_postgres
 from realtime.core.clock import SystemClock
-from realtime.core.contracts import Position, RoomKey, Row
+from realtime.core.contracts import Position, Row
 from realtime.errors import StartupError
-from realtime.ids import DEFAULT_TENANT, RoomId
+from realtime.ids import DEFAULT_TENANT, RoomId, RoomName
 from tests.contract.stores import LOBBY, OTHER, Owner
 
-ROOMS = [RoomKey(DEFAULT_TENANT, RoomId(f"chat:{number}")) for number in range(100)]
+ROOMS = [RoomId(DEFAULT_TENANT, RoomName(f"chat:{number}")) for number in range(100)]
 OLD, NEW = 1_000_000_000, 2_000_000_000
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -48,13 +48,13 @@ async def stores(postgres) -> AsyncIterator[list[PostgresStore]]:
         yield made
 
 
-def row(offset: int, number: int = OLD, room: RoomKey = LOBBY, **given) -> Row:
+def row(offset: int, number: int = OLD, room: RoomId = LOBBY, **given) -> Row:
     epoch = epoch_text(number)
     fields = {"push": b'{"offset":%d,"epoch":"%b"}' % (offset, epoch), "sender": b'"alice"', "key": None}
     return Row(room, Position(offset, epoch), **fields | {"at_ms": 1_000 + offset} | given)
 
 
-async def kept(store: PostgresStore, room: RoomKey = LOBBY) -> list[tuple[int, int]]:
+async def kept(store: PostgresStore, room: RoomId = LOBBY) -> list[tuple[int, int]]:
     """(offset, epoch's number) of all rows of a room."""
     return [(at.offset, int(at.epoch, 36)) for at, _ in await store.read(room, 0, 100_000)]
 
@@ -172,7 +172,7 @@ async def test_a_claim_waits_for_the_rows_that_are_being_inserted(stores):
 
 
 async def test_thousands_of_epochs_are_opened_in_groups(stores, monkeypatch):
-    rooms = [RoomKey(DEFAULT_TENANT, RoomId(f"chat:many{number}")) for number in range(3000)]
+    rooms = [RoomId(DEFAULT_TENANT, RoomName(f"chat:many{number}")) for number in range(3000)]
     claims = await asyncio.gather(*(stores[0].claim(Wish(room, NEW, 1, "a")) for room in rooms))
     assert claims == [Claim(1, NEW)] * 3000
     await Owner(stores[1]).keep(row(2, NEW, room) for room in rooms)

@@ -16,9 +16,8 @@ from realtime.backends import sqlite_database
 from realtime.backends.sqlite_rows import RowWriter
 from realtime.backends.store_sqlite import SqliteStore, open_sqlite
 from realtime.core.clock import SystemClock
-from realtime.core.contracts import RoomKey
 from realtime.errors import StartupError
-from realtime.ids import DEFAULT_TENANT, RoomId
+from realtime.ids import DEFAULT_TENANT, RoomId, RoomName
 from tests.contract.stores import LOBBY, OTHER, Owner, a_row, offsets
 from tests.tree import ROOT
 
@@ -336,7 +335,7 @@ async def test_what_a_file_has_had_is_listed_without_opening_it_for_writing(tmp_
 def test_rooms_beyond_the_cache_are_found_again(tmp_path):
     database = sqlite_database.Database(tmp_path / "s.sqlite", "normal", time.time)
     writer = RowWriter(database.db, rooms_cached=2)
-    rooms = [RoomKey(DEFAULT_TENANT, RoomId(f"chat:{number}")) for number in range(5)]
+    rooms = [RoomId(DEFAULT_TENANT, RoomName(f"chat:{number}")) for number in range(5)]
     for offset in (1, 2, 3):
         for room in rooms:
             writer.commit([(a_row(database, offset, room), print)])

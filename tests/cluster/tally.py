@@ -19,11 +19,11 @@ import realtime.features as features
 from realtime.cli import main
 from realtime.core.cluster import room_slot
 from realtime.core.command import Command
-from realtime.core.contracts import RoomKey
 from realtime.core.core import Core
 from realtime.core.feature import Feature, MessageType
 from realtime.core.kinds import RoomKind
 from realtime.errors import Conflict, Unavailable
+from realtime.ids import RoomId
 
 KIND, COUNT, COUNTED = "tally", "tally_count", "tally_counted"
 
@@ -51,7 +51,7 @@ class State:
     epoch: bytes = b""
 
 
-_rooms: defaultdict[RoomKey, State] = defaultdict(State)
+_rooms: defaultdict[RoomId, State] = defaultdict(State)
 
 
 def disown(core: Core, slots: Collection[int]) -> None:

@@ -11,13 +11,13 @@ import asyncpg
 from realtime.backends.store_postgres import PostgresStore, open_postgres
 from realtime.backends.store_sqlite import SqliteStore, open_sqlite
 from realtime.core.clock import SystemClock
-from realtime.core.contracts import Position, RoomKey, Row, Store
+from realtime.core.contracts import Position, Row, Store
 from realtime.errors import Unavailable
-from realtime.ids import DEFAULT_TENANT, RoomId, TenantId
+from realtime.ids import DEFAULT_TENANT, RoomId, RoomName, TenantId
 
-LOBBY = RoomKey(DEFAULT_TENANT, RoomId("chat:lobby"))
-OTHER = RoomKey(DEFAULT_TENANT, RoomId("chat:other"))
-FOREIGN = RoomKey(TenantId("acme"), RoomId("chat:lobby"))
+LOBBY = RoomId(DEFAULT_TENANT, RoomName("chat:lobby"))
+OTHER = RoomId(DEFAULT_TENANT, RoomName("chat:other"))
+FOREIGN = RoomId(TenantId("acme"), RoomName("chat:lobby"))
 
 
 class Place(Protocol):
@@ -35,7 +35,7 @@ class Place(Protocol):
         """Run a statement beside the store, on a connection of its own; return its rows."""
         ...
 
-    async def refuse(self, room: RoomKey) -> None:
+    async def refuse(self, room: RoomId) -> None:
         """Let every statement that inserts into `room` fail, until `accept`."""
         ...
 
@@ -69,7 +69,7 @@ class SqlitePlace:
         finally:
             db.close()
 
-    async def refuse(self, room: RoomKey) -> None:
+    async def refuse(self, room: RoomId) -> None:
         await self.execute(
             f"CREATE TRIGGER refuse BEFORE INSERT ON publications WHEN NEW.room = (SELECT id FROM rooms "
             f"WHERE tenant = '{room.tenant}' AND name = '{room.room}') "
@@ -103,7 +103,7 @@ class PostgresPlace:
         finally:
             await connection.close()
 
-    async def refuse(self, room: RoomKey) -> None:
+    async def refuse(self, room: RoomId) -> None:
         await self.execute(
             f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
             f"IF NEW.room = (SELECT id FROM realtime.rooms WHERE tenant = '{room.tenant}' "
@@ -115,7 +115,7 @@ class PostgresPlace:
         await self.execute("DROP FUNCTION refuse CASCADE")
 
 
-def a_row(store: Store, offset: int, room: RoomKey = LOBBY, **given: Any) -> Row:
+def a_row(store: Store, offset: int, room: RoomId = LOBBY, **given: Any) -> Row:
     """A publication with this offset; its push names it."""
     fields = {"push": b'{"offset":%d}' % offset, "sender": b'"alice"', "key": None, "at_ms": 1_000 + offset}
     return Row(room, Position(offset, store.epoch), **fields | given)
@@ -154,15 +154,15 @@ class Owner:
         await self.all_told()
         assert [error for _, error in self.told[before:] if error] == []
 
-    def kept(self, room: RoomKey = LOBBY) -> list[int]:
+    def kept(self, room: RoomId = LOBBY) -> list[int]:
         """Offsets that were kept, as they were told."""
         return [row.position.offset for row, error in self.told if row.room == room and error is None]
 
-    def failed(self, room: RoomKey = LOBBY) -> list[int]:
+    def failed(self, room: RoomId = LOBBY) -> list[int]:
         """Offsets that were not kept, as they were told."""
         return [row.position.offset for row, error in self.told if row.room == room and error]
 
 
-async def offsets(store: Store, room: RoomKey = LOBBY) -> list[int]:
+async def offsets(store: Store, room: RoomId = LOBBY) -> list[int]:
     """All offsets of a room in the store."""
     return [position.offset for position, _ in await store.read(room, 0, 100_000)]

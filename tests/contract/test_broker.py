@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from realtime.backends.keys import KeyRing
-from realtime.core.contracts import Position, RoomKey, Terms
+from realtime.core.contracts import Position, Terms
 from realtime.core.kinds import RoomKind
 from realtime.errors import Conflict
-from realtime.ids import RoomId, TenantId
+from realtime.ids import RoomId, RoomName, TenantId
 
 CHAT = RoomKind(name="chat", durable=True)  # where there is no store, it is kept in memory
-LOBBY = RoomKey(TenantId("default"), RoomId("chat:lobby"))
+LOBBY = RoomId(TenantId("default"), RoomName("chat:lobby"))
 ALICE = b'"alice"'
 
 
@@ -27,7 +27,7 @@ async def get(answer: Any) -> Any:
 class Subscriber:
     """Collects what one subscription gets."""
 
-    def __init__(self, broker, room: RoomKey = LOBBY, kind: RoomKind = CHAT) -> None:
+    def __init__(self, broker, room: RoomId = LOBBY, kind: RoomKind = CHAT) -> None:
         self.pushes: list[bytes] = []
         self.offsets: list[int] = []
         self.stream = broker.open(room, kind, self._take)
@@ -92,8 +92,8 @@ async def test_an_epoch_needs_no_escapes_in_json(broker):
 
 async def test_rooms_and_tenants_have_orders_of_their_own(broker):
     elsewhere = [
-        RoomKey(TenantId("default"), RoomId("chat:other")),
-        RoomKey(TenantId("other"), RoomId("chat:lobby")),
+        RoomId(TenantId("default"), RoomName("chat:other")),
+        RoomId(TenantId("other"), RoomName("chat:lobby")),
     ]
     room, *others = Subscriber(broker), *(Subscriber(broker, key) for key in elsewhere)
     await room.publish()
@@ -299,8 +299,8 @@ async def test_a_publication_from_outside_begins_the_window_anew(make_broker, cl
     assert receipt[0] == 3
 
 
-def numbered(number: int) -> RoomKey:
-    return RoomKey(TenantId("default"), RoomId(f"chat:{number}"))
+def numbered(number: int) -> RoomId:
+    return RoomId(TenantId("default"), RoomName(f"chat:{number}"))
 
 
 async def publish_in_rooms(broker, rooms: int) -> None:

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from realtime.core.contracts import Page, Remembered, RoomKey
+from realtime.core.contracts import Page, Remembered
 from realtime.errors import StartupError, Unavailable
-from realtime.ids import DEFAULT_TENANT, RoomId
+from realtime.ids import DEFAULT_TENANT, RoomId, RoomName
 from tests.contract.stores import FOREIGN, LOBBY, OTHER, Owner, a_row, offsets
 from tests.tree import ROOT
 
 
-def a_room(number: int) -> RoomKey:
-    return RoomKey(DEFAULT_TENANT, RoomId(f"chat:{number}"))
+def a_room(number: int) -> RoomId:
+    return RoomId(DEFAULT_TENANT, RoomName(f"chat:{number}"))
 
 
 # ---------------------------------------------------------------- appending

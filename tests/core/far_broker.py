@@ -4,8 +4,9 @@ import asyncio
 import json
 from typing import Any
 
-from realtime.core.contracts import Deliver, Lost, Page, Position, Recovery, RoomKey
+from realtime.core.contracts import Deliver, Lost, Page, Position, Recovery
 from realtime.core.kinds import RoomKind
+from realtime.ids import RoomId
 from realtime.native.encode import encode_push, json_string
 
 
@@ -16,7 +17,7 @@ class FarBroker:
         self.streams: dict[str, FarStream] = {}
 
     def open(
-        self, room: RoomKey, kind: RoomKind, deliver: Deliver, lost: Lost | None = None, *rest: Any
+        self, room: RoomId, kind: RoomKind, deliver: Deliver, lost: Lost | None = None, *rest: Any
     ) -> "FarStream":
         assert lost is not None
         stream = self.streams[room.room] = FarStream(room, deliver, lost)
@@ -37,7 +38,7 @@ class FarStream:
 
     sequence = None
 
-    def __init__(self, room: RoomKey, deliver: Deliver, lost: Lost) -> None:
+    def __init__(self, room: RoomId, deliver: Deliver, lost: Lost) -> None:
         self.room = room
         self.offset = 10
         self.epoch = b"a"

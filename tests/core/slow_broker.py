@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from realtime.backends.broker_memory import MemoryBroker
-from realtime.core.contracts import Deliver, Position, RoomKey, Terms
+from realtime.core.contracts import Deliver, Position, Terms
 from realtime.core.kinds import RoomKind
+from realtime.ids import RoomId
 
 
 class SlowBroker:
@@ -23,7 +24,7 @@ class SlowBroker:
         self.looks_late = False  # recoveries are of when they are answered, not of when they were asked for
         self.questions: list[tuple[asyncio.Future[Any], Callable[[], Any]]] = []
 
-    def open(self, room: RoomKey, kind: RoomKind, deliver: Deliver, *told: Any) -> SlowStream:
+    def open(self, room: RoomId, kind: RoomKind, deliver: Deliver, *told: Any) -> SlowStream:
         return SlowStream(self, self._inner.open(room, kind, deliver, *told))
 
     def publish(self, *given: Any) -> Any:

@@ -11,19 +11,18 @@ from realtime.core.catalog import Catalog
 from realtime.core.cluster import BODY_BYTES_MAX, SLOTS, Change, NotServed, room_slot
 from realtime.core.cluster_local import LocalCluster
 from realtime.core.command import Order, decode_order, encode_order
-from realtime.core.contracts import RoomKey
 from realtime.core.feature import Feature, MessageType
 from realtime.core.kinds import RoomKind
 from realtime.core.limits import Limits
 from realtime.core.owners import AGAIN_S, CONTENT_BYTES_MAX, PATIENCE_S
 from realtime.errors import BadMessage, Conflict, Unavailable
-from realtime.ids import RoomId, TenantId, UserId
+from realtime.ids import RoomId, RoomName, TenantId, UserId
 from tests import counting
 from tests.core.world import World
 from tests.oracles.hub import FakeClock
 
 ROOM = "box:a"
-HOME = RoomKey(TenantId("default"), RoomId(ROOM))
+HOME = RoomId(TenantId("default"), RoomName(ROOM))
 
 
 class FakeCluster(LocalCluster):

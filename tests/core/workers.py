@@ -13,9 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 from realtime.backends.broker_memory import MemoryBroker
-from realtime.core.contracts import Deliver, Others, RoomKey
+from realtime.core.contracts import Deliver, Others
 from realtime.core.kinds import RoomKind
 from realtime.core.limits import Limits
+from realtime.ids import RoomId
 from tests.core.world import Member, World
 from tests.oracles.hub import FakeClock, FakeHub
 
@@ -35,11 +36,11 @@ class Workers:
         self.limits = limits
         self.delay = delay
         self.worlds: dict[str, World] = {}
-        self.entries: dict[tuple[RoomKey, str], bytes] = {}
+        self.entries: dict[tuple[RoomId, str], bytes] = {}
         self.shares = 0  # how often something was shared
-        self._listeners: dict[tuple[RoomKey, str], Others] = {}
-        self._told: dict[tuple[RoomKey, str, str], bytes | None] = {}  # by (room, to, about)
-        self._on_way: list[tuple[float, int, RoomKey, str, str]] = []  # (when, order, room, to, about)
+        self._listeners: dict[tuple[RoomId, str], Others] = {}
+        self._told: dict[tuple[RoomId, str, str], bytes | None] = {}  # by (room, to, about)
+        self._on_way: list[tuple[float, int, RoomId, str, str]] = []  # (when, order, room, to, about)
         self._words: dict[int, bytes | None] = {}
         self._order = itertools.count()
         self._names = (f"worker-{number}" for number in itertools.count(1))
@@ -92,13 +93,13 @@ class Workers:
 
     # -- what the brokers call ------------------------------------------------------------------------------
 
-    def subscribe(self, room: RoomKey, worker: str, others: Others) -> None:
+    def subscribe(self, room: RoomId, worker: str, others: Others) -> None:
         self._listeners[room, worker] = others
         for (key, about), _ in list(self.entries.items()):
             if key == room and about != worker:
                 self._queue(room, worker, about, self.entries[key, about], 0.0)
 
-    def share(self, room: RoomKey, worker: str, entry: bytes | None) -> None:
+    def share(self, room: RoomId, worker: str, entry: bytes | None) -> None:
         self.shares += 1
         assert entry is None or len(entry) <= 64 * 1024
         if entry is not None:
@@ -107,27 +108,27 @@ class Workers:
             self.entries.pop((room, worker), None)
         self._send(room, worker, entry, self.delay)
 
-    def unsubscribe(self, room: RoomKey, worker: str) -> None:
+    def unsubscribe(self, room: RoomId, worker: str) -> None:
         self._listeners.pop((room, worker), None)
         for key in [key for key in self._told if key[:2] == (room, worker)]:
             del self._told[key]
         if self.entries.pop((room, worker), None) is not None:
             self._send(room, worker, None, self.delay)
 
-    def _send(self, room: RoomKey, about: str, entry: bytes | None, delay: Delay) -> None:
+    def _send(self, room: RoomId, about: str, entry: bytes | None, delay: Delay) -> None:
         for key, to in list(self._listeners):
             if key == room and to != about:
                 late_s = delay()
                 if late_s is not None:
                     self._queue(room, to, about, entry, late_s)
 
-    def _queue(self, room: RoomKey, to: str, about: str, entry: bytes | None, late_s: float) -> None:
+    def _queue(self, room: RoomId, to: str, about: str, entry: bytes | None, late_s: float) -> None:
         before = [word[0] for word in self._on_way if word[2:] == (room, to, about)]
         number = next(self._order)
         self._words[number] = entry
         self._on_way.append((max([self.clock.now + late_s, *before]), number, room, to, about))
 
-    def _tell(self, room: RoomKey, to: str, about: str, entry: bytes | None) -> None:
+    def _tell(self, room: RoomId, to: str, about: str, entry: bytes | None) -> None:
         others = self._listeners.get((room, to))
         if others is not None:
             self._told[room, to, about] = entry
@@ -143,7 +144,7 @@ class BusBroker:
         self._inner = inner
 
     def open(
-        self, room: RoomKey, kind: RoomKind, deliver: Deliver, lost: Any = None, others: Others | None = None
+        self, room: RoomId, kind: RoomKind, deliver: Deliver, lost: Any = None, others: Others | None = None
     ) -> BusStream:
         stream = BusStream(self._bus, room, self._worker, self._inner.open(room, kind, deliver, lost))
         if others is not None:
@@ -157,7 +158,7 @@ class BusBroker:
 class BusStream:
     """A stream of the memory broker that shares over the bus."""
 
-    def __init__(self, bus: Workers, room: RoomKey, worker: str, inner: Any) -> None:
+    def __init__(self, bus: Workers, room: RoomId, worker: str, inner: Any) -> None:
         self._bus = bus
         self._room = room
         self._worker = worker

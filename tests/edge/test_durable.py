@@ -11,9 +11,8 @@ import pytest_asyncio
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from realtime.core.contracts import RoomKey
 from realtime.edge.telemetry import BACKEND_HELP
-from realtime.ids import DEFAULT_TENANT, RoomId
+from realtime.ids import DEFAULT_TENANT, RoomId, RoomName
 from tests.contract.stores import SqlitePlace
 from tests.edge.peer import PATIENCE_S, ask, get, metric, receive
 
@@ -200,7 +199,7 @@ async def test_a_disk_that_takes_nothing_is_told_and_nothing_is_lost_or_doubled_
     ws, joined = await enter(server)
     async with ws:
         await say(ws, "before")
-        await place.refuse(RoomKey(DEFAULT_TENANT, RoomId(ROOM)))
+        await place.refuse(RoomId(DEFAULT_TENANT, RoomName(ROOM)))
         answer = await ask(ws, type="chat_message", id=1, room=ROOM, content="lost", key="lost")
         assert (answer["content"]["name"], answer["content"]["temporary"]) == ("unavailable", True)
         assert answer["content"]["retry_after"] > 0

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from realtime.core.contracts import Kept, Page, Position, Remembered, RoomKey, Row
+from realtime.core.contracts import Kept, Page, Position, Remembered, Row
 from realtime.errors import Unavailable
+from realtime.ids import RoomId
 
 
 class FakeStore:
@@ -23,7 +24,7 @@ class FakeStore:
     def __init__(self, *, commits_itself: bool = False, epoch: bytes = b"epoch1") -> None:
         self.epoch = epoch
         self.commits_itself = commits_itself
-        self.rows: dict[RoomKey, dict[int, Row]] = {}
+        self.rows: dict[RoomId, dict[int, Row]] = {}
         self.queue: deque[tuple[Row, Kept]] = deque()
         self.answers: Unavailable | asyncio.Event | None = None
         self.takes: Unavailable | None = None
@@ -66,7 +67,7 @@ class FakeStore:
         for row, _ in islice(self.queue, rows):
             self.write(row)
 
-    async def remembered(self, room: RoomKey, since_ms: int) -> Remembered:
+    async def remembered(self, room: RoomId, since_ms: int) -> Remembered:
         await self._ask("remembered")
         rows = [row for _, row in sorted(self.rows.get(room, {}).items())]
         keys = [
@@ -76,13 +77,13 @@ class FakeStore:
         ]
         return Remembered(rows[-1].position.offset if rows else 0, keys)
 
-    async def read(self, room: RoomKey, after: int, limit: int) -> list[tuple[Position, bytes]]:
+    async def read(self, room: RoomId, after: int, limit: int) -> list[tuple[Position, bytes]]:
         await self._ask("read")
         rows = [row for offset, row in sorted(self.rows.get(room, {}).items()) if offset > after]
         self.read_rows += len(rows[:limit])
         return [(row.position, row.push) for row in rows[:limit]]
 
-    async def page(self, room: RoomKey, before: int | None, after: int | None, limit: int) -> Page:
+    async def page(self, room: RoomId, before: int | None, after: int | None, limit: int) -> Page:
         await self._ask("page")
         offsets = sorted(self.rows.get(room, {}))
         if after is not None:

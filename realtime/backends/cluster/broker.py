@@ -21,10 +21,11 @@ from realtime.backends.cluster.shares import Shares
 from realtime.backends.cluster.stream import RedisStream
 from realtime.backends.cluster.writer import RETRY_S, Writer
 from realtime.backends.redis_client.contract import Argument, Redis, RedisError
-from realtime.core.contracts import Clock, Deliver, Lost, Others, Receipt, RoomKey, Stamp, Terms
+from realtime.core.contracts import Clock, Deliver, Lost, Others, Receipt, Stamp, Terms
 from realtime.core.kinds import RoomKind
 from realtime.core.pending import Pending
 from realtime.errors import Unavailable
+from realtime.ids import RoomId
 from realtime.native.encode import json_string
 from realtime.native.sequence import Budget, Sequence
 
@@ -92,10 +93,10 @@ class RedisBroker:
         self._timeout_s = timeout_s
         self._waiting_messages, self._waiting_bytes = waiting_messages, waiting_bytes
         self._waits = self._waits_bytes = 0
-        self._writers: dict[RoomKey, Writer] = {}
-        self._idle: OrderedDict[RoomKey, Writer] = OrderedDict()
+        self._writers: dict[RoomId, Writer] = {}
+        self._idle: OrderedDict[RoomId, Writer] = OrderedDict()
         self._dirty: list[Writer] = []
-        self._streams: dict[RoomKey, RedisStream] = {}
+        self._streams: dict[RoomId, RedisStream] = {}
         self._sharing: dict[str, set[RedisStream]] = {}  # by worker: where it shares something
         self._gone: OrderedDict[str, None] = OrderedDict()
         self._refused = self._strange = self._lost = 0
@@ -106,14 +107,14 @@ class RedisBroker:
         self._retries: deque[tuple[float, RedisStream]] = deque()
         self._refreshes: deque[tuple[float, RedisStream]] = deque()
         self._judgements: deque[tuple[float, Shares]] = deque()
-        self._unshared: deque[tuple[float, tuple[RoomKey, Shares]]] = deque()
+        self._unshared: deque[tuple[float, tuple[RoomId, Shares]]] = deque()
         self._untold: deque[RedisStream] = deque()  # whose shares are to be told anew
 
     # -- the contract ---------------------------------------------------------------------------------------
 
     def open(
         self,
-        room: RoomKey,
+        room: RoomId,
         kind: RoomKind,
         deliver: Deliver,
         lost: Lost | None = None,
@@ -128,7 +129,7 @@ class RedisBroker:
 
     def publish(
         self,
-        room: RoomKey,
+        room: RoomId,
         kind: RoomKind,
         type: str,
         sender: bytes | None,
@@ -140,7 +141,7 @@ class RedisBroker:
 
     def order(
         self,
-        room: RoomKey,
+        room: RoomId,
         kind: RoomKind,
         type: str,
         sender: bytes | None,
@@ -226,7 +227,7 @@ class RedisBroker:
             messages, size = GAP_MESSAGES, 64 * KB
         return (self.window_ms, max(messages, GAP_MESSAGES), size, int(self.is_lasting(kind)))
 
-    def reader(self, room: RoomKey, kind: RoomKind) -> RoomReader:
+    def reader(self, room: RoomId, kind: RoomKind) -> RoomReader:
         """Return what reads the entries of a room that nobody here need be in."""
         return RoomReader(self, room, RoomNames(self.prefix, room), self.keep_of(kind), _nowhere)
 
@@ -234,7 +235,7 @@ class RedisBroker:
         """Whether a store has what rooms of the kind have published."""
         return kind.durable and self.opening is not None
 
-    def sequence(self, room: RoomKey, kind: RoomKind, epoch: bytes, offset: int = 0) -> Sequence:
+    def sequence(self, room: RoomId, kind: RoomKind, epoch: bytes, offset: int = 0) -> Sequence:
         """Return an empty order that keeps as much as the kind says, or else the settings."""
         messages, size = self.keep_of(kind)
         return Sequence(json_string(room.room), epoch, messages, size, self.budget, offset)
@@ -256,7 +257,7 @@ class RedisBroker:
             self._complain("Redis refuses %s: %s", command[:2], error)
             raise Unavailable("Redis refuses a question", retry_after_s=RETRY_S) from error
 
-    async def position(self, room: RoomKey, kind: RoomKind, names: RoomNames) -> tuple[int, int, int]:
+    async def position(self, room: RoomId, kind: RoomKind, names: RoomNames) -> tuple[int, int, int]:
         """Return where a room is: epoch, offset, and the offset before the epoch's first.
 
         Raises:
@@ -271,7 +272,7 @@ class RedisBroker:
             return await self.open_epoch(room, names, error)
         return int(reply[0]), reply[1], reply[2]
 
-    async def open_epoch(self, room: RoomKey, names: RoomNames, needed: RedisError) -> tuple[int, int, int]:
+    async def open_epoch(self, room: RoomId, names: RoomNames, needed: RedisError) -> tuple[int, int, int]:
         """Begin a durable room's epoch as the store says, unless another worker has; as `position`.
 
         `needed` is the NOFLOOR that Redis has answered.
@@ -346,7 +347,7 @@ class RedisBroker:
         """Decide after a while on workers that are not known to be alive."""
         self._judgements.append((self._clock.monotonic() + JUDGE_S, shares))
 
-    def share_later(self, room: RoomKey, shares: Shares) -> None:
+    def share_later(self, room: RoomId, shares: Shares) -> None:
         """Write after a while what could not be written."""
         self._unshared.append((self._clock.monotonic() + RETRY_S, (room, shares)))
 
@@ -367,12 +368,12 @@ class RedisBroker:
         """Whether a worker is known to be alive, or cannot be known not to be."""
         return self.alive is None or self.alive(worker)
 
-    def note_refusal(self, room: RoomKey, error: Exception) -> None:
+    def note_refusal(self, room: RoomId, error: Exception) -> None:
         """Tell that Redis refused publications."""
         self._refused += 1
         self._complain("%s: Redis refuses publications: %s", room.room, error)
 
-    def note_strange(self, room: RoomKey) -> None:
+    def note_strange(self, room: RoomId) -> None:
         """Tell that what came over a room's channel is none of ours."""
         if not self._strange:
             log.error("%s: somebody else publishes on our channel", room.room)
@@ -394,7 +395,7 @@ class RedisBroker:
         for writer in dirty:
             writer.flush()
 
-    def _writer(self, room: RoomKey, kind: RoomKind) -> Writer:
+    def _writer(self, room: RoomId, kind: RoomKind) -> Writer:
         writer = self._writers.get(room)
         if writer is None:
             writer = self._writers[room] = Writer(self, room, kind)

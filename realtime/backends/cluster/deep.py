@@ -11,8 +11,9 @@ from typing import Final, Protocol
 
 from realtime.backends.cluster.ordering import Entry
 from realtime.backends.kept_order import Placed
-from realtime.core.contracts import Clock, Kept, Page, Position, RoomKey, Row
+from realtime.core.contracts import Clock, Kept, Page, Position, Row
 from realtime.errors import Unavailable
+from realtime.ids import RoomId
 
 ON_ITS_WAY_MS: Final = 5_000  # a row younger than this is being written by who published it
 TAIL: Final = 1000  # rows that may be on their way, of which nobody here has heard
@@ -24,15 +25,15 @@ class Rows(Protocol):
 
     def append(self, row: Row, kept: Kept) -> None: ...
 
-    async def read(self, room: RoomKey, after: int, limit: int) -> list[Placed]: ...
+    async def read(self, room: RoomId, after: int, limit: int) -> list[Placed]: ...
 
-    async def read_back(self, room: RoomKey, before: int, limit: int) -> list[Placed]: ...
+    async def read_back(self, room: RoomId, before: int, limit: int) -> list[Placed]: ...
 
 
 class Entries(Protocol):
     """A room's stream in Redis."""
 
-    async def read(self, room: RoomKey, after: int, limit: int) -> list[Placed]: ...
+    async def read(self, room: RoomId, after: int, limit: int) -> list[Placed]: ...
 
     async def entries(self, after: Position, limit: int, until: Position | None = None) -> list[Entry]: ...
 
@@ -42,13 +43,13 @@ class DeepHistory:
 
     __slots__ = ("_clock", "_entries", "_room", "_rows")
 
-    def __init__(self, room: RoomKey, rows: Rows, entries: Entries, clock: Clock) -> None:
+    def __init__(self, room: RoomId, rows: Rows, entries: Entries, clock: Clock) -> None:
         self._room = room
         self._rows = rows
         self._entries = entries
         self._clock = clock
 
-    async def read(self, room: RoomKey, after: int, limit: int) -> list[Placed]:
+    async def read(self, room: RoomId, after: int, limit: int) -> list[Placed]:
         """Return at most `limit` pushes above offset `after`, by offset; what is missing is not to be had.
 
         Raises:
@@ -64,7 +65,7 @@ class DeepHistory:
         last = rows[-1][0].offset if len(rows) == limit else None
         return (await self._mended(rows, after + 1, last, limit + len(rows)))[:limit]
 
-    async def page(self, room: RoomKey, before: int | None, after: int | None, limit: int) -> Page:
+    async def page(self, room: RoomId, before: int | None, after: int | None, limit: int) -> Page:
         """Return a page, as `Stream.history`. Raises as `read`."""
         if after is not None:
             found = await self._read(after, limit + 1)

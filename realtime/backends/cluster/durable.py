@@ -32,7 +32,6 @@ from realtime.core.contracts import (
     Position,
     Receipt,
     Recovery,
-    RoomKey,
     Row,
     Stream,
     Terms,
@@ -40,6 +39,7 @@ from realtime.core.contracts import (
 from realtime.core.kinds import RoomKind
 from realtime.core.pending import Pending
 from realtime.errors import Unavailable
+from realtime.ids import RoomId
 from realtime.native.sequence import Sequence
 
 log: Final = logging.getLogger("realtime.broker")
@@ -79,7 +79,7 @@ class KeepingBroker:
 
     def open(
         self,
-        room: RoomKey,
+        room: RoomId,
         kind: RoomKind,
         deliver: Deliver,
         lost: Lost | None = None,
@@ -91,7 +91,7 @@ class KeepingBroker:
 
     def publish(
         self,
-        room: RoomKey,
+        room: RoomId,
         kind: RoomKind,
         type: str,
         sender: bytes | None,
@@ -128,7 +128,7 @@ class KeepingBroker:
 
     def keep(
         self,
-        room: RoomKey,
+        room: RoomId,
         kind: RoomKind,
         order: Order,
         type: str,
@@ -149,7 +149,7 @@ class KeepingBroker:
 
     def _on_ordered(
         self,
-        room: RoomKey,
+        room: RoomId,
         kind: RoomKind,
         sender: bytes | None,
         key: str | None,
@@ -186,7 +186,7 @@ class KeepingBroker:
 
     def _repeat(
         self,
-        room: RoomKey,
+        room: RoomId,
         kind: RoomKind,
         sender: bytes | None,
         key: str | None,
@@ -203,7 +203,7 @@ class KeepingBroker:
 
     async def _look(
         self,
-        room: RoomKey,
+        room: RoomId,
         kind: RoomKind,
         sender: bytes | None,
         key: str,
@@ -220,7 +220,7 @@ class KeepingBroker:
             receipt.settle(outcome)
 
     async def _be_kept(
-        self, room: RoomKey, kind: RoomKind, sender: bytes | None, key: str, first: Position
+        self, room: RoomId, kind: RoomKind, sender: bytes | None, key: str, first: Position
     ) -> None:
         """See that the publication at `first` is in the store, written by whomever.
 
@@ -281,10 +281,10 @@ class KeepingStream:
         self._inner.close()
 
 
-def deepen(store: PostgresStore, clock: Clock) -> Callable[[RoomKey, RoomReader], Source]:
+def deepen(store: PostgresStore, clock: Clock) -> Callable[[RoomId, RoomReader], Source]:
     """Return what makes durable rooms' histories whole, as `ordering.Deepen`."""
 
-    def deep(room: RoomKey, reader: RoomReader) -> Source:
+    def deep(room: RoomId, reader: RoomReader) -> Source:
         return DeepHistory(room, store, reader, clock)
 
     return deep

@@ -15,10 +15,11 @@ from realtime.backends.cluster.names import RoomNames, epoch_number, epoch_text
 from realtime.backends.cluster.ordering import Entry
 from realtime.backends.groups import Superseded
 from realtime.backends.redis_client.contract import RedisError
-from realtime.core.contracts import Clock, Position, RoomKey, Row
+from realtime.core.contracts import Clock, Position, Row
 from realtime.core.kinds import RoomKind
 from realtime.core.pending import Pending
 from realtime.errors import Unavailable
+from realtime.ids import RoomId
 
 if TYPE_CHECKING:
     from realtime.backends.cluster.broker import RedisBroker
@@ -50,15 +51,15 @@ class Mender:
         self._store = store
         self._clock = clock
         self._pacer = pacer
-        self._holes: OrderedDict[RoomKey, Hole] = OrderedDict()
-        self._outrun: OrderedDict[RoomKey, tuple[float, RoomKind, int]] = OrderedDict()
+        self._holes: OrderedDict[RoomId, Hole] = OrderedDict()
+        self._outrun: OrderedDict[RoomId, tuple[float, RoomKind, int]] = OrderedDict()
         self._due = 0.0
 
     def __len__(self) -> int:
         """In how many rooms something is missing."""
         return len(self._holes)
 
-    def note(self, room: RoomKey, kind: RoomKind, position: Position) -> None:
+    def note(self, room: RoomId, kind: RoomKind, position: Position) -> None:
         """Remember that the row at `position` may be missing."""
         hole = self._holes.get(room)
         if hole is None:
@@ -70,7 +71,7 @@ class Mender:
             forgotten, _ = self._holes.popitem(last=False)
             log.warning("%s: rows are missing until somebody reads them", forgotten.room)
 
-    def note_outrun(self, room: RoomKey, kind: RoomKind, position: Position) -> None:
+    def note_outrun(self, room: RoomId, kind: RoomKind, position: Position) -> None:
         """The store has gone on in a newer epoch than `position`'s: look whether Redis has, too.
 
         It has not heard of a failover yet, as a rule; or its clock was set back, and it never would.
@@ -93,7 +94,7 @@ class Mender:
             room, (_, kind, epoch) = self._outrun.popitem(last=False)
             self._pacer.add(partial(self._overtake, room, kind, epoch))
 
-    async def keep(self, room: RoomKey, entries: list[Entry]) -> None:
+    async def keep(self, room: RoomId, entries: list[Entry]) -> None:
         """Write what Redis has of some publications.
 
         Raises:
@@ -114,7 +115,7 @@ class Mender:
         if failed is not None:
             raise failed
 
-    async def _mend(self, room: RoomKey, hole: Hole) -> None:
+    async def _mend(self, room: RoomId, hole: Hole) -> None:
         at, last = Position(hole.first.offset - 1, hole.first.epoch), _place(hole.last)
         reader = self._ordering.reader(room, hole.kind)
         while True:
@@ -133,7 +134,7 @@ class Mender:
                 return
             at = entries[-1].position
 
-    async def _overtake(self, room: RoomKey, kind: RoomKind, epoch: int) -> None:
+    async def _overtake(self, room: RoomId, kind: RoomKind, epoch: int) -> None:
         """Open an epoch above the store's, where Redis is still in the one that the store has left behind."""
         ordering = self._ordering
         names = RoomNames(ordering.prefix, room)

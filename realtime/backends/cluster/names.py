@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import Final
 
 from realtime.backends.redis_client.contract import slot_of
-from realtime.core.contracts import RoomKey
+from realtime.ids import RoomId
 
 DIGITS: Final = b"0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -18,7 +18,7 @@ class RoomNames:
 
     __slots__ = ("channel", "meta", "shared", "slot", "stream")
 
-    def __init__(self, prefix: str, room: RoomKey) -> None:
+    def __init__(self, prefix: str, room: RoomId) -> None:
         self.channel = f"{prefix}:{{{room.tenant}/{room.room}}}".encode()
         self.meta = self.channel + b":m"
         self.stream = self.channel + b":s"

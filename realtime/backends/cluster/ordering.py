@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from realtime.backends.kept_order import Source
-from realtime.core.contracts import Position, RoomKey
+from realtime.core.contracts import Position
+from realtime.ids import RoomId
 
 if TYPE_CHECKING:
     from realtime.backends.cluster.reader import RoomReader
@@ -43,7 +44,7 @@ class Need(NamedTuple):
     more than the last one), and the name of the mastership.
     """
 
-    room: RoomKey
+    room: RoomId
     offset: int
     epoch: int
     nonce: str
@@ -64,5 +65,5 @@ Open = Callable[[Need], Awaitable[Opening]]
 """Asks the store. Raises Unavailable."""
 
 
-Deepen = Callable[[RoomKey, "RoomReader"], Source]
+Deepen = Callable[[RoomId, "RoomReader"], Source]
 """Returns all that there is of a durable room, where `RoomReader` reads what Redis has of it."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from realtime.backends.cluster.names import RoomNames, epoch_number, epoch_text
 from realtime.backends.cluster.ordering import Entry
 from realtime.backends.cluster.writer import BLOB_MESSAGES
-from realtime.core.contracts import Page, Position, RoomKey
+from realtime.core.contracts import Page, Position
+from realtime.ids import RoomId
 from realtime.native.blob import count_records, decode_records, pushes_of
 from realtime.native.encode import encode_push, json_string
 
@@ -49,7 +50,7 @@ class RoomReader:
     def __init__(
         self,
         broker: RedisBroker,
-        room: RoomKey,
+        room: RoomId,
         names: RoomNames,
         keep: tuple[int, int],
         place: Callable[[], Place],
@@ -74,7 +75,7 @@ class RoomReader:
         """As `runs`, and of later epochs too, up to epoch `end`."""
         return await self._ask(b"XRANGE", b"%d-%d" % (epoch, first), b"(%d-0" % end)
 
-    async def read(self, room: RoomKey, after: int, limit: int) -> list[tuple[Position, bytes]]:
+    async def read(self, room: RoomId, after: int, limit: int) -> list[tuple[Position, bytes]]:
         """Return at most `limit` pushes of the present epoch above offset `after`, as `Store.read`."""
         place = self._place()
         if after < self._lowest(place) - 1:
@@ -88,7 +89,7 @@ class RoomReader:
                 found.append((Position(offset, text), push))
         return found
 
-    async def page(self, room: RoomKey, before: int | None, after: int | None, limit: int) -> Page:
+    async def page(self, room: RoomId, before: int | None, after: int | None, limit: int) -> Page:
         """Return a page of what is kept, as `Stream.history`, of earlier epochs too where they go on."""
         place = self._place()
         if after is not None:

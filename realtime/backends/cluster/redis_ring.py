@@ -16,8 +16,9 @@ from realtime.backends.cluster.inbox import Ear, Inbox
 from realtime.backends.cluster.ring import News, Ring
 from realtime.backends.redis_client.contract import Redis, Reply, slot_of
 from realtime.core.cluster import Change, WorkerId
-from realtime.core.contracts import Clock, RoomKey
+from realtime.core.contracts import Clock
 from realtime.core.router import Spawn
+from realtime.ids import RoomId
 
 log: Final = logging.getLogger("realtime.cluster")
 
@@ -107,11 +108,11 @@ class RedisRing:
         """Whether the ring is known and this worker is in it, by its own monotonic clock."""
         return self._ring.leased(self._clock.monotonic())
 
-    def fence(self, room: RoomKey) -> int | None:
+    def fence(self, room: RoomId) -> int | None:
         """Return the version under which this worker owns the room, None where it does not."""
         return self._ring.version if self._ring.owns(room, self._clock.monotonic()) else None
 
-    def owner(self, room: RoomKey) -> WorkerId | None:
+    def owner(self, room: RoomId) -> WorkerId | None:
         """Return who owns the room; None while that is not known, or this worker has lost touch."""
         if self._member and not self.ok:
             return None

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from realtime.core.cluster import Change, WorkerId, room_slot
-from realtime.core.contracts import RoomKey
+from realtime.ids import RoomId
 from realtime.native.rendezvous import owners
 
 # Of the TTL: what two clocks may drift apart within it, and a write needs from here to Redis.
@@ -44,11 +44,11 @@ class Ring:
         self._table: array[int] = array("H")
         self._place = -1  # this worker's in `workers`, -1 while it owns nothing
 
-    def owns(self, room: RoomKey, now: float) -> bool:
+    def owns(self, room: RoomId, now: float) -> bool:
         """Return whether the room is this worker's, and its lease still runs."""
         return self._place >= 0 and now < self._lease_until and self._table[room_slot(room)] == self._place
 
-    def owner(self, room: RoomKey) -> WorkerId | None:
+    def owner(self, room: RoomId) -> WorkerId | None:
         """Return whose the room is as far as is known."""
         return self.workers[self._table[room_slot(room)]] if self.workers else None
 

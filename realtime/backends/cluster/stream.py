@@ -21,10 +21,11 @@ from realtime.backends.cluster.reader import Place, RoomReader, Run
 from realtime.backends.cluster.shares import Shares
 from realtime.backends.cluster.writer import RETRY_S, Writer
 from realtime.backends.kept_order import KeptOrder, Source
-from realtime.core.contracts import Deliver, Lost, Others, Page, Position, Receipt, Recovery, RoomKey, Terms
+from realtime.core.contracts import Deliver, Lost, Others, Page, Position, Receipt, Recovery, Terms
 from realtime.core.kinds import RoomKind
 from realtime.core.pending import Pending
 from realtime.errors import Unavailable
+from realtime.ids import RoomId
 from realtime.native.blob import count_records, pushes_of
 from realtime.native.encode import json_string
 from realtime.native.sequence import Sequence
@@ -88,7 +89,7 @@ class RedisStream:
     def __init__(
         self,
         broker: RedisBroker,
-        room: RoomKey,
+        room: RoomId,
         kind: RoomKind,
         writer: Writer,
         deliver: Deliver,

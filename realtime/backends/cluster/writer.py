@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from realtime.backends.cluster.names import RoomNames, epoch_text
 from realtime.backends.cluster.ordering import Ordered
 from realtime.backends.redis_client.contract import Argument, RedisError
-from realtime.core.contracts import Position, Receipt, RoomKey, Terms
+from realtime.core.contracts import Position, Receipt, Terms
 from realtime.core.kinds import RoomKind
 from realtime.core.pending import Pending
 from realtime.errors import Conflict, Unavailable
+from realtime.ids import RoomId
 from realtime.native.blob import encode_record
 from realtime.native.encode import encode_push, json_string
 
@@ -58,7 +59,7 @@ class Writer:
         "stream",
     )
 
-    def __init__(self, broker: RedisBroker, room: RoomKey, kind: RoomKind) -> None:
+    def __init__(self, broker: RedisBroker, room: RoomId, kind: RoomKind) -> None:
         self.room = room
         self.names = RoomNames(broker.prefix, room)
         self.stream: RedisStream | None = None

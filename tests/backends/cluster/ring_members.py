@@ -13,14 +13,13 @@ from realtime.backends.cluster.redis_ring import RedisRing, new_worker_id
 from realtime.backends.redis_client.client import RedisClient
 from realtime.core.clock import SystemClock
 from realtime.core.cluster import Change
-from realtime.core.contracts import RoomKey
 from realtime.errors import Unavailable
-from realtime.ids import RoomId, TenantId
+from realtime.ids import RoomId, RoomName, TenantId
 
 TICK_S = 0.01
 PATIENCE_S = 20
 BEAT_S, TTL_S = 0.05, 0.8  # a busy machine may stand still for half of that
-ROOMS = [RoomKey(TenantId("default"), RoomId(f"counter:{n}")) for n in range(64)]
+ROOMS = [RoomId(TenantId("default"), RoomName(f"counter:{n}")) for n in range(64)]
 
 
 class Line:
@@ -136,7 +135,7 @@ class Member:
         self._tick()
         return self
 
-    def owned(self) -> set[RoomKey]:
+    def owned(self) -> set[RoomId]:
         return {room for room in ROOMS if self.ring.fence(room) is not None}
 
     def stop(self) -> None:

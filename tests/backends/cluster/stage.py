@@ -10,14 +10,14 @@ from typing import Any
 from realtime.backends.cluster.broker import RedisBroker
 from realtime.backends.cluster.library import source
 from realtime.backends.redis_client.client import RedisClient
-from realtime.core.contracts import Position, Recovery, RoomKey, Terms
+from realtime.core.contracts import Position, Recovery, Terms
 from realtime.core.kinds import RoomKind
-from realtime.ids import DEFAULT_TENANT, RoomId
+from realtime.ids import DEFAULT_TENANT, RoomId, RoomName
 from tests.oracles.hub import FakeClock, FakeHub
 
 ALICE = b'"alice"'
 CHAT = RoomKind(name="chat")
-LOBBY = RoomKey(DEFAULT_TENANT, RoomId("chat:lobby"))
+LOBBY = RoomId(DEFAULT_TENANT, RoomName("chat:lobby"))
 
 
 async def until(happened: Callable[[], Any], timeout_s: float = 20) -> None:
@@ -84,7 +84,7 @@ class Seam:
 class Member:
     """What one subscription gets: `got` are offsets, and what is lost as it is told, in order."""
 
-    def __init__(self, worker: Worker, room: RoomKey = LOBBY, kind: RoomKind = CHAT) -> None:
+    def __init__(self, worker: Worker, room: RoomId = LOBBY, kind: RoomKind = CHAT) -> None:
         self.got: list[Any] = []
         self.pushes: list[bytes] = []
         self.signals: list[bytes] = []
@@ -139,16 +139,16 @@ class Worker:
         self.redis = Seam(client)
         self.broker = RedisBroker(self.redis, clock, FakeHub(clock), worker=name, **options)
 
-    def member(self, room: RoomKey = LOBBY, kind: RoomKind = CHAT) -> Member:
+    def member(self, room: RoomId = LOBBY, kind: RoomKind = CHAT) -> Member:
         return Member(self, room, kind)
 
-    async def joined(self, room: RoomKey = LOBBY, kind: RoomKind = CHAT) -> Member:
+    async def joined(self, room: RoomId = LOBBY, kind: RoomKind = CHAT) -> Member:
         member = self.member(room, kind)
         await member.recover()
         return member
 
     async def publish(
-        self, content: Any = None, room: RoomKey = LOBBY, kind: RoomKind = CHAT, **terms: Any
+        self, content: Any = None, room: RoomId = LOBBY, kind: RoomKind = CHAT, **terms: Any
     ) -> Any:
         given = Terms(**terms) if terms else None
         text = json.dumps(content).encode()

@@ -21,10 +21,10 @@ from realtime.backends.cluster.opener import Opener
 from realtime.backends.redis_nodes import RedisNode
 from realtime.backends.store_postgres import PostgresStore, open_postgres
 from realtime.core.clock import SystemClock
-from realtime.core.contracts import Page, Position, RoomKey
+from realtime.core.contracts import Page, Position
 from realtime.core.kinds import RoomKind
 from realtime.errors import RealtimeError, Unavailable
-from realtime.ids import DEFAULT_TENANT, RoomId
+from realtime.ids import DEFAULT_TENANT, RoomId, RoomName
 from tests.backends.cluster.stage import LOBBY, Member, Worker, Workers, get, until
 from tests.oracles.hub import FakeClock
 
@@ -112,7 +112,7 @@ class Stage:
             streams += worker.broker.ordering._streams.values()
         return all(stream.live for stream in streams)
 
-    async def rows(self, room: RoomKey = LOBBY) -> list[tuple[int, str]]:
+    async def rows(self, room: RoomId = LOBBY) -> list[tuple[int, str]]:
         """(offset, content) of what the store has."""
         found = await self.stores[0].read(room, 0, 10_000)
         return [(at.offset, json.loads(push)["content"]) for at, push in found]
@@ -329,7 +329,7 @@ async def test_what_was_in_flight_and_is_not_lost_is_kept_in_its_place(stage):
 
 async def test_workers_that_follow_a_failover_at_once_open_one_epoch(stage):
     workers = [await stage.start() for _ in range(4)]
-    rooms = [RoomKey(DEFAULT_TENANT, RoomId(f"chat:{number}")) for number in range(20)]
+    rooms = [RoomId(DEFAULT_TENANT, RoomName(f"chat:{number}")) for number in range(20)]
     members = [[await worker.joined(room, CHAT) for room in rooms] for worker in workers]
     await asyncio.gather(*(member.publish("x") for member in members[0]))
     await stage.lose_redis()
@@ -426,7 +426,7 @@ async def test_pages_walk_over_any_holes_and_see_all_there_is(stage):
     dice = random.Random(seed)
     one = await stage.start(history_messages=0)
     for turn in range(12):
-        room = RoomKey(DEFAULT_TENANT, RoomId(f"chat:{turn}"))
+        room = RoomId(DEFAULT_TENANT, RoomName(f"chat:{turn}"))
         al = await one.joined(room, CHAT)
         total = dice.randint(1, 30)
         for number in range(1, total + 1):

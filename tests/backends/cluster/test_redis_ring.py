@@ -9,8 +9,7 @@ import pytest_asyncio
 from realtime.backends.cluster.redis_ring import bury
 from realtime.backends.redis_client.contract import slot_of
 from realtime.core.cluster import SLOTS, Cluster, room_slot
-from realtime.core.contracts import RoomKey
-from realtime.ids import RoomId, TenantId
+from realtime.ids import RoomId, RoomName, TenantId
 from tests.backends.cluster.ring_members import ROOMS, TTL_S, company, until
 
 
@@ -211,5 +210,5 @@ async def test_what_is_no_news_on_the_rings_channel_changes_nothing(join, caplog
 
 @pytest.mark.parametrize("room", ["chat:lobby", "chat:a}b", "chat:{a}", "chat:é}", "chat:}"])
 def test_a_rooms_slot_is_that_of_its_keys(room):
-    key = RoomKey(TenantId("default"), RoomId(room))
+    key = RoomId(TenantId("default"), RoomName(room))
     assert room_slot(key) == slot_of(f"rt:{{default/{room}}}:m".encode())

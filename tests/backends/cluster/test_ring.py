@@ -4,12 +4,11 @@ import pytest
 
 from realtime.backends.cluster.ring import MARGIN, News, Ring
 from realtime.core.cluster import SLOTS, Change
-from realtime.core.contracts import RoomKey
-from realtime.ids import RoomId, TenantId
+from realtime.ids import RoomId, RoomName, TenantId
 
 TTL_S = 1.5
 LEASE_S = TTL_S * (1 - MARGIN)
-ROOMS = [RoomKey(TenantId("default"), RoomId(f"box:{n}")) for n in range(50)]
+ROOMS = [RoomId(TenantId("default"), RoomName(f"box:{n}")) for n in range(50)]
 
 
 @pytest.fixture

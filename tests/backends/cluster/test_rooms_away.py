@@ -5,14 +5,14 @@ import asyncio
 import pytest
 
 from realtime.backends.cluster.pacer import Pacer
-from realtime.core.contracts import Position, RoomKey
+from realtime.core.contracts import Position
 from realtime.errors import Unavailable
-from realtime.ids import DEFAULT_TENANT, RoomId
+from realtime.ids import DEFAULT_TENANT, RoomId, RoomName
 from tests.backends.cluster.stage import ALICE, CHAT, LOBBY, until
 
 
-def numbered(number: int) -> RoomKey:
-    return RoomKey(DEFAULT_TENANT, RoomId(f"chat:{number}"))
+def numbered(number: int) -> RoomId:
+    return RoomId(DEFAULT_TENANT, RoomName(f"chat:{number}"))
 
 
 async def gone(node, *workers) -> None:

@@ -8,10 +8,10 @@ import pytest
 
 from realtime.backends.cluster.names import RoomNames
 from realtime.backends.cluster.writer import BLOB_BYTES, BLOB_MESSAGES
-from realtime.core.contracts import Position, RoomKey
+from realtime.core.contracts import Position
 from realtime.core.kinds import RoomKind
 from realtime.errors import Conflict, Unavailable
-from realtime.ids import RoomId, TenantId
+from realtime.ids import RoomId, RoomName, TenantId
 from tests.backends.cluster.stage import ALICE, CHAT, LOBBY, until
 
 
@@ -209,7 +209,7 @@ async def test_what_waits_behind_a_lost_answer_is_refused_too(workers):
 async def test_rooms_whose_names_hold_braces_are_rooms_like_others(workers):
     worker = await workers.start()
     names = ["chat:a}b", "chat:{a}", "chat:}", "chat:lobby}:m", "chat:lobby}:k:x", "chat:lobby"]
-    rooms = [RoomKey(TenantId("default"), RoomId(name)) for name in names]
+    rooms = [RoomId(TenantId("default"), RoomName(name)) for name in names]
     members = [await worker.joined(room) for room in rooms]
     for at, member in enumerate(members):
         await member.publish(at, key="k}:m")
@@ -280,7 +280,7 @@ async def test_rooms_that_nobody_here_is_in_do_not_pile_up(workers, monkeypatch)
     worker = await workers.start()
     member = await worker.joined()
     for number in range(30):
-        await worker.publish(room=RoomKey(TenantId("default"), RoomId(f"chat:{number}")))
+        await worker.publish(room=RoomId(TenantId("default"), RoomName(f"chat:{number}")))
     assert len(worker.broker._writers) == 11
     assert (await member.publish())[0] == 1
 
