@@ -30,6 +30,24 @@ cdef extern from "<sys/socket.h>" nogil:
     int getpeername(int fd, sockaddr* address, uint32_t* length)
 
 
+cdef str peer_address(int fd):
+    """Return the peer's IP address without its port, an IPv4 one in its own form however it came; "" for none."""
+    cdef sockaddr_storage address
+    cdef uint32_t length = sizeof(address)
+    cdef char[64] text
+    cdef const void* ip
+    if fd < 0 or getpeername(fd, <sockaddr*>&address, &length) != 0:
+        return ""
+    ip = &(<sockaddr_in*>&address).sin_addr
+    if address.ss_family == AF_INET6:
+        ip = &(<sockaddr_in6*>&address).sin6_addr
+    elif address.ss_family != AF_INET:
+        return ""
+    if inet_ntop(address.ss_family, ip, text, 64) == NULL:
+        return ""
+    return text.decode("ascii").removeprefix("::ffff:")
+
+
 cdef str peer_name(int fd):
     """Return the peer's address, or "" when the socket has none (closed, or not IP)."""
     cdef sockaddr_storage address

@@ -8,7 +8,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
-from realtime.native.address cimport peer_name
+from realtime.native.address cimport peer_address, peer_name
 from realtime.native.frames cimport (
     FIN_BIT,
     OPCODE_BINARY,
@@ -90,6 +90,11 @@ cdef class Handshake:
         return peer_name(self.connection.fd)
 
     @property
+    def address(self):
+        self.check()
+        return peer_address(self.connection.fd)
+
+    @property
     def connection_id(self):
         self.check()
         return self.connection.id
@@ -158,6 +163,10 @@ cdef class Connection:
     @property
     def remote(self):
         return peer_name(self.connection.fd) if self.connection != NULL else ""
+
+    @property
+    def address(self):
+        return peer_address(self.connection.fd) if self.connection != NULL else ""
 
     @property
     def open(self):

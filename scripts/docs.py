@@ -18,7 +18,7 @@ import msgspec
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the checkout's code, whatever else is installed
 
-from realtime import cli, errors, settings, settings_cluster  # noqa: E402
+from realtime import cli, errors, settings, settings_cluster, settings_security  # noqa: E402
 from realtime.client import replay  # noqa: E402
 from realtime.core.feature import Feature  # noqa: E402
 from realtime.edge import telemetry  # noqa: E402
@@ -76,12 +76,13 @@ variables and options, and are arrays in TOML.
 def settings_sections() -> dict[str, list[str]]:
     """The groups that the comments of `Settings` make: names of the knobs by title, in order."""
     sections: dict[str, list[str]] = {}
-    of_cluster = inspect.getsource(settings_cluster.ClusterSettings)
-    for line in (inspect.getsource(settings.Settings) + of_cluster).splitlines():
+    pages = settings.Settings, settings_security.SecuritySettings, settings_cluster.ClusterSettings
+    for line in "".join(map(inspect.getsource, pages)).splitlines():
         if title := re.fullmatch(r"    # -- (.+?) -*", line):
             names = sections.setdefault(title[1].capitalize(), [])
         elif field := re.match(r"    (\w+): Annotated\[", line):
             names.append(field[1])
+    sections = {title: names for title, names in sections.items() if names}
     assert sum(map(len, sections.values())) == len(settings.KNOBS), "a knob stands in no section"
     return sections
 

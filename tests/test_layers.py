@@ -18,7 +18,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-BASE = frozenset({"errors", "ids", "units", "settings", "settings_cluster", "loading"})
+BASE = frozenset(
+    {"errors", "ids", "units", "settings", "settings_cluster", "settings_security", "loading", "policy"}
+)
 RANK = {"native": 0, "protocol": 1, "core": 2, "features": 3, "backends": 3, "edge": 4, "cli": 5}
 # A layer with a rule of its own: what of ours it may import.
 ROOT_MAY_NAME = (
@@ -121,7 +123,7 @@ def layer_of(module: str) -> str:
         return "root"
     if parts[1] in BASE:
         return "base"
-    return "cli" if parts[1] in ("cli", "cli_control", "__main__") else parts[1]
+    return "cli" if parts[1] == "__main__" or parts[1].split("_")[0] == "cli" else parts[1]
 
 
 def verdict(module: str, use: Use) -> str | None:

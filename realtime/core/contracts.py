@@ -357,6 +357,11 @@ class Connection(Protocol):
         ...
 
     @property
+    def address(self) -> str:
+        """The client's IP address as text, without a port; empty where it has none, or is gone."""
+        ...
+
+    @property
     def binary(self) -> bool:
         """Whether it speaks MessagePack in binary frames; JSON in text frames else."""
         ...

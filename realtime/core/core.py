@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from realtime.core.audit import NO_AUDITOR, Auditor
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.catalog import Catalog
 from realtime.core.cluster import Cluster, Whereabouts
@@ -31,6 +32,7 @@ from realtime.core.owners import Owners
 from realtime.core.publishing import Publisher
 from realtime.core.queries import Queries
 from realtime.core.revocations import RevocationList, Revoked
+from realtime.core.room_rules import RoomRules
 from realtime.core.router import Router, Spawn
 from realtime.core.session import Handle, Handlers, Session
 from realtime.core.tenant import Tenants
@@ -52,7 +54,7 @@ class Core:
     a connection that authenticates by its first frame. `spawn` runs what has to wait. `on_stranger` takes
     the frames that `receive` gets with a state that is no session. `cluster` is the ring that this worker is
     in, `whereabouts` counts connections for all of it, `revocations` keeps for all what tokens are refused;
-    without them it serves alone.
+    without them it serves alone. `rules` say what the policy says of rooms, `audit` is told what is decided.
     """
 
     def __init__(
@@ -70,9 +72,13 @@ class Core:
         cluster: Cluster | None = None,
         whereabouts: Whereabouts | None = None,
         revocations: RevocationList | None = None,
+        rules: RoomRules | None = None,
+        audit: Auditor = NO_AUDITOR,
     ) -> None:
         limits = limits or Limits()
         self.catalog = catalog
+        self.rules = rules or RoomRules()
+        self.audit = audit
         self.cluster = cluster = LocalCluster(clock, spawn) if cluster is None else cluster
         self._broker = broker
         self._router = Router(Meters(limits, clock), limits, spawn)

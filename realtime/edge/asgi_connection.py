@@ -42,12 +42,22 @@ class AsgiWebSocket(Protocol):
     def send(self, message: Message) -> Awaitable[None]: ...
 
 
+def client_address(scope: Mapping[str, Any]) -> str:
+    """The client's address as the ASGI server says; empty where it says none."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
 class AsgiRequest:
     """A handshake as the gate reads it. Of extensions it says nothing: they are the ASGI server's own."""
 
     def __init__(self, scope: Mapping[str, Any], connection_id: int) -> None:
         self.connection_id = connection_id
         self._scope = scope
+
+    @property
+    def address(self) -> str:
+        return client_address(self._scope)
 
     @property
     def query(self) -> str:
@@ -90,6 +100,7 @@ class AsgiConnection:
         on_frame: Callable[[AsgiConnection, bytes], None],
     ) -> None:
         self.id = number
+        self.address = client_address(websocket.scope)
         self.state: Any = verdict.state
         self.binary = verdict.binary
         self.variant = FOREIGN | verdict.binary

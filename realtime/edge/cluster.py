@@ -22,10 +22,12 @@ from realtime.backends.cluster.whereabouts import RedisWhereabouts
 from realtime.backends.redis_client.client import RedisClient
 from realtime.backends.redis_client.contract import RedisError
 from realtime.backends.store_postgres import PostgresStore
+from realtime.core.audit import NO_AUDITOR
 from realtime.core.clock import SystemClock
 from realtime.core.cluster import Change, WorkerId
 from realtime.core.contracts import Broker, Clock, Stamp
 from realtime.core.core import Core
+from realtime.core.room_rules import RoomRules
 from realtime.edge.process import node_name
 from realtime.edge.store import open_shared_store
 from realtime.errors import StartupError, Unavailable
@@ -37,6 +39,8 @@ log: Final = logging.getLogger("realtime.edge")
 
 class Clustered:
     """A `Foundation` over Redis. It closes the client and the store that it is given."""
+
+    audit: Final = NO_AUDITOR
 
     def __init__(
         self, settings: Settings, clock: Clock, node: str, redis: RedisClient, store: PostgresStore | None
@@ -74,7 +78,7 @@ class Clustered:
         )
         self.revocations = RedisRevocations(redis, prefix=prefix, spawn=self._spawn)
 
-    def broker(self, stamp: Stamp) -> Broker:
+    def broker(self, stamp: Stamp, rules: RoomRules) -> Broker:
         """See `Foundation`."""
         settings, clock, store = self._settings, self._clock, self._store
         prefix, window_s = settings.redis_prefix, settings.recovery_window_s

@@ -7,8 +7,10 @@ from typing import Final
 
 from realtime.backends.broker_durable import DurableBroker
 from realtime.backends.broker_memory import MemoryBroker
+from realtime.core.audit import NO_AUDITOR
 from realtime.core.contracts import Broker, Clock, Stamp, Store
 from realtime.core.core import Core
+from realtime.core.room_rules import RoomRules
 from realtime.edge.process import node_name
 from realtime.settings import Settings
 
@@ -20,6 +22,7 @@ class Embedded:
     cluster: Final = None
     whereabouts: Final = None
     revocations: Final = None
+    audit: Final = NO_AUDITOR
 
     def __init__(self, settings: Settings, clock: Clock, store: Store | None) -> None:
         self._settings = settings
@@ -27,7 +30,7 @@ class Embedded:
         self._store = store
         self.node = node_name(settings)
 
-    def broker(self, stamp: Stamp) -> Broker:
+    def broker(self, stamp: Stamp, rules: RoomRules) -> Broker:
         """See `Foundation`."""
         settings = self._settings
         memory = MemoryBroker(

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from realtime.core.audit import Auditor
 from realtime.core.cluster import Cluster, Whereabouts
 from realtime.core.contracts import Broker, Clock, Stamp
 from realtime.core.core import Core
 from realtime.core.revocations import RevocationList
+from realtime.core.room_rules import RoomRules
 from realtime.edge.cluster import open_clustered
 from realtime.edge.embedded import Embedded
 from realtime.edge.store import open_store
@@ -47,8 +49,13 @@ class Foundation(Protocol):
         """The tokens that all workers refuse; None for a worker that is alone, which keeps its own."""
         ...
 
-    def broker(self, stamp: Stamp) -> Broker:
-        """Make the broker. Once."""
+    @property
+    def audit(self) -> Auditor:
+        """The audit log, which takes what this worker decides."""
+        ...
+
+    def broker(self, stamp: Stamp, rules: RoomRules) -> Broker:
+        """Make the broker. Once. `rules` say which rooms are encrypted."""
         ...
 
     def start(self, core: Core) -> None:

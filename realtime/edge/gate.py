@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Final, Protocol
 from urllib.parse import parse_qs, unquote
 
+from realtime.core.audit import NO_AUDITOR, Auditor
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.router import error_reason
 from realtime.core.session import Session
@@ -69,6 +70,8 @@ class Request(Protocol):
     @property
     def connection_id(self) -> int: ...
     @property
+    def address(self) -> str: ...
+    @property
     def query(self) -> str: ...
     def header(self, name: str) -> str | None: ...
 
@@ -86,10 +89,13 @@ class Gate:
     _silent: SilentTokens
     _welcome: Welcome
 
-    def __init__(self, settings: Settings, authenticator: Authenticator | None) -> None:
+    def __init__(
+        self, settings: Settings, authenticator: Authenticator | None, audit: Auditor = NO_AUDITOR
+    ) -> None:
         self.draining = False
         self.refusals: Counter[str] = Counter()  # of handshakes over a limit, by its name
         self._authenticator = authenticator
+        self._audit = audit
         self._path = settings.ws_path
         self._prefix = settings.ws_path + "/"
         self._echo_path = settings.echo_path

@@ -1,7 +1,7 @@
 """Between a supervisor and one of its workers: a socket pair, and a variable that says where it is.
 
-The supervisor may say `stop`, and the end of its side says that it is gone, which a worker does not survive.
-The worker says once that it listens, and as whom, or why it cannot start.
+The supervisor may say `reload` or `stop`, and the end of its side says that it is gone, which a worker does
+not survive. The worker says once that it listens, and as whom, or why it cannot start.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import msgspec
 # Not one of our REALTIME_ variables: nobody is to set it, and it is gone once it is read.
 VARIABLE: Final = "_REALTIME_LEASH"
 STOP: Final = b"stop\n"
+RELOAD: Final = b"reload\n"
 WORD_BYTES_MAX: Final = 64 * 1024
 
 
@@ -43,10 +44,21 @@ class Leash:
         self._end = socket.socket(fileno=terms.fd)
         self._end.setblocking(False)
 
-    def heed(self, loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
-        """Call `stop` once when the supervisor says so, or is gone."""
+    def heed(
+        self, loop: asyncio.AbstractEventLoop, stop: Callable[[], None], reload: Callable[[], object]
+    ) -> None:
+        """Call `reload` each time the supervisor says so, and `stop` once when it does, or is gone."""
 
         def hear() -> None:
+            try:
+                heard = self._end.recv(WORD_BYTES_MAX)
+            except BlockingIOError:
+                return
+            except OSError:
+                heard = b""
+            if heard and STOP not in heard:
+                reload()
+                return
             loop.remove_reader(self._end.fileno())
             stop()
 

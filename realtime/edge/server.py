@@ -42,6 +42,8 @@ STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 def serve(loaded: Loaded) -> int:
     """Serve until SIGTERM or SIGINT, drain, and return the exit code. A second signal exits at once.
 
+    On SIGHUP the policy file, and all else that may change while it runs, is read anew.
+
     Raises:
         StartupError: it cannot listen where the settings say, or what it stands on cannot be used.
     """
@@ -80,14 +82,15 @@ async def _serve(
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    if own is not None:
-        own.heed(loop, stop.set)
     for each in STOP_SIGNALS:
         loop.add_signal_handler(each, _stop_once, loop, stop.set)
     clock, number = SystemClock(), own.number if own else 0
     foundation = await open_foundation(settings, clock, number)
     try:
         worker = Worker(settings, loop, connections_max, clock, foundation)
+        loop.add_signal_handler(signal.SIGHUP, worker.reload)
+        if own is not None:
+            own.heed(loop, stop.set, worker.reload)
         worker.start(listening, listener.listen_admin(settings, number))
         settle_gc()
         if own is None:
@@ -123,6 +126,7 @@ async def _supervise(settings: Settings, count: int, reserved: socket.socket) ->
 
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGHUP, supervisor.reload)
     with reserved:
         return await supervisor.run()
 

@@ -49,6 +49,10 @@ class Child(Protocol):
         """Tell it to drain and end. Idempotent."""
         ...
 
+    def reload(self) -> None:
+        """Tell it to read anew what may change while it runs."""
+        ...
+
     def kill(self) -> None:
         """End it at once. Idempotent."""
         ...
@@ -121,6 +125,11 @@ class Supervisor:
         self._stopping.set()
         for child in self._children.values():
             child.stop()
+
+    def reload(self) -> None:
+        """Let all of them read anew what may change while they run."""
+        for child in self._children.values():
+            child.reload()
 
     def kill(self) -> None:
         """End all of them at once."""
@@ -248,6 +257,10 @@ class WorkerProcess:
     def stop(self) -> None:
         """See `Child`."""
         self._writer.write(leash.STOP)
+
+    def reload(self) -> None:
+        """See `Child`."""
+        self._writer.write(leash.RELOAD)
 
     def kill(self) -> None:
         """See `Child`."""

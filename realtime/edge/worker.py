@@ -10,6 +10,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Final
 
 from realtime import __version__
@@ -19,6 +20,7 @@ from realtime.core.catalog import Catalog
 from realtime.core.contracts import Clock, Connection
 from realtime.core.core import Core
 from realtime.core.limits import Limits, rate_limited
+from realtime.core.room_rules import RoomRules
 from realtime.core.session import Session
 from realtime.edge import metrics
 from realtime.edge.drain import drain, rebalance_reason
@@ -27,6 +29,7 @@ from realtime.edge.foundation import Foundation
 from realtime.edge.gate import Gate, Guest, Pending, State
 from realtime.edge.http import HttpServer, Routes, upgrade_required
 from realtime.edge.pages import Report, system_routes, web_routes
+from realtime.edge.policies import Policies
 from realtime.edge.telemetry import LoopLag, worker_metrics
 from realtime.edge.welcome import Welcome
 from realtime.errors import CloseCode
@@ -74,14 +77,25 @@ class Worker:
         self._lag = LoopLag()
         self._ticker: asyncio.TimerHandle | None = None
         self._listening: socket.socket | None = None
+        self._audit = foundation.audit
+        self._policies = Policies(settings, self._audit)
+        self._rules = RoomRules()
         authenticator = _authenticator(settings)
-        self._gate = Gate(settings, authenticator)
+        self._gate = Gate(settings, authenticator, self._audit)
         self.hub = self._make_hub(connections_max)
         self._welcome = Welcome(settings, self._node, self.hub, foundation.worker)
         self.core = self._make_core(authenticator)
         self.hub.deliver_to(self.core.receive)  # no Python of ours between them: it is the hot path
         self._gate.open(self.core, self._welcome, self._silent)
         self._http = self._make_http()
+        self._follow_policy()
+
+    def reload(self) -> bool:
+        """Read the policy file anew, and what else may change; False where it will not do and nothing has."""
+        return self._policies.reload()
+
+    def _follow_policy(self) -> None:
+        self._policies.follow(lambda policy: partial(self._rules.replace, policy.rooms))
 
     def start(self, listening: socket.socket | None, admin: socket.socket | None = None) -> None:
         """Serve on a listening socket, which is the worker's from here on; without one it accepts nobody.
@@ -249,7 +263,7 @@ class Worker:
     def _make_core(self, authenticator: Authenticator | None) -> Core:
         return Core(
             Catalog(discover()),
-            self._foundation.broker(self.hub),
+            self._foundation.broker(self.hub, self._rules),
             self.hub,
             self._clock,
             greet=self._greet,
@@ -260,6 +274,8 @@ class Worker:
             cluster=self._foundation.cluster,
             whereabouts=self._foundation.whereabouts,
             revocations=self._foundation.revocations,
+            rules=self._rules,
+            audit=self._audit,
         )
 
     def _greet(self, number: int, identity: Identity) -> bytes:

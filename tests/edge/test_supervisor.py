@@ -48,6 +48,9 @@ class Child:
         if not self.deaf:
             self.end(0)
 
+    def reload(self):
+        self.told.append("reload")
+
     def kill(self):
         self.told.append("kill")
         self.end(-9)
@@ -212,3 +215,13 @@ async def test_a_second_signal_ends_all_at_once():
 @pytest.fixture(autouse=True)
 def logged(caplog):
     caplog.set_level(logging.ERROR)
+
+
+async def test_all_workers_are_told_to_reload():
+    world = World(count=2)
+    children = [(await world.next())[1] for _ in range(2)]
+    world.supervisor.reload()
+    world.supervisor.reload()
+    assert [child.told for child in children] == [["reload", "reload"]] * 2
+    world.supervisor.stop()
+    assert await world.run == 0

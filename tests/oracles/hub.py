@@ -18,6 +18,7 @@ class FakeConnection:
 
     def __init__(self, variant: int = 0, hub: FakeHub | None = None) -> None:
         self.id = next(_numbers)
+        self.address = "192.0.2.1"
         self.hub = hub
         self.state: object = None
         self.aborted = False
