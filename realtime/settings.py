@@ -475,6 +475,13 @@ class Settings(SecuritySettings, frozen=True, kw_only=True, forbid_unknown_field
         except ValueError:
             return False
 
+    @property
+    def tells_all(self) -> bool:
+        """Whether the clients' ports show the metrics and the version too."""
+        if self.public_metrics == "auto":
+            return self.loopback and not self.admin_port
+        return self.public_metrics == "yes"
+
     def __repr__(self) -> str:
         """The values with secrets masked, so that no log or traceback holds one."""
         return f"Settings({', '.join(f'{knob.name}={knob.show(self)}' for knob in KNOBS.values())})"
