@@ -139,6 +139,7 @@ class ForeignConnection:
     def _leave_hub(self) -> None:
         """Be gone for the hub. Once, after `_let_go`."""
         self._hub.drop(self, self._user_key)
+        self._outbox.end()
 
     def _next(self) -> Taken | None:
         """What is to be sent next; whatever goes wrong with telling what was missed ends this one alone."""

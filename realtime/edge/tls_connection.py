@@ -131,6 +131,7 @@ class TlsConnection(ForeignConnection, asyncio.Protocol):
         self._hub.counts["closed"] += 1
         code = self._ending.code if self._ending is not None else self._peer_code or CloseCode.ABNORMAL
         self._on_end(self, code)
+        self.state = None  # a session knows its connection: see Outbox.end
 
     # -- reading ------------------------------------------------------------------------------------------
 
