@@ -35,8 +35,16 @@ class Host(Protocol):
         """Whether there are as many connections as there may be."""
         ...
 
-    def admits(self, address: str) -> bool:
-        """Whether this address may connect at all."""
+    def arrive(self, address: str) -> bool:
+        """Whether a client may come in from this address; it counts until `depart`."""
+        ...
+
+    def depart(self, address: str) -> None:
+        """One who arrived is gone again, before it was the host's."""
+        ...
+
+    def offend(self, address: str, status: int) -> None:
+        """A client was turned away with this HTTP status, before it was the host's."""
         ...
 
     def take(self, transport: asyncio.Transport, address: str, request: Request, received: bytes) -> None:
@@ -113,7 +121,7 @@ class TlsDoor:
 
     def _arrive(self, accepted: socket.socket, address: str) -> None:
         """Decide what can be decided before TLS; a no has no words, for nobody could read them."""
-        if not self.host.admits(address) or self.host.full():
+        if self.host.full() or not self.host.arrive(address):
             self.counts["refused"] += 1
             accepted.close()
             return
@@ -143,13 +151,16 @@ class Arrival(asyncio.Protocol):
         self._door = door
         self._address = address
         self._received = b""
+        self._over = False
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
+        self._socket: socket.socket
         self._task: asyncio.Task[None]
         self._deadline = self._loop.call_later(door.settings.handshake_timeout_s, self._too_slow)
 
     def shake_hands(self, accepted: socket.socket, context: ssl.SSLContext) -> None:
         """Begin the TLS handshake; the socket is ours."""
+        self._socket = accepted
         self._task = self._loop.create_task(self._shake_hands(accepted, context))
 
     def cut(self) -> None:
@@ -158,7 +169,9 @@ class Arrival(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
         else:
-            self._task.cancel()
+            # uvloop holds the socket, and would go on waiting on it if its task were cancelled.
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     async def _shake_hands(self, accepted: socket.socket, context: ssl.SSLContext) -> None:
         settings = self._door.settings
@@ -174,7 +187,7 @@ class Arrival(asyncio.Protocol):
             self._door.failures += 1
             self._done()
             accepted.close()
-            if not isinstance(error, OSError | asyncio.CancelledError):
+            if not isinstance(error, OSError):
                 raise
             # Plain HTTP, no common version or cipher, no certificate of theirs, or gone: the client's affair.
             log.debug("no TLS with %s: %s", self._address, error or "cut")
@@ -195,11 +208,11 @@ class Arrival(asyncio.Protocol):
         try:
             request = Request.parse(self._received[:limit], head_bytes_max=limit)
         except BadRequest as error:
-            self._refuse(refusal_response(error.status, f"{error.reason}\n".encode()))
+            self._refuse(error.status, refusal_response(error.status, f"{error.reason}\n".encode()))
             return
         if request is None:
             return
-        self._done()
+        self._done(taken=True)
         self._door.host.take(self._transport, self._address, request, self._received)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -210,18 +223,24 @@ class Arrival(asyncio.Protocol):
         if self._transport is None:
             self.cut()
         else:
-            self._refuse(SLOW)
+            self._refuse(408, SLOW)
 
-    def _refuse(self, answer: bytes) -> None:
+    def _refuse(self, status: int, answer: bytes) -> None:
         assert self._transport is not None
         self._door.counts["refused"] += 1
+        self._door.host.offend(self._address, status)
         self._done()
         self._transport.write(answer)
         self._transport.close()
 
-    def _done(self) -> None:
+    def _done(self, *, taken: bool = False) -> None:
+        if self._over:
+            return
+        self._over = True
         self._deadline.cancel()
         self._door.forget(self)
+        if not taken:
+            self._door.host.depart(self._address)
 
 
 def plain_address(address: str) -> str:

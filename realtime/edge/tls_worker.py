@@ -81,13 +81,15 @@ class TlsWorker(MixedWorker):
 
     # -- what the door calls --------------------------------------------------------------------------------
 
-    def admits(self, address: str) -> bool:
+    def arrive(self, address: str) -> bool:
         """See `tls_door.Host`."""
         return True
 
-    def full(self) -> bool:
+    def depart(self, address: str) -> None:
         """See `tls_door.Host`."""
-        return super().full()
+
+    def offend(self, address: str, status: int) -> None:
+        """See `tls_door.Host`."""
 
     def take(self, transport: asyncio.Transport, address: str, request: Request, received: bytes) -> None:
         """See `tls_door.Host`: a WebSocket, if the gate lets it in, or plain HTTP."""
