@@ -39,7 +39,7 @@ class Authority:
         self.certificate.write_bytes(_pem(own.sign(self._key, hashes.SHA256())))
 
     def sign(self, *names: str, days: float = 30.0, file: str = "") -> Pair:
-        """Make a certificate for DNS `names` ("localhost" without any) that expires in `days`; may be past."""
+        """Make a certificate for DNS `names` ("localhost" without any); below 0 `days` it has expired."""
         names = names or ("localhost",)
         file = file or names[0].replace("*", "star")
         key = ec.generate_private_key(ec.SECP256R1())

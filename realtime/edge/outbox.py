@@ -184,7 +184,7 @@ class Outbox:
         self._backlogs.clear()
 
     def end(self) -> None:
-        """Keep nothing and call nobody: what it knows of its connection goes now, not with the next collection.
+        """Keep nothing and call nobody: what knows its connection goes now, not with the next collection.
 
         Collections are rare here, and a crowd that comes and goes would fill the memory between two of them.
         """
