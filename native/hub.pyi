@@ -143,6 +143,11 @@ class Hub:
     takes over the socket of a request that is no upgrade even if it raises. `on_wake(delay_s)` must arrange
     for one call of `on_ready()` after that time. A callback that raises is logged to `realtime.hub` and
     closes its connection with 4000.
+
+    `on_arrival(address)` says whether a client may come in from an address, packed (4 bytes for IPv4, also
+    for one in IPv6's form, 16 for IPv6), before anything is made or read for it: whoever may not is reset and
+    counted as `denied_arrivals`; so is everybody while it raises. `on_departure(address)` comes once for each
+    that was let in, when its connection is gone or handed over. Who gives neither pays for neither.
     """
 
     def __init__(
@@ -154,6 +159,8 @@ class Hub:
         on_http: Callable[[int, bytes, str], object],
         on_wake: Callable[[float], object],
         on_limited: Callable[..., object] | None = None,
+        on_arrival: Callable[[bytes], bool] | None = None,
+        on_departure: Callable[[bytes], object] | None = None,
         max_connections: int = 100_000,
         max_message_bytes: int = 65_536,
         max_head_bytes: int = 16_384,
@@ -182,6 +189,12 @@ class Hub:
     ) -> None: ...
     def deliver_to(self, on_message: Callable[..., object]) -> None:
         """Replace `on_message`: what takes the messages is often built later than the hub, on top of it."""
+    def guard(
+        self,
+        on_arrival: Callable[[bytes], bool] | None,
+        on_departure: Callable[[bytes], object] | None,
+    ) -> None:
+        """Replace both callbacks. `on_departure` comes for those alone who arrived while there was one."""
     def listen(self, fd: int) -> None:
         """Accept from the listening socket `fd`, which stays the caller's."""
     def stop_listening(self) -> None: ...

@@ -1,10 +1,13 @@
 # cython: language_level=3
 """What every part of the hub needs of it: the C state, waking the loop, sending, compressing, the time."""
+import logging
+
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memset
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
+from realtime.native.address cimport Address, address_text
 from realtime.native.deflate cimport Deflater
 from realtime.native.frames cimport FIN_BIT, RSV1_BIT
 from realtime.native.posix cimport monotonic_ns
@@ -27,6 +30,9 @@ cdef extern from "<stdio.h>" nogil:
     int snprintf(char* to, size_t capacity, const char* form, ...)
 
 
+log = logging.getLogger("realtime.hub")
+
+
 cdef class HubBase:
     """The part of a hub that its connections and logs lean on."""
 
@@ -43,6 +49,16 @@ cdef class HubBase:
             self.state.waking = 1
             self.state.now_ns = monotonic_ns()
             self.on_wake(0.0)
+
+    cdef bint welcomes(self, const Address* address):
+        """Ask `on_arrival` about an address. Where asking fails nobody is let in."""
+        try:
+            if self.on_arrival(PyBytes_FromStringAndSize(<const char*>address.octets, address.length)):
+                return True
+        except BaseException:   # whatever it is, the batch goes on
+            log.exception("on_arrival of %s", address_text(address))
+        self.state.counters.denied_arrivals += 1
+        return False
 
     cdef bint send_message(
         self, CConnection* connection, uint8_t opcode, const uint8_t* payload, size_t n, bint urgent

@@ -9,7 +9,7 @@ import logging
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from realtime.native.address cimport peer_name
+from realtime.native.address cimport address_name
 from realtime.native.frames cimport FIN_BIT, OPCODE_BINARY, OPCODE_TEXT
 from realtime.native.handles cimport Accept, Handshake, Refuse, connection_handle
 from realtime.native.handshake cimport judge_reason, judge_upgrade, write_accept, write_refusal
@@ -155,7 +155,7 @@ cdef class Reception(HubBase):
         cdef int fd = connection.fd
         cdef HubState* state = &self.state
         epoll_ctl(state.epoll_fd, EPOLL_CTL_DEL, fd, NULL)
-        remote = peer_name(fd)
+        remote = address_name(&connection.address)
         received = PyBytes_FromStringAndSize(<const char*>data, n)
         # connection_kill closes its descriptor, and this one lives on.
         connection.fd = -1
