@@ -15,8 +15,14 @@ from realtime.native.address cimport Address, address_parse, address_take, addre
 
 cdef enum:
     NETWORKS_MAX = 1000000
+    BLOCK = 64                      # spans that one of the tops stands for
+    A_LINE_OF_4 = 16                # numbers of 4 bytes in a line of the processor's cache
+    A_LINE_OF_8 = 8
     DEPTH_MAX = 130                 # prefix lengths of IPv6, and one more
     MAPPED_BITS = 96                # of ::ffff:0:0, in front of an IPv4 address
+
+cdef extern from *:
+    void prefetch "__builtin_prefetch" (const void* address) noexcept nogil
 
 NOT_A_NETWORK = "{!r}: not an IPv4 or IPv6 address, nor a network such as 192.0.2.0/24 or 2001:db8::/32"
 TOO_MANY = f"over {NETWORKS_MAX} networks"
@@ -123,8 +129,10 @@ cdef class CidrTable:
     """Which number an address has: that of the longest prefix that covers it. `CidrList.table` makes it."""
 
     def __dealloc__(self):
+        free(self.v4.tops)
         free(self.v4.starts)
         free(self.v4.values)
+        free(self.v6.tops)
         free(self.v6.highs)
         free(self.v6.lows)
         free(self.v6.values)
@@ -144,7 +152,9 @@ cdef class CidrTable:
     @property
     def memory_bytes(self):
         """What its spans take."""
-        return self.v4.count * (sizeof(uint32_t) + 1) + self.v6.count * (2 * sizeof(uint64_t) + 1)
+        cdef size_t v4 = (self.v4.count + _blocks(self.v4.count)) * sizeof(uint32_t) + self.v4.count
+        cdef size_t v6 = (2 * self.v6.count + _blocks(self.v6.count)) * sizeof(uint64_t) + self.v6.count
+        return v4 + v6
 
     cdef int value_of(self, const Address* address) noexcept nogil:
         if address.length == 4:
@@ -156,31 +166,66 @@ cdef class CidrTable:
 
 # --------------------------------------------------------------------------- finding
 
-cdef int _find4(const Spans4* spans, uint64_t address) noexcept nogil:
-    # The last start that is not above the address. There is one: the first is 0. Halving the rest without a
-    # branch keeps the processor from guessing wrong at every other step.
-    cdef const uint32_t* base = spans.starts
-    cdef uint32_t rest = spans.count
+cdef inline uint32_t _last4(const uint32_t* starts, uint32_t count, uint64_t address) noexcept nogil:
+    """Return the last place whose start is not above `address`, 0 where there is none."""
+    # Halving the rest without a branch keeps the processor from guessing wrong at every other step.
+    cdef const uint32_t* base = starts
     cdef uint32_t half
-    while rest > 1:
-        half = rest >> 1
+    while count > 1:
+        half = count >> 1
         base += half if base[half] <= address else 0
-        rest -= half
-    return spans.values[base - spans.starts]
+        count -= half
+    return <uint32_t>(base - starts)
+
+
+cdef inline uint32_t _last8(const uint64_t* starts, uint32_t count, uint64_t address) noexcept nogil:
+    cdef const uint64_t* base = starts
+    cdef uint32_t half
+    while count > 1:
+        half = count >> 1
+        base += half if base[half] <= address else 0
+        count -= half
+    return <uint32_t>(base - starts)
+
+
+cdef int _find4(const Spans4* spans, uint64_t address) noexcept nogil:
+    cdef uint32_t block = _last4(spans.tops, _blocks(spans.count), address) * BLOCK
+    cdef uint32_t line
+    # All that is read from here on lies far apart from what was read before: asked for at once, it comes at
+    # once (1,000,000 networks, addresses at random: 2.1 M lookups/s without tops, bench/arrivals.py).
+    prefetch(spans.values + block)
+    for line in range(<uint32_t>(BLOCK // A_LINE_OF_4)):
+        prefetch(spans.starts + block + line * A_LINE_OF_4)
+    return spans.values[block + _last4(spans.starts + block, min(spans.count - block, <uint32_t>BLOCK), address)]
 
 
 cdef int _find6(const Spans6* spans, uint64_t high, uint64_t low) noexcept nogil:
-    cdef uint32_t at = 0
-    cdef uint32_t rest = spans.count
-    cdef uint32_t half, probe
-    while rest > 1:
-        half = rest >> 1
-        probe = at + half
-        at = probe if spans.highs[probe] < high or (
-            spans.highs[probe] == high and spans.lows[probe] <= low
-        ) else at
-        rest -= half
+    cdef uint32_t block = _last8(spans.tops, _blocks(spans.count), high) * BLOCK
+    cdef uint32_t line, at
+    prefetch(spans.values + block)
+    for line in range(<uint32_t>(BLOCK // A_LINE_OF_8)):
+        prefetch(spans.highs + block + line * A_LINE_OF_8)
+    at = block + _last8(spans.highs + block, min(spans.count - block, <uint32_t>BLOCK), high)
+    if spans.highs[at] == high and spans.lows[at] > low:
+        at = _before(spans, at, high, low)
     return spans.values[at]
+
+
+cdef uint32_t _before(const Spans6* spans, uint32_t at, uint64_t high, uint64_t low) noexcept nogil:
+    """Return the last place that is not above an address, below `at`, the last with its high half."""
+    cdef uint32_t lower = 0
+    cdef uint32_t middle
+    while at - lower > 1:
+        middle = lower + (at - lower) // 2
+        if spans.highs[middle] < high or spans.lows[middle] <= low:
+            lower = middle
+        else:
+            at = middle
+    return lower
+
+
+cdef inline uint32_t _blocks(uint32_t count) noexcept nogil:
+    return (count + BLOCK - 1) // BLOCK
 
 
 # --------------------------------------------------------------------------- compiling
@@ -240,30 +285,36 @@ cdef int _compare(const void* left, const void* right) noexcept nogil:
 
 cdef int _keep_v4(Spans4* to, const Network* spans, size_t count) except -1:
     cdef size_t i
+    if spans[count - 1].first >> 32:
+        count -= 1      # what holds behind the last address of IPv4
+    to.tops = <uint32_t*>malloc(_blocks(<uint32_t>count) * sizeof(uint32_t))
     to.starts = <uint32_t*>malloc(count * sizeof(uint32_t))
     to.values = <uint8_t*>malloc(count)
-    if to.starts == NULL or to.values == NULL:
+    if to.tops == NULL or to.starts == NULL or to.values == NULL:
         raise MemoryError("no memory for a table of networks")
     for i in range(count):
-        if spans[i].first >> 32:
-            break       # behind the last address of IPv4
         to.starts[i] = <uint32_t>spans[i].first
         to.values[i] = spans[i].value
-        to.count += 1
+        if i % BLOCK == 0:
+            to.tops[i // BLOCK] = to.starts[i]
+    to.count = <uint32_t>count
     return 0
 
 
 cdef int _keep_v6(Spans6* to, const Network* spans, size_t count) except -1:
     cdef size_t i
+    to.tops = <uint64_t*>malloc(_blocks(<uint32_t>count) * sizeof(uint64_t))
     to.highs = <uint64_t*>malloc(count * sizeof(uint64_t))
     to.lows = <uint64_t*>malloc(count * sizeof(uint64_t))
     to.values = <uint8_t*>malloc(count)
-    if to.highs == NULL or to.lows == NULL or to.values == NULL:
+    if not (to.tops and to.highs and to.lows and to.values):
         raise MemoryError("no memory for a table of networks")
     for i in range(count):
         to.highs[i] = <uint64_t>(spans[i].first >> 64)
         to.lows[i] = <uint64_t>spans[i].first
         to.values[i] = spans[i].value
+        if i % BLOCK == 0:
+            to.tops[i // BLOCK] = to.highs[i]
     to.count = <uint32_t>count
     return 0
 

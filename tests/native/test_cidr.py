@@ -1,6 +1,7 @@
 """Networks to numbers by the longest prefix: against `ipaddress`, and what is said of bad entries."""
 
 import ipaddress
+import random
 
 import pytest
 from hypothesis import example, given
@@ -90,6 +91,28 @@ def test_an_entry_is_taken_or_refused_as_ipaddress_would(text):
     ours_alone = "%" in text or "." in prefix or (len(prefix) > 1 and prefix[0] == "0")
     mapped = known.version == 6 and known.network_address.ipv4_mapped is not None and known.prefixlen < 96
     assert taken or ours_alone or mapped
+
+
+@pytest.mark.parametrize(("bits", "fixed"), [(32, 8), (128, 8), (128, 60), (128, 100)])
+def test_many_networks_answer_as_ipaddress_does(bits: int, fixed: int):
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    dice = random.Random(seed)
+    size = bits // 8
+    base = 0x20 << (bits - 8)
+    kind = ipaddress.IPv4Network if bits == 32 else ipaddress.IPv6Network
+
+    def draw() -> int:
+        return base | dice.getrandbits(bits - fixed)
+
+    entries = []
+    for _ in range(500):
+        prefix = dice.randint(fixed, bits)
+        entries.append((kind((draw() >> (bits - prefix) << (bits - prefix), prefix)), dice.randint(1, 3)))
+    compiled = table(*((str(network), value) for network, value in entries))
+    asked = [draw().to_bytes(size, "big") for _ in range(100)]
+    asked += [address for network, _ in dice.sample(entries, 100) for address in edges(network)]
+    assert [compiled.find(each) for each in asked] == [longest_prefix(entries, each) for each in asked]
 
 
 def test_the_longest_prefix_wins_over_both_lists():
