@@ -25,6 +25,7 @@ cdef extern from *:
     void prefetch "__builtin_prefetch" (const void* address) noexcept nogil
 
 NOT_A_NETWORK = "{!r}: not an IPv4 or IPv6 address, nor a network such as 192.0.2.0/24 or 2001:db8::/32"
+WIDER_THAN_MAPPED = "{!r}: more than all of IPv4 in IPv6's form (::ffff:0:0/96); all of IPv4 is 0.0.0.0/0"
 TOO_MANY = f"over {NETWORKS_MAX} networks"
 
 
@@ -86,9 +87,7 @@ cdef class CidrList:
             raise ValueError(f"{said} is a number from 0 to {bits}")
         if bits == 128 and address.length == 4:     # it came as ::ffff:192.0.2.0/120
             if given < MAPPED_BITS:
-                raise ValueError(
-                    f"{_shown(text[:n])!r}: more than all of IPv4 in IPv6's form (::ffff:0:0/96); IPv4 is 0.0.0.0/0"
-                )
+                raise ValueError(WIDER_THAN_MAPPED.format(_shown(text[:n])))
             bits, given = 32, given - MAPPED_BITS
         hosts = _ones(bits - given)
         network.first = _number(&address)
@@ -196,7 +195,8 @@ cdef int _find4(const Spans4* spans, uint64_t address) noexcept nogil:
     prefetch(spans.values + block)
     for line in range(<uint32_t>(BLOCK // A_LINE_OF_4)):
         prefetch(spans.starts + block + line * A_LINE_OF_4)
-    return spans.values[block + _last4(spans.starts + block, min(spans.count - block, <uint32_t>BLOCK), address)]
+    block += _last4(spans.starts + block, min(spans.count - block, <uint32_t>BLOCK), address)
+    return spans.values[block]
 
 
 cdef int _find6(const Spans6* spans, uint64_t high, uint64_t low) noexcept nogil:
