@@ -32,6 +32,7 @@ cdef class Hub(Doorway):
     cdef void drain(self, CConnection* connection)
     cdef void reap(self)
     cdef void forget(self, CConnection* connection)
+    cdef void tell_departed(self, CConnection* connection)
     cdef void tell_closed(self, CConnection* connection)
     cdef void deadline(self, CConnection* connection)
     cdef void heartbeat(self, CConnection* connection)

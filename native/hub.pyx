@@ -16,6 +16,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
+from realtime.native.address cimport Address
 from realtime.native.deflate cimport Inflater
 from realtime.native.doorway cimport Doorway
 from realtime.native.fanout cimport fanout_flush, fanout_pending, fanout_release, fanout_rests_until
@@ -49,6 +50,7 @@ from realtime.native.types cimport (
     ABORT,
     BLOCKED,
     CLOSING,
+    COUNTED,
     DEAD,
     DISCONNECT,
     ECHO,
@@ -110,6 +112,7 @@ cdef class Hub(Doorway):
 
     def __init__(
         self, *, on_handshake, on_message, on_close, on_http, on_wake, on_limited=None,
+        on_arrival=None, on_departure=None,
         int max_connections=100_000, uint32_t max_message_bytes=65_536, uint32_t max_head_bytes=16_384,
         uint32_t max_fragments=131_072, double handshake_timeout_s=10.0, double heartbeat_s=30.0,
         double close_timeout_s=5.0, double messages_per_second=0.0, double message_burst=1.0,
@@ -125,6 +128,7 @@ cdef class Hub(Doorway):
             raise RuntimeError("a hub is made once")
         self.on_handshake, self.on_message, self.on_close = on_handshake, on_message, on_close
         self.on_http, self.on_wake, self.on_limited = on_http, on_wake, on_limited
+        self.guard(on_arrival, on_departure)
         self.max_connections, self.accept_batch, self.flush_chunk = max_connections, accept_batch, flush_chunk
         self.compression_level, self.compression_threshold = compression_level, compression_threshold
         self.room_lag_limit_bytes = room_lag_limit_bytes
@@ -178,7 +182,7 @@ cdef class Hub(Doorway):
     def __dealloc__(self):
         cdef HubState* state = &self.state
         cdef uint32_t i
-        self.on_close = None    # nobody is told: whoever listened is being freed too
+        self.on_close = self.on_departure = None    # nobody is told: whoever listened is being freed too
         for i in range(state.connections):
             connection_kill(state, state.table[i], 1006)
         while state.connections:
@@ -400,6 +404,8 @@ cdef class Hub(Doorway):
         state.table[connection.index] = last
         last.index = connection.index
         state.counters.closed += 1
+        if connection.arrival & COUNTED and self.on_departure is not None:
+            self.tell_departed(connection)
         if connection.state_object != NULL:
             if self.on_close is not None:
                 self.tell_closed(connection)
@@ -411,6 +417,13 @@ cdef class Hub(Doorway):
         if connection.close_reason != NULL:
             Py_DECREF(<object>connection.close_reason)
         free(connection)
+
+    cdef void tell_departed(self, CConnection* connection):
+        cdef const Address* address = &connection.address
+        try:
+            self.on_departure(PyBytes_FromStringAndSize(<const char*>address.octets, address.length))
+        except BaseException:   # whatever it is, the batch goes on
+            log.exception("on_departure of connection %d", connection.id)
 
     cdef void tell_closed(self, CConnection* connection):
         reason = <object>connection.close_reason if connection.close_reason != NULL else b""

@@ -141,12 +141,15 @@ class HttpServer:
         self._listening = listening
         asyncio.get_running_loop().add_reader(listening.fileno(), self._accept)
 
-    def adopt(self, fd: int, received: bytes, remote: str) -> None:
+    def adopt(self, fd: int, received: bytes, remote: str, *, keep_alive: bool = True) -> None:
         """Take over the socket `fd` with what was `received` on it; the hub's `on_http`.
+
+        Without `keep_alive` one request is answered on it.
 
         Must be called on the running loop. From here on the socket is ours, whatever happens.
         """
-        self._adopt(fd, HttpConnection(self, self.routes, received), remote)
+        connection = HttpConnection(self, self.routes, received, remote, keep_alive=keep_alive)
+        self._adopt(fd, connection, remote)
 
     def _adopt(self, fd: int, connection: HttpConnection, remote: str) -> None:
         accepted = socket.socket(fileno=fd)
@@ -159,14 +162,14 @@ class HttpServer:
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)
 
-    def take_over(self, transport: asyncio.Transport, received: bytes) -> bool:
+    def take_over(self, transport: asyncio.Transport, received: bytes, remote: str) -> bool:
         """Take over a TLS connection with what was `received` on it; False when there are too many."""
         if self.closing or len(self.connections) >= self.connections_max:
             return False
         headers: tuple[tuple[str, str], ...] = ()
         if self.hsts_s:
             headers = (("Strict-Transport-Security", f"max-age={self.hsts_s}"),)
-        connection = HttpConnection(self, self.routes, received, headers)
+        connection = HttpConnection(self, self.routes, received, remote, headers=headers)
         self.connections.add(connection)
         transport.set_protocol(connection)
         connection.connection_made(transport)
@@ -179,8 +182,8 @@ class HttpServer:
                 accepted, remote = self._listening.accept()
             except OSError:  # nobody is there any more, or no file is free: the loop looks again
                 return
-            connection = HttpConnection(self, self.admin_routes or self.routes)
-            self._adopt(accepted.detach(), connection, str(remote[0]))
+            connection = HttpConnection(self, self.admin_routes or self.routes, b"", str(remote[0]))
+            self._adopt(accepted.detach(), connection, connection.remote)
 
     async def _attach(self, connection: HttpConnection, accepted: socket.socket, remote: str) -> None:
         loop = asyncio.get_running_loop()
@@ -213,9 +216,17 @@ class HttpConnection(asyncio.Protocol):
         server: HttpServer,
         routes: Routes,
         received: bytes = b"",
+        remote: str = "",
+        *,
+        keep_alive: bool = True,
         headers: tuple[tuple[str, str], ...] = (),
     ) -> None:
-        """`received` is what was read from the socket before it came here; `headers` go with each answer."""
+        """`received` is what was read from the socket before it came here, `remote` whose it is.
+
+        `headers` go with each answer.
+        """
+        self.remote = remote
+        self._keep_alive = keep_alive
         self._server = server
         self._routes = routes
         self._headers = (*SECURITY_HEADERS, *headers)
@@ -328,7 +339,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _answer(self, request: Request, response: Response) -> None:
         # A body is never read, so what follows it cannot be told from it: the connection ends here.
-        keep = request.keep_alive and not request.has_body
+        keep = self._keep_alive and request.keep_alive and not request.has_body
         head_only = request.method == "HEAD"
         self._transport.write(self._render(response, keep, head_only, request.version == "1.0"))
         if not keep:

@@ -99,7 +99,7 @@ class TlsWorker(MixedWorker):
             self._turn_away(transport, Refuse(error.status, f"{error.reason}\n"))
             return
         if not upgrade:
-            if not self._http.take_over(transport, received):
+            if not self._http.take_over(transport, received, address):
                 refuse(transport, BUSY)
             return
         number = self.hub.take_id()
