@@ -514,7 +514,11 @@ class Knob:
     def show(self, settings: Settings) -> str:
         """Its value as text, without secrets."""
         value = getattr(settings, self.name)
-        return mask(value) if self.secret else as_text(value)
+        if not self.secret:
+            return as_text(value)
+        if self.unit == "url":
+            return mask(value)
+        return "(set)" if value else ""  # nothing of it, though it may look like a URL
 
 
 def describe() -> tuple[Knob, ...]:
@@ -532,7 +536,7 @@ def as_text(value: object) -> str:
 
 
 def mask(secret: str) -> str:
-    """Say that a secret is set, and of a URL what is not secret."""
+    """Say of a URL what is not secret."""
     if not secret:
         return ""
     parts = urlsplit(secret)
