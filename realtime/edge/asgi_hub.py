@@ -24,10 +24,12 @@ from realtime.edge import listener
 from realtime.edge.asgi_connection import AsgiConnection, AsgiRequest, AsgiWebSocket, refuse
 from realtime.edge.foundation import Foundation, open_foundation
 from realtime.edge.mixed import MixedHub
+from realtime.edge.network import ADDRESS_DENIED
 from realtime.edge.process import connections_allowed
 from realtime.edge.worker import Worker
 from realtime.errors import CloseCode
 from realtime.loading import load
+from realtime.native.address import pack
 from realtime.native.hub import Accept, Refuse
 from realtime.native.ratelimit import KeyedLimiter
 from realtime.protocol.closing import close_reason
@@ -35,6 +37,7 @@ from realtime.settings import Settings
 
 log: Final = logging.getLogger("realtime.edge")
 
+UNWELCOME: Final = Refuse(403, "this address may not connect\n")
 METERED_CONNECTIONS: Final = 100_000
 
 
@@ -68,10 +71,22 @@ class AsgiWorker(Worker):
         message = await websocket.receive()
         if message["type"] != "websocket.connect":
             raise RuntimeError(f"expected websocket.connect, not {message['type']}: accept nothing before")
-        number = self.hub.take_id()
+        request = AsgiRequest(websocket.scope, self.hub.take_id())
+        address = pack(request.address)
+        if not self._arrive(address):
+            await refuse(websocket, UNWELCOME)
+            return
+        try:
+            await self._judge(websocket, request, user)
+        finally:
+            if address is not None:
+                self.doorkeeper.depart(address)
+
+    async def _judge(self, websocket: AsgiWebSocket, request: AsgiRequest, user: str | None) -> None:
+        number = request.connection_id
         verdict: Accept | Refuse = self._full
         if self.hub.stats()["connections"] < self._connections_max:
-            verdict = self._gate.on_request(AsgiRequest(websocket.scope, number), user)
+            verdict = self._gate.on_request(request, user)
         else:
             self.hub.counts["full"] += 1
         if isinstance(verdict, Refuse):
@@ -85,6 +100,20 @@ class AsgiWorker(Worker):
             code = (await connection.run(verdict)).code
         finally:
             self._forget(connection.state, number, code)
+
+    def _arrive(self, address: bytes | None) -> bool:
+        """Whether a client may come in from an address, None where the ASGI server says none."""
+        if address is not None:
+            return self.doorkeeper.arrive(address)
+        return not self._network.restricts  # rules that cannot be applied are not met
+
+    def _tick(self) -> None:
+        reviewing = self._network.reviewing
+        super()._tick()
+        for connection in self.hub.foreign if reviewing else ():
+            address = pack(connection.address)
+            if address is not None and not self._network.welcomes(address):
+                connection.close(CloseCode.FORBIDDEN, ADDRESS_DENIED)
 
     def close(self) -> None:
         """Stop at once: what is still open is cut."""
