@@ -27,10 +27,13 @@ from realtime.edge.process import connections_allowed
 from realtime.edge.tls_worker import TlsWorker
 from realtime.errors import CloseCode
 from realtime.loading import load
+from realtime.native.address import pack
 from realtime.native.hub import Accept, Refuse
 from realtime.settings import Settings
 
 log: Final = logging.getLogger("realtime.edge")
+
+UNWELCOME: Final = Refuse(403, "this address may not connect\n")
 
 
 class AsgiWorker(TlsWorker):
@@ -53,10 +56,22 @@ class AsgiWorker(TlsWorker):
         message = await websocket.receive()
         if message["type"] != "websocket.connect":
             raise RuntimeError(f"expected websocket.connect, not {message['type']}: accept nothing before")
-        number = self.hub.take_id()
+        request = AsgiRequest(websocket.scope, self.hub.take_id())
+        address = pack(request.address)
+        if not self._arrive(address):
+            await refuse(websocket, UNWELCOME)
+            return
+        try:
+            await self._judge(websocket, request, user)
+        finally:
+            if address is not None:
+                self.doorkeeper.depart(address)
+
+    async def _judge(self, websocket: AsgiWebSocket, request: AsgiRequest, user: str | None) -> None:
+        number = request.connection_id
         verdict: Accept | Refuse = self._full
         if not self.full():
-            verdict = self._gate.on_request(AsgiRequest(websocket.scope, number), user)
+            verdict = self._gate.on_request(request, user)
         if isinstance(verdict, Refuse):
             await refuse(websocket, verdict)
             return
@@ -68,6 +83,12 @@ class AsgiWorker(TlsWorker):
             code = (await connection.run(verdict)).code
         finally:
             self._forget(connection.state, number, code)
+
+    def _arrive(self, address: bytes | None) -> bool:
+        """Whether a client may come in from an address, None where the ASGI server says none."""
+        if address is not None:
+            return self.doorkeeper.arrive(address)
+        return not self._network.restricts  # rules that cannot be applied are not met
 
 
 class Running(NamedTuple):

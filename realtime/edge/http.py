@@ -20,6 +20,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final, Protocol, cast
 
+from realtime.native.address import pack
 from realtime.native.handshake import BadRequest, Request, refusal_response
 
 log: Final = logging.getLogger("realtime.http")
@@ -144,11 +145,12 @@ class HttpServer:
     def adopt(self, fd: int, received: bytes, remote: str, *, keep_alive: bool = True) -> None:
         """Take over the socket `fd` with what was `received` on it; the hub's `on_http`.
 
-        Without `keep_alive` one request is answered on it.
+        Without `keep_alive` one request is answered on it. `remote` is whose it is, with a port.
 
         Must be called on the running loop. From here on the socket is ours, whatever happens.
         """
-        connection = HttpConnection(self, self.routes, received, remote, keep_alive=keep_alive)
+        address = pack(remote.rpartition(":")[0].strip("[]"))
+        connection = HttpConnection(self, self.routes, received, address, keep_alive=keep_alive)
         self._adopt(fd, connection, remote)
 
     def _adopt(self, fd: int, connection: HttpConnection, remote: str) -> None:
@@ -162,18 +164,31 @@ class HttpServer:
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)
 
-    def take_over(self, transport: asyncio.Transport, received: bytes, remote: str) -> bool:
+    def take_over(
+        self, transport: asyncio.Transport, received: bytes, address: bytes, *, keep_alive: bool
+    ) -> bool:
         """Take over a TLS connection with what was `received` on it; False when there are too many."""
         if self.closing or len(self.connections) >= self.connections_max:
             return False
         headers: tuple[tuple[str, str], ...] = ()
         if self.hsts_s:
             headers = (("Strict-Transport-Security", f"max-age={self.hsts_s}"),)
-        connection = HttpConnection(self, self.routes, received, remote, headers=headers)
+        connection = HttpConnection(
+            self, self.routes, received, address, keep_alive=keep_alive, headers=headers
+        )
         self.connections.add(connection)
         transport.set_protocol(connection)
         connection.connection_made(transport)
         return True
+
+    def review(self, welcomes: Callable[[bytes], bool]) -> None:
+        """Close the connections whose address is not welcome any more, once they are answered.
+
+        Those of `listen` stay: who may reach that socket is not a matter of these rules.
+        """
+        for connection in tuple(self.connections):
+            if connection.address is not None and not welcomes(connection.address):
+                connection.close()
 
     def _accept(self) -> None:
         assert self._listening is not None
@@ -182,8 +197,9 @@ class HttpServer:
                 accepted, remote = self._listening.accept()
             except OSError:  # nobody is there any more, or no file is free: the loop looks again
                 return
-            connection = HttpConnection(self, self.admin_routes or self.routes, b"", str(remote[0]))
-            self._adopt(accepted.detach(), connection, connection.remote)
+            self._adopt(
+                accepted.detach(), HttpConnection(self, self.admin_routes or self.routes), str(remote[0])
+            )
 
     async def _attach(self, connection: HttpConnection, accepted: socket.socket, remote: str) -> None:
         loop = asyncio.get_running_loop()
@@ -216,16 +232,16 @@ class HttpConnection(asyncio.Protocol):
         server: HttpServer,
         routes: Routes,
         received: bytes = b"",
-        remote: str = "",
+        address: bytes | None = None,
         *,
         keep_alive: bool = True,
         headers: tuple[tuple[str, str], ...] = (),
     ) -> None:
-        """`received` is what was read from the socket before it came here, `remote` whose it is.
+        """`received` is what was read from the socket before it came here; `headers` go with each answer.
 
-        `headers` go with each answer.
+        `address` is whose it is, packed; None for one that the rules about addresses do not concern.
         """
-        self.remote = remote
+        self.address = address
         self._keep_alive = keep_alive
         self._server = server
         self._routes = routes

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
+from realtime.native.address import pack, unpack
 from realtime.native.handshake import BadRequest, Request, refusal_response
 from realtime.native.ratelimit import KeyedLimiter
 from realtime.settings import Settings
@@ -35,20 +36,20 @@ class Host(Protocol):
         """Whether there are as many connections as there may be."""
         ...
 
-    def arrive(self, address: str) -> bool:
-        """Whether a client may come in from this address; it counts until `depart`."""
+    def arrive(self, address: bytes) -> bool:
+        """Whether a client may come in from this address, packed; it counts until `depart`."""
         ...
 
-    def depart(self, address: str) -> None:
+    def depart(self, address: bytes) -> None:
         """One who arrived is gone again, before it was the host's."""
         ...
 
-    def offend(self, address: str, status: int) -> None:
+    def offend(self, address: bytes, status: int) -> None:
         """A client was turned away with this HTTP status, before it was the host's."""
         ...
 
-    def take(self, transport: asyncio.Transport, address: str, request: Request, received: bytes) -> None:
-        """Serve a client whose request is whole; `received` begins with its head."""
+    def take(self, transport: asyncio.Transport, address: bytes, request: Request, received: bytes) -> None:
+        """Serve a client whose request is whole; `received` begins with its head. It is the host's now."""
         ...
 
 
@@ -117,11 +118,11 @@ class TlsDoor:
                 self._pause(NO_FILES_REST_S)
                 return
             self.counts["accepted"] += 1
-            self._arrive(accepted, plain_address(str(remote[0])))
+            self._arrive(accepted, pack(str(remote[0]).partition("%")[0]))
 
-    def _arrive(self, accepted: socket.socket, address: str) -> None:
+    def _arrive(self, accepted: socket.socket, address: bytes | None) -> None:
         """Decide what can be decided before TLS; a no has no words, for nobody could read them."""
-        if self.host.full() or not self.host.arrive(address):
+        if address is None or self.host.full() or not self.host.arrive(address):
             self.counts["refused"] += 1
             accepted.close()
             return
@@ -147,7 +148,7 @@ class TlsDoor:
 class Arrival(asyncio.Protocol):
     """A client from its first byte to the end of its request's head; then the host has its transport."""
 
-    def __init__(self, door: TlsDoor, address: str) -> None:
+    def __init__(self, door: TlsDoor, address: bytes) -> None:
         self._door = door
         self._address = address
         self._received = b""
@@ -190,7 +191,7 @@ class Arrival(asyncio.Protocol):
             if not isinstance(error, OSError):
                 raise
             # Plain HTTP, no common version or cipher, no certificate of theirs, or gone: the client's affair.
-            log.debug("no TLS with %s: %s", self._address, error or "cut")
+            log.debug("no TLS with %s: %s", unpack(self._address), error)
 
     # -- what the transport calls -------------------------------------------------------------------------
 
@@ -241,12 +242,6 @@ class Arrival(asyncio.Protocol):
         self._door.forget(self)
         if not taken:
             self._door.host.depart(self._address)
-
-
-def plain_address(address: str) -> str:
-    """The address without a zone, and IPv4 as such where an IPv6 socket took it (::ffff:192.0.2.1)."""
-    address = address.partition("%")[0]
-    return address.removeprefix("::ffff:") if "." in address else address
 
 
 def refuse(transport: asyncio.Transport, answer: bytes) -> None:
