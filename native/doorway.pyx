@@ -8,6 +8,7 @@ import logging
 
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport calloc, realloc
+from realtime.native.address cimport Address, address_of, sockaddr_storage
 from realtime.native.intake cimport intake_visit
 from realtime.native.posix cimport (
     EMFILE,
@@ -24,17 +25,22 @@ from realtime.native.posix cimport (
     F_SETFL,
     O_NONBLOCK,
     SOCK_CLOEXEC,
+    SO_LINGER,
     SOCK_NONBLOCK,
+    SOL_SOCKET,
     accept4,
     close,
     epoll_ctl,
     epoll_event,
     errno,
     fcntl,
+    linger,
+    setsockopt,
+    sockaddr,
 )
 from realtime.native.ratelimit cimport gcra
 from realtime.native.reception cimport Reception
-from realtime.native.types cimport DEAD, HANDSHAKE, HubState
+from realtime.native.types cimport COUNTED, DEAD, HANDSHAKE, HubState
 from realtime.native.types cimport Connection as CConnection
 from realtime.native.unicast cimport connection_kill
 from realtime.native.wheel cimport wheel_set
@@ -58,6 +64,10 @@ cdef class Doorway(Reception):
         if per_second > 0:
             self.accept_cost_ns = <int64_t>(1e9 / per_second)
             self.accept_burst_ns = <int64_t>(max(burst, 1.0) * 1e9 / per_second)
+
+    def guard(self, on_arrival, on_departure):
+        """Replace both callbacks; connections that are there stay, counted or not as they came."""
+        self.on_arrival, self.on_departure = on_arrival, on_departure
 
     def listen(self, int fd):
         """Accept from the listening socket `fd`, which stays the caller's; it is made non-blocking."""
@@ -102,6 +112,9 @@ cdef class Doorway(Reception):
         cdef int fd
         cdef int64_t wait_ns
         cdef int accepted
+        cdef sockaddr_storage peer
+        cdef Address address
+        cdef uint32_t length
         for accepted in range(self.accept_batch):
             if self.accept_cost_ns:
                 wait_ns = gcra(
@@ -116,17 +129,35 @@ cdef class Doorway(Reception):
                     self.rest_listener(wait_ns)
                     self.on_wake(wait_ns * 1e-9 + LOOP_TIMER_S)
                     return False
-            fd = accept4(self.listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            length = sizeof(peer)
+            fd = accept4(self.listener, <sockaddr*>&peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd < 0:
                 if errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
                     log.warning("accepting pauses for 100 ms: out of file descriptors or memory")
                     self.rest_listener(ACCEPT_PAUSE_NS)
                 self.accept_bucket -= self.accept_cost_ns    # nobody came
                 return False
-            self.first_visit(fd)
+            address_of(&peer, &address)
+            if self.on_arrival is not None and not self.welcomes(&address):
+                self.turn_away(fd)
+                continue
+            self.first_visit(fd, &address)
         return True
 
-    cdef void first_visit(self, int fd):
+    cdef void turn_away(self, int fd):
+        """Close a socket that nothing was made for: with a reset, which leaves the kernel nothing to keep.
+
+        It has cost hardly anything, so it does not count against the accept rate either: whoever floods from
+        where nobody is let in would use up what others come in by.
+        """
+        cdef linger reset
+        reset.l_onoff = 1
+        reset.l_linger = 0
+        setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset))
+        close(fd)
+        self.accept_bucket -= self.accept_cost_ns
+
+    cdef void first_visit(self, int fd, const Address* address):
         """Make a connection of a new socket and read it: with TCP_DEFER_ACCEPT its request is there."""
         cdef HubState* state = &self.state
         cdef CConnection* connection
@@ -141,6 +172,8 @@ cdef class Doorway(Reception):
         state.last_id += 1
         connection.id = state.last_id
         connection.fd = fd
+        connection.address = address[0]
+        connection.arrival = COUNTED if self.on_departure is not None else 0
         connection.state = HANDSHAKE
         connection.last_seen = state.tick
         connection.index = state.connections

@@ -2,6 +2,7 @@
 """What every part of the hub needs of it."""
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t
+from realtime.native.address cimport Address
 from realtime.native.httphead cimport Limits
 from realtime.native.types cimport Connection as CConnection
 from realtime.native.types cimport HubState
@@ -17,6 +18,9 @@ cdef class HubBase:
     cdef object on_close
     cdef object on_http
     cdef object on_wake
+    cdef object on_arrival          # (packed address) -> is it let in?; None where nobody asks
+    cdef object on_offence          # (packed address, code, was it admitted); None where nobody asks
+    cdef object on_departure        # (packed address): the connection is gone; None where nobody counts
     cdef list deflaters             # by window bits
     cdef bytes stamp
     cdef int64_t stamp_ms
@@ -26,6 +30,8 @@ cdef class HubBase:
     cdef bint running               # inside on_ready
 
     cdef void wake(self)
+    cdef void offended(self, CConnection* connection, int code)
+    cdef bint welcomes(self, const Address* address)
     cdef bytes time_text(self)
     cdef bint send_message(
         self, CConnection* connection, uint8_t opcode, const uint8_t* payload, size_t n, bint urgent

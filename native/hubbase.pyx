@@ -1,13 +1,17 @@
 # cython: language_level=3
 """What every part of the hub needs of it: the C state, waking the loop, sending, compressing, the time."""
+import logging
+
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memset
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
+from realtime.native.address cimport Address, address_text
 from realtime.native.deflate cimport Deflater
 from realtime.native.frames cimport FIN_BIT, RSV1_BIT
 from realtime.native.posix cimport monotonic_ns
+from realtime.native.types cimport HANDSHAKE, PENDING
 from realtime.native.types cimport Connection as CConnection
 from realtime.native.types cimport HubState
 from realtime.native.unicast cimport output_frame, output_urgent
@@ -27,6 +31,9 @@ cdef extern from "<stdio.h>" nogil:
     int snprintf(char* to, size_t capacity, const char* form, ...)
 
 
+log = logging.getLogger("realtime.hub")
+
+
 cdef class HubBase:
     """The part of a hub that its connections and logs lean on."""
 
@@ -43,6 +50,27 @@ cdef class HubBase:
             self.state.waking = 1
             self.state.now_ns = monotonic_ns()
             self.on_wake(0.0)
+
+    cdef void offended(self, CConnection* connection, int code):
+        """Tell `on_offence` that a connection ends with a close code, or an HTTP status."""
+        cdef const Address* address = &connection.address
+        admitted = connection.state != HANDSHAKE and not connection.flags & PENDING
+        try:
+            self.on_offence(
+                PyBytes_FromStringAndSize(<const char*>address.octets, address.length), code, admitted
+            )
+        except BaseException:   # whatever it is, the batch goes on
+            log.exception("on_offence of connection %d", connection.id)
+
+    cdef bint welcomes(self, const Address* address):
+        """Ask `on_arrival` about an address. Where asking fails nobody is let in."""
+        try:
+            if self.on_arrival(PyBytes_FromStringAndSize(<const char*>address.octets, address.length)):
+                return True
+        except BaseException:   # whatever it is, the batch goes on
+            log.exception("on_arrival of %s", address_text(address))
+        self.state.counters.denied_arrivals += 1
+        return False
 
     cdef bint send_message(
         self, CConnection* connection, uint8_t opcode, const uint8_t* payload, size_t n, bint urgent

@@ -9,7 +9,7 @@ import logging
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from realtime.native.address cimport peer_name
+from realtime.native.address cimport address_name
 from realtime.native.frames cimport FIN_BIT, OPCODE_BINARY, OPCODE_TEXT
 from realtime.native.handles cimport Accept, Handshake, Refuse, connection_handle
 from realtime.native.handshake cimport judge_reason, judge_upgrade, write_accept, write_refusal
@@ -82,7 +82,7 @@ cdef class Reception(HubBase):
         if type(verdict_object) is Refuse:
             return self.refuse(
                 connection, (<Refuse>verdict_object).status, (<Refuse>verdict_object).header_lines,
-                (<Refuse>verdict_object).body,
+                (<Refuse>verdict_object).body, (<Refuse>verdict_object).blameless,
             )
         return self.refuse(connection, 500, b"", b"the handshake failed on our side")
 
@@ -113,7 +113,7 @@ cdef class Reception(HubBase):
         connection.flags |= (
             (BINARY if accept.binary else 0)
             | (ECHO if accept.echo else 0)
-            | (PENDING if accept.pending else 0)
+            | (PENDING if accept.pending or accept.close_code else 0)   # who is let in to be closed is nobody
         )
         state.counters.handshakes += 1
         output_append(state, connection, answer, n)
@@ -129,8 +129,13 @@ cdef class Reception(HubBase):
         if accept.close_code:
             connection_close(state, connection, accept.close_code, accept.close_reason)
 
-    cdef long refuse(self, CConnection* connection, int status, bytes headers, bytes body):
-        """Answer with an HTTP error, then discard until the peer closes, so that it can read that."""
+    cdef long refuse(
+        self, CConnection* connection, int status, bytes headers, bytes body, bint blameless=False
+    ):
+        """Answer with an HTTP error, then discard until the peer closes, so that it can read that.
+
+        Whoever is `blameless` has not offended, whatever the status may mean elsewhere.
+        """
         cdef HubState* state = &self.state
         cdef uint8_t answer[2048]
         cdef size_t n = write_refusal(
@@ -138,6 +143,8 @@ cdef class Reception(HubBase):
             PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body),
         )
         state.counters.refused += 1
+        if state.on_offence != NULL and not blameless:
+            self.offended(connection, status)
         connection.close_code = 1006
         if n == 0:
             log.error("the refusal %d %r %r cannot be sent", status, headers, body)
@@ -155,7 +162,7 @@ cdef class Reception(HubBase):
         cdef int fd = connection.fd
         cdef HubState* state = &self.state
         epoll_ctl(state.epoll_fd, EPOLL_CTL_DEL, fd, NULL)
-        remote = peer_name(fd)
+        remote = address_name(&connection.address)
         received = PyBytes_FromStringAndSize(<const char*>data, n)
         # connection_kill closes its descriptor, and this one lives on.
         connection.fd = -1

@@ -7,6 +7,7 @@ owns its `Output`, its `Input` and its links; it is freed only at the end of an 
 `RoomLog`, which stays alive while the log has members.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from realtime.native.address cimport Address
 
 cdef enum ConnectionState:
     HANDSHAKE = 0   # reading the request head
@@ -30,6 +31,11 @@ cdef enum ConnectionFlag:
     ABORT = 2048         # close with a reset: the peer is not reading what it has
     THROTTLED = 4096     # stands in hub.throttled: published faster than its room can be flushed
     LAPSED = 8192        # a link of it has a lapse: the peer has to be told before its rooms go on
+
+cdef enum Arrival:
+    AWAITS_PROXY = 1     # a trusted peer, whose PROXY header may or must come first
+    AWAITS_HEAD = 2      # a trusted peer, whose request says on whose behalf it asks
+    COUNTED = 4          # on_departure will be called for its address
 
 cdef enum SlowReader:
     DISCONNECT = 0       # who lags too far is closed with 4001
@@ -165,6 +171,8 @@ cdef struct Connection:
     int64_t bucket          # GCRA theoretical arrival time, ns: of its messages
     int64_t byte_bucket     # and of their bytes
     int64_t control_bucket  # of pings and pongs
+    Address address         # the client's; a trusted peer's own until it has said whom it speaks for
+    uint8_t arrival         # bits of an Arrival; without the first two, on_arrival has let its address in
 
 cdef struct ConnectionList:
     Connection** items
@@ -177,7 +185,7 @@ cdef struct Counters:
     uint64_t unicasts, appended, appended_bytes, deliveries, bytes_out
     uint64_t sends, blocked, polls, events, wakes, passes, pauses
     uint64_t slow_consumers, heartbeat_timeouts, handshake_timeouts, rate_limited, protocol_errors
-    uint64_t accept_rests, full, aged
+    uint64_t accept_rests, full, aged, denied_arrivals
     uint64_t chunks, queued_bytes, messages_out
     uint64_t dropped, gaps, parked, skipped
     uint64_t work           # frames, and KiB inflated

@@ -347,7 +347,7 @@ def metrics_page() -> str:
     core = dict.fromkeys((*telemetry.CORE_COUNTERS, *telemetry.CORE_GAUGES), 0)
     core |= dict.fromkeys((*telemetry.BACKEND_HELP, *telemetry.CLUSTER_HELP), 0)
     declared = telemetry.worker_metrics(
-        hub, core, refusals={}, node="", version="", http=0, lag=telemetry.LoopLag()
+        hub, core, refusals={}, arrivals={}, node="", version="", http=0, lag=telemetry.LoopLag()
     )
     rows = [(code(metric.name), metric.type, metric.help) for metric in declared]
     note = NOTE.format(source="realtime/edge/telemetry.py")

@@ -49,6 +49,7 @@ HUB_COUNTERS: Final = {
     "accept_rests": ("accept_rests_total", "Times that accepting rested over accepts_per_second."),
     "full": ("connections_refused_total", "Connections over max_connections (HTTP 503)."),
     "aged": ("connections_aged_total", "Connections closed at max_connection_age_s (4006)."),
+    "denied_arrivals": ("arrivals_denied_total", "Sockets closed for the address they came from."),
     "protocol_errors": ("protocol_errors_total", "Connections that broke RFC 6455."),
 }
 HUB_GAUGES: Final = {
@@ -164,6 +165,7 @@ def worker_metrics(
     core: Mapping[str, int],
     *,
     refusals: Mapping[str, int],
+    arrivals: Mapping[str, int],
     node: str,
     version: str,
     http: int,
@@ -171,7 +173,8 @@ def worker_metrics(
 ) -> Iterator[Metric]:
     """Everything one worker has to say.
 
-    `refusals` are by the name of the limit; `http` is the number of open HTTP connections.
+    `refusals` are by the name of the limit, `arrivals` (those refused) by the reason; `http` is the number of
+    open HTTP connections.
     """
     about = {"node": node, "version": version}
     yield Metric("realtime_info", "This worker.", "gauge", (Sample(1, about),))
@@ -180,6 +183,9 @@ def worker_metrics(
     help = "Messages and connections refused over a limit, or closed over it."
     samples = tuple(Sample(count, {"limit": limit}) for limit, count in sorted(refusals.items()))
     yield Metric("realtime_refusals_total", help, "counter", samples)
+    help = "Clients refused for the address they came from, by the reason."
+    samples = tuple(Sample(count, {"reason": reason}) for reason, count in sorted(arrivals.items()))
+    yield Metric("realtime_address_refusals_total", help, "counter", samples)
     known = CORE_COUNTERS.keys() | CORE_GAUGES.keys()
     for name in sorted(core.keys() - known):  # a backend's own
         help = (

@@ -23,6 +23,7 @@ from realtime.core.limits import Limits, rate_limited
 from realtime.core.room_rules import RoomRules
 from realtime.core.session import Session
 from realtime.edge import metrics
+from realtime.edge.doorkeeper import Doorkeeper
 from realtime.edge.drain import drain, rebalance_reason
 from realtime.edge.expiry import SilentTokens
 from realtime.edge.foundation import Foundation
@@ -82,7 +83,9 @@ class Worker:
         self._rules = RoomRules()
         authenticator = _authenticator(settings)
         self._gate = Gate(settings, authenticator, self._audit)
+        self.doorkeeper = Doorkeeper(clock, self._audit)
         self.hub = self._make_hub(connections_max)
+        self.doorkeeper.serve(self.hub)
         self._welcome = Welcome(settings, self._node, self.hub, foundation.worker)
         self.core = self._make_core(authenticator)
         self.hub.deliver_to(self.core.receive)  # no Python of ours between them: it is the hot path
@@ -202,6 +205,7 @@ class Worker:
         self._schedule_tick()  # first, so that one failure does not stop time
         self.hub.tick()
         self.core.tick()
+        self.doorkeeper.turned_away.tick()
         self._foundation.tick()
         now = self._clock.time()
         if self._silent.due(now):
@@ -309,6 +313,7 @@ class Worker:
                 refusals={
                     limit: count + self._gate.refusals[limit] for limit, count in self.core.refusals.items()
                 },
+                arrivals=self.doorkeeper.turned_away.counts,
                 node=self._node,
                 version=__version__,
                 http=len(self._http.connections),
