@@ -341,7 +341,7 @@ cdef class Hub(Doorway):
 
     cdef bint may_read(self) noexcept:
         """Is there time for one more visit before a chunk is flushed?"""
-        if self.state.counters.bytes_in < self.read_look and self.state.counters.work < self.work_look:
+        if self.state.counters.bytes_in < self.read_look and self.state.work < self.work_look:
             return True
         if monotonic_ns() >= self.read_until_ns:
             return False
@@ -351,7 +351,7 @@ cdef class Hub(Doorway):
     cdef void look_later(self) noexcept:
         """Look at the clock after so many bytes more, or so much work, whichever comes first."""
         self.read_look = self.state.counters.bytes_in + READ_LOOK_BYTES
-        self.work_look = self.state.counters.work + READ_LOOK_WORK
+        self.work_look = self.state.work + READ_LOOK_WORK
 
     cdef void visit_readable(self):
         """Read on where the last round stopped, oldest first; who has more then stands at the end again."""

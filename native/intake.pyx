@@ -212,7 +212,7 @@ cdef size_t _frames(HubState* hub, Connection* connection, uint8_t* data, size_t
     cdef FrameHead head
     cdef const char* wrong
     cdef size_t used = 0
-    cdef uint64_t work_look = hub.counters.work + VISIT_LOOK
+    cdef uint64_t work_look = hub.work + VISIT_LOOK
     cdef int64_t until_ns = 0
     cdef int answer
     while used < n:
@@ -234,7 +234,7 @@ cdef size_t _frames(HubState* hub, Connection* connection, uint8_t* data, size_t
         used += head.header_bytes
         unmask(data + used, head.payload_bytes, head.mask, 0)
         hub.counters.frames_in += 1
-        hub.counters.work += 1
+        hub.work += 1
         if head.opcode & CONTROL_BIT:
             _control(hub, connection, &head, data + used)
         else:
@@ -246,11 +246,11 @@ cdef size_t _frames(HubState* hub, Connection* connection, uint8_t* data, size_t
         if hub.cork_length > hub.high_water or hub.congested:
             _rest(hub, connection)
             return used
-        if hub.counters.work >= work_look:
+        if hub.work >= work_look:
             if _is_over(&until_ns):
                 intake_later(hub, connection)
                 return used
-            work_look = hub.counters.work + VISIT_LOOK
+            work_look = hub.work + VISIT_LOOK
     return used
 
 
@@ -399,7 +399,7 @@ cdef int _message(
                 _fail(hub, connection, -answer, "bad compressed data")
             return 0
         payload = inflated
-        hub.counters.work += n >> 10
+        hub.work += n >> 10
     if opcode == OPCODE_TEXT:
         if compressed or not fragmented:
             utf8 = utf8_feed(UTF8_ACCEPT, payload, n)

@@ -188,7 +188,6 @@ cdef struct Counters:
     uint64_t accept_rests, full, aged, denied_arrivals
     uint64_t chunks, queued_bytes, messages_out
     uint64_t dropped, gaps, parked, skipped
-    uint64_t work           # frames, and KiB inflated
 
 cdef struct HubState:
     int epoll_fd
@@ -247,4 +246,5 @@ cdef struct HubState:
     ) noexcept
     # It ends with this close code, or HTTP status; NULL where nobody wants to know.
     void (*on_offence)(void* owner, Connection* connection, int code) noexcept
+    uint64_t work           # frames handled, and KiB inflated: for whoever wants to know when to look at a clock
     Counters counters

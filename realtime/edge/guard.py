@@ -7,7 +7,6 @@ when their address is boxed stay: they may be a neighbour's, and whoever offends
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -22,13 +21,8 @@ from realtime.settings import Settings
 log: Final = logging.getLogger("realtime.edge")
 
 BOXED: Final = "penalty"
-LIMITS: Final = (
-    "max_connections_per_address",
-    "connections_per_second_per_address",
-    "max_connections_per_subnet",
-    "connections_per_second_per_subnet",
-)
-RATES: Final = frozenset(name for name in LIMITS if name.startswith("connections_per_second"))
+"""The reason of a refusal, beside the names of the limits."""
+TOO_FAST: Final = "connections_per_second"  # what the names of rates begin with
 
 OnBoxed = Callable[[Boxing], object]
 """Is told of each boxing that was earned here."""
@@ -66,7 +60,6 @@ class Guard:
             clock,
         )
         self.offences = Offences()
-        self.refusals = Counter[str]({name: 0 for name in (BOXED, *LIMITS)})
         self._on_boxed: list[OnBoxed] = []
 
     def follow(self, on_boxed: OnBoxed) -> None:
@@ -77,22 +70,13 @@ class Guard:
         """Whether no limit and no penalty is for `address`."""
         return address in self._exemptions or (self._is_trusted is not None and self._is_trusted(address))
 
-    def bar(self, address: bytes) -> str | None:
-        """Return why `address` may not come in at all for now, None where it may."""
-        if self.box.wait_s(self._key(address)) > 0.0:
-            self.refusals[BOXED] += 1
-            return BOXED
-        return None
-
     def arrive(self, address: bytes) -> str | None:
         """Count an arrival; or return why it may not come in, and count none. Who has arrived departs."""
-        if (barred := self.bar(address)) is not None:
-            return barred
+        if self.box.wait_s(self._key(address)) > 0.0:
+            return BOXED
         limit = self._limits.arrive(address)
-        if limit is not None:
-            self.refusals[limit] += 1
-            if limit in RATES:
-                self._count(address, ARRIVALS)
+        if limit is not None and limit.startswith(TOO_FAST):
+            self._count(address, ARRIVALS)
         return limit
 
     def depart(self, address: bytes) -> None:
@@ -111,10 +95,6 @@ class Guard:
         if known:
             self._record(self._key(address), Outcome.ALLOWED, "operator", {})
         return known
-
-    def key(self, address: bytes) -> bytes:
-        """Return what stands for `address` in the box."""
-        return self._key(address)
 
     def name(self, key: bytes) -> str:
         """Return a key of the box as one writes it: an address, or in IPv6 the network of one."""
@@ -145,11 +125,9 @@ class Guard:
 
     def _tell(self, boxing: Boxing, offence: Offence) -> None:
         seconds = round(boxing.seconds)
-        log.info(
-            "%s is kept out for %d s, time %d, last over %s",
-            self.name(boxing.key), seconds, boxing.times, offence.name,
-        )  # fmt: skip
-        detail = {"offence": offence.name, "seconds": seconds, "times": boxing.times}
+        name = self.name(boxing.key)
+        log.info("%s is kept out for %d s, time %d, last over %s", name, seconds, boxing.times, offence.name)
+        detail: dict[str, str | int] = {"offence": offence.name, "seconds": seconds, "times": boxing.times}
         self._record(boxing.key, Outcome.DENIED, "server", detail)
         for on_boxed in self._on_boxed:
             on_boxed(boxing)

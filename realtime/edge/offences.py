@@ -1,4 +1,4 @@
-"""What counts as an offence, and how much: by the close code, or the HTTP status, that the server answered with.
+"""What counts as an offence, and how much: by the close code, or HTTP status, that the server answered with.
 
 What an honest client meets by bad luck weighs nothing: an expired token, one connection too many, a server
 that is full. Nor does a connection that says nothing, for browsers open some to be quick; nor what a page of
@@ -62,7 +62,7 @@ OF_STRANGERS: Final = frozenset({CloseCode.BAD_TOKEN})
 
 
 def offence_of(code: int, is_admitted: bool) -> Offence | None:
-    """Return what ended a connection with `code`, whose peer had proved who it is or not; None is no offence."""
+    """Return what it is to be ended with `code`, for a peer that had been let in or not; None: no offence."""
     if is_admitted and code in OF_STRANGERS:
         return None
     return BY_CODE.get(code)

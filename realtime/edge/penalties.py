@@ -142,7 +142,7 @@ class PenaltyBox:
             self._forget_first()
 
     def _points(self, record: _Record, now: float) -> float:
-        return 2.0 ** max(record.guilt - now / self._rules.half_life_s, -1000.0)
+        return math.exp2(max(record.guilt - now / self._rules.half_life_s, -1000.0))
 
     def _times(self, record: _Record, now: float) -> int:
         """Return how often it has been in the box, less what it has been forgiven since."""
