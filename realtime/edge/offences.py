@@ -3,7 +3,7 @@
 What an honest client meets by bad luck weighs nothing: an expired token, one connection too many, a server
 that is full. Nor does a connection that says nothing, for browsers open some to be quick; nor what a page of
 somebody else's can make its visitor's browser ask for: with another Origin (403), a path that is none (404),
-an endless URL (431). By these a stranger could have the visitor boxed.
+an endless URL (414, 431). By these a stranger could have the visitor boxed.
 """
 
 from __future__ import annotations

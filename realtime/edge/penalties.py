@@ -7,7 +7,7 @@ the address with the offender and only tries again. Who is asked about here, and
 others say (`addresses`, `offences`).
 
 At most `addresses_max` are remembered. The one that would be forgotten first goes for a new one: the least
-guilty, whoever came last.
+guilty, or where many have offended again since they were looked at, the least guilty of some.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import msgspec
 
 from realtime.core.contracts import Clock
 
-LOOKS: Final = 8
+LOOKS: Final = 8  # at addresses, for one to forget: 20 us
 SWEEP_EVERY_S: Final = 1.0  # for who may leave the box, which is a walk through it
 
 
@@ -142,7 +142,7 @@ class PenaltyBox:
             self._forget_first()
 
     def _points(self, record: _Record, now: float) -> float:
-        return math.exp2(max(record.guilt - now / self._rules.half_life_s, -1000.0))
+        return math.exp2(record.guilt - now / self._rules.half_life_s)
 
     def _times(self, record: _Record, now: float) -> int:
         """Return how often it has been in the box, less what it has been forgiven since."""
@@ -179,24 +179,31 @@ class PenaltyBox:
         return record
 
     def _make_room(self) -> None:
-        """Forget the least guilty; of entries that are too early only so many are put right for one offence,
-        and then whoever stands first goes, who is near it.
-        """
-        for _ in range(LOOKS):
-            if self._forget_first():
-                return
-        self._drop(heapq.heappop(self._queue)[1])
+        """Forget the least guilty of those that come up first; only so many of these are looked at."""
+        looked: list[tuple[float, bytes]] = []
+        while self._queue and len(looked) < LOOKS:
+            due, key = heapq.heappop(self._queue)
+            record = self._records.get(key)
+            if record is None:
+                continue
+            looked.append((record.forget_at, key))
+            if record.forget_at <= due:
+                break
+        least = min(looked)
+        self._drop(least[1])
+        for each in looked:
+            if each is not least:
+                heapq.heappush(self._queue, each)
 
-    def _forget_first(self) -> bool:
-        """Forget what comes up first, or put its entry right where that was too early (False)."""
+    def _forget_first(self) -> None:
+        """Forget what comes up first, or put its entry right where that was too early."""
         due, key = self._queue[0]
         record = self._records.get(key)
         if record is not None and record.forget_at > due:
             heapq.heapreplace(self._queue, (record.forget_at, key))
-            return False
+            return
         heapq.heappop(self._queue)
         self._drop(key)
-        return True
 
     def _drop(self, key: bytes) -> None:
         self._records.pop(key, None)
