@@ -156,8 +156,8 @@ class Hub:
     counted as `denied_arrivals`; so is everybody while it raises. `on_departure(address)` comes once for each
     that was let in, when its connection is gone or handed over. Who gives neither pays for neither.
 
-    `on_offence(address, code, admitted)` hears of each connection that the hub, or whoever holds it, ends: with
-    which close code or HTTP status, and whether its peer had been let in. Which of them are offences, it
+    `on_offence(address, code, admitted)` hears of each connection that the hub, or whoever holds it, ends:
+    with which close code or HTTP status, and whether its peer had been let in. Which of them are offences, it
     decides. A request that comes too late counts where some of it came (408).
     """
 

@@ -205,7 +205,7 @@ def test_who_tries_token_after_token_is_kept_out(fort, how: str):
 
 
 def test_what_bad_luck_or_a_strangers_page_can_do_is_no_offence(fort):
-    """Each of these a browser does by itself, or for a page of somebody else's, or a client with an old token."""
+    """A browser does these by itself, or for a page of somebody else's; or a client that has an old token."""
     server = fort(
         jwt_secret=KEY,
         allowed_origins="https://app.example.com",

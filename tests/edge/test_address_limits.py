@@ -1,4 +1,4 @@
-"""Limits by address and by subnet, without sockets: what is one address, what is refused, and what is exempt."""
+"""Limits by address and by subnet, without sockets: what one address is, who is refused, who is exempt."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The penalty box by itself: points that decay, times that double and are forgiven, and a table that is bounded."""
+"""The penalty box by itself: points that decay, times that double and are forgiven, a bounded table."""
 
 import pytest
 from hypothesis import assume, given
