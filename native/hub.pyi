@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from realtime.native.cidr import CidrTable
+
 class Handshake:
     """A client's upgrade request. Valid only while `on_handshake` runs; RuntimeError after it."""
 
@@ -146,8 +148,9 @@ class Hub:
     `on_handshake(handshake)` answers Accept or Refuse. `on_message(state, payload)` gets whole messages, text
     already valid UTF-8. `on_limited(state, payload, limit, retry_after_s)` gets those over a rate of the
     connection, `limit` is `messages_per_second` or `bytes_per_second`; without it they are dropped.
-    `on_close(state, code, reason, clean)` comes once per accepted connection. `on_http(fd, received, remote)`
-    takes over the socket of a request that is no upgrade even if it raises. `on_wake(delay_s)` must arrange
+    `on_close(state, code, reason, clean)` comes once per accepted connection. `on_http(fd, received,
+    remote, forwarded)` takes over the socket of a request that is no upgrade even if it raises; `forwarded`
+    says that the next request on it may be another client's. `on_wake(delay_s)` must arrange
     for one call of `on_ready()` after that time. A callback that raises is logged to `realtime.hub` and
     closes its connection with 4000.
 
@@ -167,7 +170,7 @@ class Hub:
         on_handshake: Callable[[Handshake], Accept | Refuse],
         on_message: Callable[..., object],
         on_close: Callable[..., object],
-        on_http: Callable[[int, bytes, str], object],
+        on_http: Callable[[int, bytes, str, bool], object],
         on_wake: Callable[[float], object],
         on_limited: Callable[..., object] | None = None,
         on_arrival: Callable[[bytes], bool] | None = None,
@@ -209,6 +212,39 @@ class Hub:
         on_departure: Callable[[bytes], object] | None,
     ) -> None:
         """Replace both callbacks. `on_departure` comes for those alone who arrived while there was one."""
+    def trust(
+        self,
+        trusted: CidrTable | None,
+        *,
+        proxy_protocol: str = "off",
+        forwarded_header: str = "",
+        on_forwarded: Callable[[bytes, str], bytes | None] | None = None,
+        on_untrusted: Callable[[bytes, str], object] | None = None,
+    ) -> None:
+        """Take the word of `trusted` peers about whose connections theirs are, from the next one on.
+
+        With `proxy_protocol` "optional" such a peer may begin with a PROXY header, with "required" it must,
+        and nobody else may connect. Whom it names may be `trusted` too, and name another in its request:
+        `on_forwarded(address, value)` gets its address and the header `forwarded_header`, and returns the
+        client's address, None where the header cannot be read. `on_arrival` is asked about the client's
+        address as soon as that is known; here a refusal is an HTTP answer (403), or the proxy would take us
+        for broken. `on_untrusted(address, reason)` hears of whom was refused over what it said: reason
+        `not_a_proxy`, `proxy_header` or `forwarded_header`.
+        """
+    def review(
+        self,
+        welcomes: Callable[[bytes], bool],
+        *,
+        cursor: int,
+        count: int,
+        code: int,
+        reason: bytes,
+    ) -> int:
+        """Look at up to `count` connections below `cursor`; close with `code` those that are not welcome.
+
+        Returns the cursor for the next call, 0 when all have been seen that were there when it was largest.
+        Whoever comes meanwhile is asked by `on_arrival`.
+        """
     def listen(self, fd: int) -> None:
         """Accept from the listening socket `fd`, which stays the caller's."""
     def stop_listening(self) -> None: ...

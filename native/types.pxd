@@ -36,6 +36,7 @@ cdef enum Arrival:
     AWAITS_PROXY = 1     # a trusted peer, whose PROXY header may or must come first
     AWAITS_HEAD = 2      # a trusted peer, whose request says on whose behalf it asks
     COUNTED = 4          # on_departure will be called for its address
+    FORWARDED = 8        # its request said the address: another one on the same socket may say another
 
 cdef enum SlowReader:
     DISCONNECT = 0       # who lags too far is closed with 4001

@@ -135,8 +135,10 @@ class HttpServer:
         self._listening = listening
         asyncio.get_running_loop().add_reader(listening.fileno(), self._accept)
 
-    def adopt(self, fd: int, received: bytes, remote: str) -> None:
+    def adopt(self, fd: int, received: bytes, remote: str, *, keep_alive: bool = True) -> None:
         """Take over the socket `fd` with what was `received` on it; the hub's `on_http`.
+
+        Without `keep_alive` one request is answered on it.
 
         Must be called on the running loop. From here on the socket is ours, whatever happens.
         """
@@ -145,7 +147,7 @@ class HttpServer:
         if self.closing or len(self.connections) >= self.connections_max:
             _turn_away(accepted)
             return
-        connection = HttpConnection(self, received)
+        connection = HttpConnection(self, received, remote, keep_alive=keep_alive)
         self.connections.add(connection)
         task = asyncio.get_running_loop().create_task(self._attach(connection, accepted, remote))
         self._adopting.add(task)
@@ -186,8 +188,12 @@ class HttpServer:
 class HttpConnection(asyncio.Protocol):
     """One socket that speaks HTTP/1.1: keep-alive, pipelining, one deadline at a time."""
 
-    def __init__(self, server: HttpServer, received: bytes = b"") -> None:
-        """`received` is what was read from the socket before it came here."""
+    def __init__(
+        self, server: HttpServer, received: bytes = b"", remote: str = "", *, keep_alive: bool = True
+    ) -> None:
+        """`received` is what was read from the socket before it came here, `remote` whose it is."""
+        self.remote = remote
+        self._keep_alive = keep_alive
         self._server = server
         self._input = bytearray(received)
         self._loop: asyncio.AbstractEventLoop
@@ -298,7 +304,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _answer(self, request: Request, response: Response) -> None:
         # A body is never read, so what follows it cannot be told from it: the connection ends here.
-        keep = request.keep_alive and not request.has_body
+        keep = self._keep_alive and request.keep_alive and not request.has_body
         head_only = request.method == "HEAD"
         self._transport.write(self._render(response, keep, head_only, request.version == "1.0"))
         if not keep:

@@ -196,8 +196,9 @@ class Worker:
         else:
             self._loop.call_soon(self.hub.on_ready)
 
-    def _on_http(self, fd: int, received: bytes, remote: str) -> None:
-        self._http.adopt(fd, received, remote)
+    def _on_http(self, fd: int, received: bytes, remote: str, forwarded: bool) -> None:
+        # One request alone: the next on a proxy's connection may be that of a client who is not welcome.
+        self._http.adopt(fd, received, remote, keep_alive=not forwarded)
 
     # -- time and tasks -------------------------------------------------------------------------------------
 

@@ -75,7 +75,7 @@ def test_a_connection_that_is_handed_over_has_left_the_hub(asked, departed):
     peer.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
     host.until(lambda: host.handed_over)
     host.until(lambda: departed == {HERE: 1})
-    fd, _, remote = host.handed_over[0]
+    fd, _, remote, _ = host.handed_over[0]
     assert remote == "{}:{}".format(*peer.getsockname())
     socket.socket(fileno=fd).close()
 
