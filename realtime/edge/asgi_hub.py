@@ -24,7 +24,6 @@ from realtime.edge import listener
 from realtime.edge.asgi_connection import AsgiConnection, AsgiRequest, AsgiWebSocket, refuse
 from realtime.edge.foundation import Foundation, open_foundation
 from realtime.edge.mixed import MixedHub
-from realtime.edge.network import ADDRESS_DENIED
 from realtime.edge.process import connections_allowed
 from realtime.edge.worker import Worker
 from realtime.errors import CloseCode
@@ -106,14 +105,6 @@ class AsgiWorker(Worker):
         if address is not None:
             return self.doorkeeper.arrive(address)
         return not self._network.restricts  # rules that cannot be applied are not met
-
-    def _tick(self) -> None:
-        reviewing = self._network.reviewing
-        super()._tick()
-        for connection in self.hub.foreign if reviewing else ():
-            address = pack(connection.address)
-            if address is not None and not self._network.welcomes(address):
-                connection.close(CloseCode.FORBIDDEN, ADDRESS_DENIED)
 
     def close(self) -> None:
         """Stop at once: what is still open is cut."""

@@ -31,7 +31,7 @@ DENIED: Final = "denied"
 NOT_LISTED: Final = "not_listed"
 LIST_BYTES_MAX: Final = 64 * 1024 * 1024
 REVIEWED_A_TICK: Final = 2000  # connections that are looked at again, ten times a second
-EVERYBODY: Final = (1 << 32) - 1
+EVERYBODY: Final = (1 << 32) - 1  # the cursor that a review begins with
 
 ADDRESS_DENIED: Final = close_reason("address_denied")
 
@@ -114,11 +114,6 @@ class NetworkRules:
     def restricts(self) -> bool:
         """Whether there are rules about addresses."""
         return self._judge is not None
-
-    @property
-    def reviewing(self) -> bool:
-        """Whether connections have still to be looked at again."""
-        return self._cursor > 0
 
     def tick(self) -> None:
         """Look at some of the connections again that were there when the rules changed."""
