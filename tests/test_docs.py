@@ -202,7 +202,8 @@ def test_the_metrics_page_has_what_a_server_says(serve: Callable[..., Server], t
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as answer:
         said = set(re.findall(r"^# TYPE (\w+) ", answer.read().decode(), re.MULTILINE))
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
-    elsewhere = {"store_reconnects_total", "store_refused_rows_total", *CLUSTER_HELP}
+    geo = ("geo_ok", "geo_failures_total")
+    elsewhere = {"store_reconnects_total", "store_refused_rows_total", *geo, *CLUSTER_HELP}
     said |= {f"realtime_{name}" for name in elsewhere}
     assert said == set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
 

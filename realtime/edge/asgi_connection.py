@@ -105,6 +105,7 @@ class AsgiConnection:
         self.binary = verdict.binary
         self.variant = FOREIGN | verdict.binary
         self.open = True
+        self.admitted = not (verdict.pending or verdict.close_code)  # its peer has proved who it is
         self._websocket = websocket
         self._hub = hub
         self._settings = settings
@@ -156,6 +157,7 @@ class AsgiConnection:
     def confirm(self) -> None:
         """It has authenticated: stop the handshake deadline."""
         if self.open and self._deadline is not None:
+            self.admitted = True
             self._deadline.cancel()
             self._deadline = None
 

@@ -28,6 +28,7 @@ from realtime.edge.process import connections_allowed
 from realtime.edge.worker import Worker
 from realtime.errors import CloseCode
 from realtime.loading import load
+from realtime.native.address import pack
 from realtime.native.hub import Accept, Refuse
 from realtime.native.ratelimit import KeyedLimiter
 from realtime.protocol.closing import close_reason
@@ -35,6 +36,7 @@ from realtime.settings import Settings
 
 log: Final = logging.getLogger("realtime.edge")
 
+UNWELCOME: Final = Refuse(403, "this address may not connect\n")
 METERED_CONNECTIONS: Final = 100_000
 
 
@@ -68,13 +70,29 @@ class AsgiWorker(Worker):
         message = await websocket.receive()
         if message["type"] != "websocket.connect":
             raise RuntimeError(f"expected websocket.connect, not {message['type']}: accept nothing before")
-        number = self.hub.take_id()
+        request = AsgiRequest(websocket.scope, self.hub.take_id())
+        address = pack(request.address)
+        if not self._arrive(address):
+            await refuse(websocket, UNWELCOME)
+            return
+        try:
+            await self._judge(websocket, request, user, address or b"")
+        finally:
+            if address is not None:
+                self.doorkeeper.depart(address)
+
+    async def _judge(
+        self, websocket: AsgiWebSocket, request: AsgiRequest, user: str | None, address: bytes
+    ) -> None:
+        number = request.connection_id
         verdict: Accept | Refuse = self._full
         if self.hub.stats()["connections"] < self._connections_max:
-            verdict = self._gate.on_request(AsgiRequest(websocket.scope, number), user)
+            verdict = self._gate.on_request(request, user)
         else:
             self.hub.counts["full"] += 1
         if isinstance(verdict, Refuse):
+            if not verdict.blameless:
+                self.guard.offend(address, verdict.status, False)
             await refuse(websocket, verdict)
             return
         # No await between the verdict and `run`: the user's next connection has to find this one.
@@ -84,7 +102,14 @@ class AsgiWorker(Worker):
         try:
             code = (await connection.run(verdict)).code
         finally:
+            self.guard.offend(address, code, connection.admitted)
             self._forget(connection.state, number, code)
+
+    def _arrive(self, address: bytes | None) -> bool:
+        """Whether a client may come in from an address, None where the ASGI server says none."""
+        if address is not None:
+            return self.doorkeeper.arrive(address)
+        return not self._network.restricts  # rules that cannot be applied are not met
 
     def close(self) -> None:
         """Stop at once: what is still open is cut."""

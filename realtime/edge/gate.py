@@ -23,6 +23,7 @@ from realtime.ids import UserId, parse_user
 from realtime.native.encode import json_string
 from realtime.native.hub import Accept, Handshake, Refuse
 from realtime.protocol import deflate, subprotocols
+from realtime.protocol.origins import Allowed
 from realtime.protocol.subprotocols import JSON, MSGPACK, Choice
 from realtime.settings import Settings
 
@@ -99,7 +100,7 @@ class Gate:
         self._path = settings.ws_path
         self._prefix = settings.ws_path + "/"
         self._echo_path = settings.echo_path
-        self._origins = frozenset(origin.lower() for origin in settings.allowed_origins)
+        self._origins: Allowed | None = None
         self._compression = settings.compression
         self._query_token = settings.allow_query_token
 
@@ -108,6 +109,10 @@ class Gate:
         self._admissions = admissions
         self._welcome = welcome
         self._silent = silent
+
+    def allow_origins(self, allowed: Allowed | None) -> None:
+        """Let `allowed` decide from which pages browsers may connect; None: from all."""
+        self._origins = allowed
 
     def on_handshake(self, handshake: Handshake) -> Accept | Refuse:
         """Let a client in or not, by the path that it asks for."""
@@ -139,7 +144,7 @@ class Gate:
         """The refusal of whoever may not come in, whoever it is."""
         if self.draining:
             return RESTARTING
-        if self._origins and (handshake.header("origin") or "").lower() not in self._origins:
+        if self._origins is not None and not self._origins(handshake.header("origin")):
             return BAD_ORIGIN
         return None
 

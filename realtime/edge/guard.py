@@ -29,7 +29,7 @@ OnBoxed = Callable[[Boxing], object]
 
 
 class Guard:
-    """Judges addresses, packed as the hub has them. `is_trusted` says which are proxies: never punished.
+    """Judges addresses, packed as the hub has them.
 
     Raises:
         SettingsError: `exempt_addresses` has one that is none.
@@ -40,10 +40,9 @@ class Guard:
         settings: Settings,
         clock: Clock,
         audit: Auditor = NO_AUDITOR,
-        is_trusted: Callable[[bytes], bool] | None = None,
     ) -> None:
         self._exemptions = Exemptions(settings.exempt_addresses)
-        self._is_trusted = is_trusted
+        self._is_trusted: Callable[[bytes], bool] = _nobody
         self._audit = audit
         self._key = prefix(32, settings.ipv6_prefix_bits)
         self._bits = settings.ipv6_prefix_bits
@@ -66,9 +65,13 @@ class Guard:
         """Have one more told of each boxing that is earned here."""
         self._on_boxed.append(on_boxed)
 
+    def trust(self, is_trusted: Callable[[bytes], bool]) -> None:
+        """Ask `is_trusted` which addresses are proxies, whose clients have addresses of their own."""
+        self._is_trusted = is_trusted
+
     def is_exempt(self, address: bytes) -> bool:
         """Whether no limit and no penalty is for `address`."""
-        return address in self._exemptions or (self._is_trusted is not None and self._is_trusted(address))
+        return address in self._exemptions or self._is_trusted(address)
 
     def arrive(self, address: bytes) -> str | None:
         """Count an arrival; or return why it may not come in, and count none. Who has arrived departs."""
@@ -144,3 +147,7 @@ class Guard:
                 detail=detail,
             )
         )
+
+
+def _nobody(address: bytes) -> bool:
+    return False

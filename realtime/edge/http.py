@@ -20,6 +20,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final, Protocol, cast
 
+from realtime.native.address import pack
 from realtime.native.handshake import BadRequest, Request, refusal_response
 
 log: Final = logging.getLogger("realtime.http")
@@ -135,10 +136,13 @@ class HttpServer:
         self._listening = listening
         asyncio.get_running_loop().add_reader(listening.fileno(), self._accept)
 
-    def adopt(self, fd: int, received: bytes, remote: str, *, keep_alive: bool = True) -> None:
+    def adopt(
+        self, fd: int, received: bytes, remote: str, *, keep_alive: bool = True, reviewed: bool = True
+    ) -> None:
         """Take over the socket `fd` with what was `received` on it; the hub's `on_http`.
 
-        Without `keep_alive` one request is answered on it.
+        Without `keep_alive` one request is answered on it. `reviewed` says that rules about addresses hold
+        for it, and `remote` then has a port.
 
         Must be called on the running loop. From here on the socket is ours, whatever happens.
         """
@@ -147,11 +151,20 @@ class HttpServer:
         if self.closing or len(self.connections) >= self.connections_max:
             _turn_away(accepted)
             return
-        connection = HttpConnection(self, received, remote, keep_alive=keep_alive)
+        connection = HttpConnection(self, received, remote if reviewed else "", keep_alive=keep_alive)
         self.connections.add(connection)
         task = asyncio.get_running_loop().create_task(self._attach(connection, accepted, remote))
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)
+
+    def review(self, welcomes: Callable[[bytes], bool]) -> None:
+        """Close the connections whose address is not welcome any more, once they are answered.
+
+        Those of `listen` stay: who may reach that socket is not a matter of these rules.
+        """
+        for connection in tuple(self.connections):
+            if connection.address is not None and not welcomes(connection.address):
+                connection.close()
 
     def _accept(self) -> None:
         assert self._listening is not None
@@ -160,7 +173,7 @@ class HttpServer:
                 accepted, remote = self._listening.accept()
             except OSError:  # nobody is there any more, or no file is free: the loop looks again
                 return
-            self.adopt(accepted.detach(), b"", str(remote[0]))
+            self.adopt(accepted.detach(), b"", str(remote[0]), reviewed=False)
 
     async def _attach(self, connection: HttpConnection, accepted: socket.socket, remote: str) -> None:
         loop = asyncio.get_running_loop()
@@ -191,8 +204,11 @@ class HttpConnection(asyncio.Protocol):
     def __init__(
         self, server: HttpServer, received: bytes = b"", remote: str = "", *, keep_alive: bool = True
     ) -> None:
-        """`received` is what was read from the socket before it came here, `remote` whose it is."""
-        self.remote = remote
+        """`received` is what was read from the socket before it came here.
+
+        `remote` is whose it is, with a port; "" for one that the rules about addresses do not concern.
+        """
+        self.address = pack(remote.rpartition(":")[0].strip("[]")) if remote else None
         self._keep_alive = keep_alive
         self._server = server
         self._input = bytearray(received)

@@ -7,12 +7,14 @@ room keeps it in a lane of its own, whose log hands every message to each member
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
 from realtime.core.contracts import OnGap
 from realtime.core.kinds import SlowReader
+from realtime.edge.network import EVERYBODY
 from realtime.edge.outbox import ForeignLog
+from realtime.native.address import pack
 from realtime.native.hub import Hub
 from realtime.protocol.priority import Priority
 
@@ -24,6 +26,9 @@ class Foreign(Protocol):
 
     @property
     def id(self) -> int: ...
+    @property
+    def address(self) -> str: ...
+    def close(self, code: int, reason: bytes = b"") -> None: ...
     def abort(self) -> None: ...
 
 
@@ -92,6 +97,16 @@ class MixedHub(Hub):
             on_gap=on_gap,
             counts=self.counts,
         )
+
+    def review(
+        self, welcomes: Callable[[bytes], bool], *, cursor: int, count: int, code: int, reason: bytes
+    ) -> int:
+        """As the hub's; the foreign connections are all looked at with the first slice."""
+        for connection in tuple(self._foreign.values()) if cursor == EVERYBODY else ():
+            address = pack(connection.address)
+            if address is not None and not welcomes(address):
+                connection.close(code, reason)
+        return super().review(welcomes, cursor=cursor, count=count, code=code, reason=reason)
 
     def connections(self) -> list[Any]:
         """All connections that have completed their handshake."""

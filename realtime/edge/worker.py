@@ -30,6 +30,7 @@ from realtime.edge.foundation import Foundation
 from realtime.edge.gate import Gate, Guest, Pending, State
 from realtime.edge.guard import Guard
 from realtime.edge.http import HttpServer, Routes, upgrade_required
+from realtime.edge.network import NetworkRules
 from realtime.edge.pages import Report, system_routes, web_routes
 from realtime.edge.policies import Policies
 from realtime.edge.shared_penalties import SharedPenalties
@@ -96,6 +97,15 @@ class Worker:
         self.hub.deliver_to(self.core.receive)  # no Python of ours between them: it is the hot path
         self._gate.open(self.core, self._welcome, self._silent)
         self._http = self._make_http()
+        self._network = NetworkRules(
+            self.hub,
+            self.doorkeeper,
+            allowed_origins=settings.allowed_origins,
+            audit=self._audit,
+            on_origins=self._gate.allow_origins,
+            on_review=self._http.review,
+        )
+        self.guard.trust(self._network.trusts)
         self._follow_policy()
 
     def reload(self) -> bool:
@@ -104,6 +114,7 @@ class Worker:
 
     def _follow_policy(self) -> None:
         self._policies.follow(lambda policy: partial(self._rules.replace, policy.rooms))
+        self._policies.follow(self._network.prepare)
 
     def start(self, listening: socket.socket | None, admin: socket.socket | None = None) -> None:
         """Serve on a listening socket, which is the worker's from here on; without one it accepts nobody.
@@ -212,6 +223,7 @@ class Worker:
         self.hub.tick()
         self.core.tick()
         self.doorkeeper.turned_away.tick()
+        self._network.tick()
         self.guard.tick()
         self._foundation.tick()
         now = self._clock.time()
@@ -311,7 +323,7 @@ class Worker:
     def _ready(self) -> Report:
         """Whether traffic may be sent here, by what it depends on."""
         listener = "draining" if self._gate.draining else "ok"
-        checks = {"listener": listener, **self._foundation.checks()}
+        checks = {"listener": listener, **self._network.checks(), **self._foundation.checks()}
         return Report(all(state == "ok" for state in checks.values()), {"checks": checks})
 
     def _render_metrics(self) -> bytes:
@@ -319,7 +331,12 @@ class Worker:
         return metrics.render(
             worker_metrics(
                 self.hub.stats(),
-                {**self.core.stats(), **self._foundation.stats(), **self.guard.stats()},
+                {
+                    **self.core.stats(),
+                    **self._foundation.stats(),
+                    **self._network.stats(),
+                    **self.guard.stats(),
+                },
                 refusals={
                     limit: count + self._gate.refusals[limit] for limit, count in self.core.refusals.items()
                 },

@@ -23,7 +23,11 @@ class BrokenHeaderError(Exception):
 
 
 def parse(data: bytes) -> Answer:
-    """Return (bytes used, packed source or None, source port), None where more is needed; or raise BrokenHeaderError."""
+    """Return (bytes used, packed source or None, source port), None where more is needed.
+
+    Raises:
+        BrokenHeaderError: it is none, or one that may not be taken.
+    """
     if b"PROXY ".startswith(data[:6]):
         return _parse_v1(data) if len(data) >= 6 else None
     if SIGNATURE.startswith(data[:12]):
