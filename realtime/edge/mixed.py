@@ -12,7 +12,9 @@ from typing import Any, Final, Protocol
 
 from realtime.core.contracts import OnGap
 from realtime.core.kinds import SlowReader
+from realtime.edge.network import EVERYBODY
 from realtime.edge.outbox import ForeignLog
+from realtime.native.address import pack
 from realtime.native.cidr import CidrTable
 from realtime.native.hub import Hub
 from realtime.protocol.priority import Priority
@@ -130,6 +132,16 @@ class MixedHub(Hub):
             on_gap=on_gap,
             counts=self.counts,
         )
+
+    def review(
+        self, welcomes: Callable[[bytes], bool], *, cursor: int, count: int, code: int, reason: bytes
+    ) -> int:
+        """As the hub's; the foreign connections are all looked at with the first slice."""
+        for connection in tuple(self._foreign.values()) if cursor == EVERYBODY else ():
+            address = pack(connection.address)
+            if address is not None and not welcomes(address):
+                connection.close(code, reason)
+        return super().review(welcomes, cursor=cursor, count=count, code=code, reason=reason)
 
     def connections(self) -> list[Any]:
         """All connections that have completed their handshake."""

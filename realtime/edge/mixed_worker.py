@@ -10,10 +10,8 @@ from realtime.core.contracts import Clock
 from realtime.edge.foreign import ForeignConnection, Meter
 from realtime.edge.foundation import Foundation
 from realtime.edge.mixed import MixedHub
-from realtime.edge.network import ADDRESS_DENIED
 from realtime.edge.worker import Worker
 from realtime.errors import CloseCode
-from realtime.native.address import pack
 from realtime.protocol.closing import close_reason
 from realtime.settings import Settings
 
@@ -50,14 +48,6 @@ class MixedWorker(Worker):
             return False
         self.hub.counts["full"] += 1
         return True
-
-    def _tick(self) -> None:
-        reviewing = self._network.reviewing
-        super()._tick()
-        for connection in self.hub.foreign if reviewing else ():
-            address = pack(connection.address)
-            if address is not None and not self._network.welcomes(address):
-                connection.close(CloseCode.FORBIDDEN, ADDRESS_DENIED)
 
     def _on_frame(self, connection: ForeignConnection, payload: bytes) -> None:
         """Handle one frame; whatever goes wrong with it is this connection's alone."""

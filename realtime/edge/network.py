@@ -31,7 +31,7 @@ DENIED: Final = "denied"
 NOT_LISTED: Final = "not_listed"
 LIST_BYTES_MAX: Final = 64 * 1024 * 1024
 REVIEWED_A_TICK: Final = 2000  # connections that are looked at again, ten times a second
-EVERYBODY: Final = (1 << 32) - 1
+EVERYBODY: Final = (1 << 32) - 1  # the cursor that a review begins with
 
 ADDRESS_DENIED: Final = close_reason("address_denied")
 
@@ -89,6 +89,7 @@ class NetworkRules:
         self._on_review = on_review
         self._countries: Countries | None = None
         self._judge: Judge | None = None
+        self._trusted: CidrTable | None = None
         self._followed = False
         self._cursor = 0  # of the connections that have still to be looked at
 
@@ -115,11 +116,6 @@ class NetworkRules:
         """Whether there are rules about addresses."""
         return self._judge is not None
 
-    @property
-    def reviewing(self) -> bool:
-        """Whether connections have still to be looked at again."""
-        return self._cursor > 0
-
     def tick(self) -> None:
         """Look at some of the connections again that were there when the rules changed."""
         if self._cursor and self._judge is not None:
@@ -135,6 +131,10 @@ class NetworkRules:
         """Whether the rules let an address in. Who is refused so late is not counted as an arrival."""
         return self._judge is None or self._judge(address) is None
 
+    def trusts(self, address: bytes) -> bool:
+        """Whether an address is a trusted proxy's."""
+        return self._trusted is not None and self._trusted.find(address) != 0
+
     def checks(self) -> dict[str, str]:
         """What /ready says of it."""
         return {} if self._countries is None else {"countries": self._countries.state}
@@ -148,6 +148,7 @@ class NetworkRules:
     def _commit(self, compiled: Compiled) -> None:
         network = compiled.network
         self._judge, self._countries = compiled.judge, compiled.countries
+        self._trusted = compiled.trusted
         self._doorkeeper.rule(compiled.judge)
         self._door.trust(
             compiled.trusted,
