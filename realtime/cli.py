@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from realtime import __version__
+from realtime.cli_audit import add_audit_commands
 from realtime.cli_control import add_commands
 from realtime.errors import RealtimeError, SettingsError
 from realtime.loading import CONFIG_VARIABLE, Loaded, convert, load
@@ -29,6 +30,7 @@ examples:
   realtime migrate --status                   which tables the store has, and which are due
   realtime token make --sub alice --ttl 3600  a token signed with REALTIME_JWT_SECRET
   realtime publish chat:lobby '{"text":"hello"}'  to the workers that share REDIS_URL
+  realtime audit verify                       has anybody changed what is on record?
   realtime dev-cluster                        a Redis Cluster on this machine, for development
 """
 # Short names for what is typed often; every knob has its own option anyway.
@@ -79,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_token(commands)
     _add_dev_cluster(commands)
     add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
+    add_audit_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     # Only for --help: main() hands replay's own options on unparsed.
     commands.add_parser("replay", help="play a recorded chat into a server, and check every delivery")
     return parser

@@ -20,6 +20,7 @@ from realtime.backends.audit_rows import (
     PAGE,
     SELECT,
     SLICE,
+    TENANTS,
     entry_of,
     matching,
     values_of,
@@ -290,6 +291,12 @@ class PostgresAuditReader:
                 "SELECT tenant, seq, hash, seal FROM audit_chains ORDER BY tenant"
             )
         return [_head(row) for row in rows if row[1]]
+
+    async def tenants(self) -> list[TenantId]:
+        """See `AuditReader`."""
+        async with _reading():
+            rows = await self._connection.fetch(TENANTS)
+        return [TenantId(row[0]) for row in rows]
 
     async def entries(self, tenant: TenantId, wanted: Filter = EVERYTHING) -> AsyncIterator[Entry]:
         """See `AuditReader`."""

@@ -19,6 +19,7 @@ COLUMNS: Final = (
     *("actor", "source", "target", "detail", "proofs", "erased", "prev", "hash"),
 )
 SELECT: Final = f"SELECT {', '.join(COLUMNS)} FROM audit_entries WHERE "
+TENANTS: Final = "SELECT tenant FROM audit_chains UNION SELECT tenant FROM audit_entries ORDER BY tenant"
 SLICE: Final = 2000
 """Entries that are dropped or erased in one transaction."""
 PAGE: Final = 500

@@ -24,6 +24,7 @@ from realtime.backends.audit_rows import (
     PAGE,
     SELECT,
     SLICE,
+    TENANTS,
     entry_of,
     matching,
     values_of,
@@ -220,6 +221,10 @@ class SqliteAuditReader:
         """See `AuditReader`."""
         rows = self._ask("SELECT tenant, seq, hash, seal FROM audit_chains ORDER BY tenant", ())
         return [Head(tenant=TenantId(row[0]), seq=row[1], hash=row[2], seal=row[3]) for row in rows]
+
+    async def tenants(self) -> list[TenantId]:
+        """See `AuditReader`."""
+        return [TenantId(row[0]) for row in self._ask(TENANTS, ())]
 
     async def entries(self, tenant: TenantId, wanted: Filter = EVERYTHING) -> AsyncIterator[Entry]:
         """See `AuditReader`."""

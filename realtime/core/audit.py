@@ -71,6 +71,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     target: str = ""
     detail: Mapping[str, str | int] = NO_DETAIL
+    count: int = 1  # so many of the same
 
 
 class Auditor(Protocol):

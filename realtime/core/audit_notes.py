@@ -57,10 +57,10 @@ class _Window:
         self.at_us = 0
         self.until_us = 0
 
-    def add(self, now_us: int) -> None:
+    def add(self, now_us: int, count: int) -> None:
         if not self.count:
             self.at_us = now_us
-        self.count += 1
+        self.count += count
         self.until_us = now_us
 
 
@@ -82,16 +82,16 @@ class Coalescer:
         now = self._clock.monotonic()
         at_us = int(self._clock.time() * 1e6)
         if not self._window_s:
-            self._take(Note(event, 1, at_us, at_us))
+            self._take(Note(event, event.count, at_us, at_us))
             return
         kind = (event.tenant, event.action, event.outcome, event.actor, event.source, event.target)
         window = self._windows.get(kind)
         if window is not None and now < window.ends:
             self.coalesced += 1
-            window.add(at_us)
+            window.add(at_us, event.count)
         elif event.action not in STRANGERS or self._affords(event.tenant, now):
             self._begin(kind, event, now)
-            self._take(Note(event, 1, at_us, at_us))
+            self._take(Note(event, event.count, at_us, at_us))
         else:
             self._sum_up(event, now, at_us)
 
@@ -135,7 +135,7 @@ class Coalescer:
             )
             window = self._begin(kind, summary, now)
         self.coalesced += 1
-        window.add(at_us)
+        window.add(at_us, event.count)
 
     def _affords(self, tenant: TenantId, now: float) -> bool:
         """Take one note from the tenant's budget; False where it has none."""

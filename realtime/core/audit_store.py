@@ -74,6 +74,10 @@ class AuditReader(Protocol):
         """Return the ends of all chains, by tenant."""
         ...
 
+    async def tenants(self) -> list[TenantId]:
+        """Return all that have an entry or the end of a chain: who has only one of both was tampered with."""
+        ...
+
     def entries(self, tenant: TenantId, wanted: Filter = EVERYTHING) -> AsyncIterator[Entry]:
         """Return a chain's entries by seq. However many there are, a few are in memory."""
         ...
