@@ -25,7 +25,7 @@ Run = Callable[[Settings, argparse.Namespace], Coroutine[Any, Any, int]]
 LIMIT = 50
 
 
-def add_audit_commands(commands: Any, add_config: AddConfig, read: Read) -> None:
+def add_commands(commands: Any, add_config: AddConfig, read: Read) -> None:
     """Add them to the parser's `commands`."""
     audit = commands.add_parser(
         "audit",

@@ -39,7 +39,10 @@ DAY_US: Final = 86_400_000_000
 
 
 class AuditKeeper:
-    """An `Auditor` on a store, which it closes. `tick` about ten times a second."""
+    """An `Auditor` on a store, which it closes. `tick` about ten times a second.
+
+    Without `admissions` those who are let in are not on record, only those who are refused.
+    """
 
     def __init__(
         self,
@@ -48,10 +51,12 @@ class AuditKeeper:
         *,
         window_s: float,
         notes_per_second: float,
+        admissions: bool = True,
         retention_days: int = 0,
         queue_notes: int = QUEUE_NOTES,
     ) -> None:
         self._store = store
+        self._admissions = admissions
         self._clock = clock
         self._coalescer = Coalescer(clock, self._take, window_s=window_s, notes_per_second=notes_per_second)
         self._queue: deque[Note] = deque()
@@ -75,6 +80,8 @@ class AuditKeeper:
 
     def record(self, event: Event) -> None:
         """See `Auditor`."""
+        if not self._admissions and event.action is Action.CONNECT and event.outcome is Outcome.ALLOWED:
+            return
         self._events += 1
         try:
             self._coalescer.add(event)

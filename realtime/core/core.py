@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from realtime.core.audit import NO_AUDITOR, Auditor
+from realtime.core.audit_inbox import AuditInbox
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.catalog import Catalog
 from realtime.core.cluster import Cluster, Whereabouts
@@ -23,6 +24,7 @@ from realtime.core.contents import decode
 from realtime.core.contracts import Broker, Clock, Connection, Sockets
 from realtime.core.control import Control
 from realtime.core.entry import Entry, Greet
+from realtime.core.expiry import TokenEnds
 from realtime.core.feature import MessageType
 from realtime.core.limits import Limits, Meters
 from realtime.core.membership import Membership
@@ -36,6 +38,7 @@ from realtime.core.room_rules import RoomRules
 from realtime.core.router import Router, Spawn
 from realtime.core.session import Handle, Handlers, Session
 from realtime.core.tenant import Tenants
+from realtime.core.token_audit import TokenAudit
 from realtime.core.users import Users
 from realtime.ids import UserId
 from realtime.native.message import Envelope
@@ -55,6 +58,7 @@ class Core:
     the frames that `receive` gets with a state that is no session. `cluster` is the ring that this worker is
     in, `whereabouts` counts connections for all of it, `revocations` keeps for all what tokens are refused;
     without them it serves alone. `rules` say what the policy says of rooms, `audit` is told what is decided.
+    So long before a token ends its bearer is told (`token_warning_s`, 0: never).
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Core:
         revocations: RevocationList | None = None,
         rules: RoomRules | None = None,
         audit: Auditor = NO_AUDITOR,
+        token_warning_s: float = 0.0,
     ) -> None:
         limits = limits or Limits()
         self.catalog = catalog
@@ -88,6 +93,9 @@ class Core:
         users = Users(fanout, limits)
         revoked = Revoked(clock)
         self._whereabouts = whereabouts
+        self._spawn = spawn
+        self.token_audit = TokenAudit(audit)
+        self._ends = TokenEnds(clock, self.token_audit, token_warning_s)
         self._entry = Entry(
             self._router,
             self._membership,
@@ -99,6 +107,8 @@ class Core:
             greet,
             revoked,
             whereabouts,
+            self._ends,
+            self.token_audit,
         )
         self._owners = Owners(
             self, catalog, cluster, clock, publisher.permit, publisher.publish_to, self._membership.visit
@@ -115,8 +125,11 @@ class Core:
         self.receive = relay.receive  # (state, payload), for each message of a connection
         self.publish = publish  # (session, envelope), for features that publish after they have checked
         self.notifications = NotificationManager(users, fanout, limits, cluster, whereabouts)
-        self.control = Control(users, fanout, self._membership, revoked, clock, cluster, revocations)
+        self.control = Control(
+            users, fanout, self._membership, revoked, clock, cluster, revocations, self.token_audit
+        )
         self._outside = Outside(catalog, self._membership, publisher.publish_to, cluster, limits)
+        self._audit_inbox = AuditInbox(cluster, audit)
         if whereabouts is not None:
             whereabouts.open(users.evict)
         self.fail = self._router.fail  # (session, message, error), for what the edge does not let through
@@ -141,13 +154,29 @@ class Core:
         self._entry.release(identity, number)
 
     def connect(
-        self, connection: Connection, identity: Identity | None, user: UserId | None = None
+        self,
+        connection: Connection,
+        identity: Identity | None,
+        user: UserId | None = None,
+        *,
+        warned: bool = False,
     ) -> Session:
         """Make the session of a connection: of an admitted identity, or nobody's until it sends a token.
 
-        Where `user` is given, only a token of that user will do.
+        Where `user` is given, only a token of that user will do. `warned`: it knows that its token ends.
         """
-        return self._entry.connect(connection, identity, user)
+        return self._entry.connect(connection, identity, user, warned=warned)
+
+    def connect_later(
+        self, connection: Connection, pending: Awaitable[Identity], user: UserId | None, carrier: str
+    ) -> Session:
+        """Make the session of a connection whose handshake had a token (in `carrier`) that is being judged.
+
+        It is greeted when that is done, or closed; what it sends meanwhile waits.
+        """
+        session, greeting = self._entry.connect_later(connection, pending, user, carrier)
+        self._spawn(greeting)
+        return session
 
     def disconnect(self, session: Session, *, for_good: bool = False) -> None:
         """End the session of a connection that is gone. Once per session.
@@ -162,7 +191,7 @@ class Core:
         self._owners.tick()
         self._membership.rosters.tick()
         self._membership.tell_unread()
-        self._entry.expire()
+        self._ends.tick()
         self.control.tick()
         if self._whereabouts is not None:
             self._whereabouts.tick()

@@ -26,6 +26,7 @@ async def open_audit(settings: Settings, clock: Clock) -> AuditKeeper | None:
         clock,
         window_s=settings.audit_window_s,
         notes_per_second=settings.audit_entries_per_second,
+        admissions=settings.audit_connections,
         retention_days=settings.audit_retention_days,
     )
 

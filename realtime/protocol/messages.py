@@ -39,6 +39,10 @@ class Since(Content, frozen=True):
 
 
 class Join(Content, frozen=True):
+    token: (
+        Annotated[str, Meta(max_length=8192, description="The room token that a private room asks for.")]
+        | None
+    ) = None
     since: Annotated[Since | None, Meta(description="Asks for all that was published after it.")] = None
 
 
@@ -152,6 +156,22 @@ class Unread(Content, frozen=True):
     count: Annotated[int, Meta(ge=1, description="Publications since it turned passive.")]
     offset: Annotated[Offset, Meta(description="The last of them.")]
     epoch: Epoch
+
+
+class TokenExpiring(Content, frozen=True):
+    """The connection is closed (4003) when the token ends, unless a `refresh` gives a newer one before."""
+
+    expires_at: Annotated[int, Meta(description="Unix seconds.")]
+    expires_in_s: Count
+
+
+class Removed(Content, frozen=True):
+    """The client is no member of the room any more, and gets nothing of it."""
+
+    reason: Annotated[
+        str,
+        Meta(description="`grant_expired`, `grant_revoked`, or `room_private`: it was not when it joined."),
+    ]
 
 
 class MessageType(msgspec.Struct, frozen=True, kw_only=True):
@@ -286,6 +306,19 @@ _TYPES: Final = _index(
         content=Unread,
         room="named",
         description="How much was published since the client turned passive in a room.",
+    ),
+    MessageType(
+        name="token_expiring",
+        sender="server",
+        content=TokenExpiring,
+        description="The token ends soon: time for a `refresh`.",
+    ),
+    MessageType(
+        name="removed",
+        sender="server",
+        content=Removed,
+        room="named",
+        description="The server has taken the client out of a room.",
     ),
 )
 
