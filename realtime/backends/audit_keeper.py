@@ -35,6 +35,7 @@ CLOSE_TIMEOUT_S: Final = 5.0
 RETAIN_EVERY_S: Final = 3600.0
 RETAIN_FIRST_S: Final = 30.0
 RETAIN_REST_S: Final = 0.1  # between two slices: what is new has to be written too
+NOTHING: Final = audit_chain.own_entry(Action.LOST, Outcome.FAILED, NO_TENANT)
 DAY_US: Final = 86_400_000_000
 
 
@@ -102,6 +103,11 @@ class AuditKeeper:
         self._coalescer.flush()
         await self._idle.wait()
 
+    async def retained(self) -> None:
+        """Wait until what is being dropped for its age is dropped."""
+        if self._retaining is not None:
+            await self._retaining
+
     @property
     def ok(self) -> bool:
         """Whether the last group was kept."""
@@ -150,10 +156,7 @@ class AuditKeeper:
         self._lost_events += note.events
         if not self._losing:
             self._losing = True
-            log.error(
-                "audit events are LOST: %d wait already; how many is written down as soon as there is room",
-                self._queue_notes,
-            )
+            log.error("audit events are LOST; how many is written down as soon as there is room")
         tenant = note.event.tenant
         if tenant not in self._lost and len(self._lost) >= LOST_TENANTS_MAX:
             tenant = NO_TENANT
@@ -165,27 +168,38 @@ class AuditKeeper:
             self._lost[tenant] = known._replace(events=known.events + note.events, until_us=note.until_us)
 
     async def _run(self) -> None:
-        back_off_s = BACK_OFF_MIN_S
-        group: list[Note] = []
         while True:
-            group = group or self._next_group()
-            if not group:
+            group = self._next_group()
+            if group:
+                await self._keep(group)
+            else:
                 self._idle.set()
                 self._news.clear()
                 await self._news.wait()
-                continue
+
+    async def _keep(self, group: list[Note]) -> None:
+        """Have a group kept, however long that takes. What cannot be kept at all is counted as lost."""
+        back_off_s = BACK_OFF_MIN_S
+        while True:
             try:
                 await self._store.append(group)
             except Unavailable as error:
                 self._trouble.begin(error)
                 await asyncio.sleep(back_off_s * random.uniform(0.5, 1.0))
                 back_off_s = min(2 * back_off_s, BACK_OFF_MAX_S)
+            except Exception:  # an event that is none, by a mistake of ours: the others must not go with it
+                if len(group) == 1:
+                    log.exception("an event cannot be kept")
+                    self._lose(group[0]._replace(event=NOTHING))
+                    return
+                for note in group:
+                    await self._keep([note])
+                return
             else:
                 self._trouble.end()
                 self._entries += len(group)
                 self._groups += 1
-                back_off_s = BACK_OFF_MIN_S
-                group = []
+                return
 
     def _next_group(self) -> list[Note]:
         """Take the next notes; with them, as there is room from now on, what was lost."""

@@ -81,10 +81,10 @@ class Coalescer:
         """Take one event of now."""
         now = self._clock.monotonic()
         at_us = int(self._clock.time() * 1e6)
+        kind = (event.tenant, event.action, event.outcome, event.actor, event.source, event.target)
         if not self._window_s:
             self._take(Note(event, event.count, at_us, at_us))
             return
-        kind = (event.tenant, event.action, event.outcome, event.actor, event.source, event.target)
         window = self._windows.get(kind)
         if window is not None and now < window.ends:
             self.coalesced += 1
