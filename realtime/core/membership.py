@@ -17,7 +17,7 @@ from realtime.core.session import Handlers, Session
 from realtime.core.tenant import Tenant, Tenants
 from realtime.errors import BadMessage, Forbidden, NotJoined, RoomLimit
 from realtime.ids import RoomId, RoomName, id_in_kind
-from realtime.native.encode import encode_ack, encode_reply
+from realtime.native.encode import encode_ack, encode_reply, json_string
 from realtime.native.message import Envelope
 from realtime.protocol.messages import Join
 from realtime.protocol.session import State
@@ -106,6 +106,15 @@ class Membership:
         rooms, session.rooms = session.rooms, ()
         for room in rooms:
             self._let_out(session, room, lingers=lingers)
+
+    def put_out(self, session: Session, room: Room, reason: str) -> None:
+        """Let a session out of a room that it may be in no longer, and tell it why.
+
+        `reason` is a stable word of ours, such as `forbidden`. What the room delivered before comes first.
+        """
+        session.drop_room(room)
+        self._let_out(session, room, lingers=False)
+        session.send(encode_reply("left", None, room.json, b'{"reason":%b}' % json_string(reason)))
 
     @property
     def passive_members(self) -> int:

@@ -154,6 +154,12 @@ class Unread(Content, frozen=True):
     epoch: Epoch
 
 
+class Left(Content, frozen=True):
+    """The client is in the room no longer. It did not ask to leave: who may be there has changed."""
+
+    reason: Annotated[str, Meta(description="`forbidden`: its roles, or the rules for them, have changed.")]
+
+
 class MessageType(msgspec.Struct, frozen=True, kw_only=True):
     """One `type`: who sends it, with which content (None: any or none), and what answers it.
 
@@ -279,6 +285,13 @@ _TYPES: Final = _index(
         sender="server",
         content=Notification,
         description="Something for the user, on all of their connections.",
+    ),
+    MessageType(
+        name="left",
+        sender="server",
+        content=Left,
+        room="named",
+        description="Puts the client out of a room; nothing more comes from there.",
     ),
     MessageType(
         name="unread",

@@ -35,6 +35,7 @@ def test_all_messages_of_the_protocol_are_declared():
     assert set(FROM_SERVER) == {
         "connected",
         "joined",
+        "left",
         "ack",
         "presence",
         "history",
