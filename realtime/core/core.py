@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from realtime.core.access import Access
 from realtime.core.audit import NO_AUDITOR, Auditor
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.catalog import Catalog
@@ -31,6 +32,7 @@ from realtime.core.outside import Outside
 from realtime.core.owners import Owners
 from realtime.core.publishing import Publisher
 from realtime.core.queries import Queries
+from realtime.core.reviews import Reviews
 from realtime.core.revocations import RevocationList, Revoked
 from realtime.core.room_rules import RoomRules
 from realtime.core.router import Router, Spawn
@@ -83,7 +85,10 @@ class Core:
         self._broker = broker
         self._router = Router(Meters(limits, clock), limits, spawn)
         tenants = self._tenants = Tenants()
-        self._membership = Membership(catalog, tenants, broker, fanout, clock, limits, self._router)
+        self.access = access = Access(catalog, audit)  # for features that ask for permissions of their own
+        self._membership = Membership(catalog, tenants, broker, fanout, clock, limits, self._router, access)
+        self._reviews = Reviews(access, self._membership, fanout, spawn)
+        self.prepare_access = self._reviews.prepare  # (section of the policy) -> what lets it hold
         publisher = Publisher(catalog, broker, fanout, limits, self._membership)
         users = Users(fanout, limits)
         revoked = Revoked(clock)

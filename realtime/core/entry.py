@@ -208,6 +208,8 @@ class Entry:
         self._check_revoked(identity)
         self._forget_expiry(session, former)
         self._establish(session, identity)
+        if identity.roles != former.roles:
+            self._membership.review(session)
         if message.id is not None:
             ends = b"null" if identity.expires_at is None else b"%d" % identity.expires_at
             session.send(encode_reply("ack", message.id, None, b'{"expires_at":%b}' % ends))

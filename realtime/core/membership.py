@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
+from typing import Final
 
+from realtime.core import audit
+from realtime.core.access import JOIN, Access, Rights
+from realtime.core.auth import Identity
 from realtime.core.catalog import Catalog
 from realtime.core.contents import decode_join
 from realtime.core.contracts import Broker, Clock, Fanout, Page, Position, Recovery
@@ -15,12 +19,15 @@ from realtime.core.rosters import Rosters
 from realtime.core.router import Router
 from realtime.core.session import Handlers, Session
 from realtime.core.tenant import Tenant, Tenants
-from realtime.errors import BadMessage, Forbidden, NotJoined, RoomLimit
+from realtime.errors import BadMessage, NotJoined, RoomLimit
 from realtime.ids import RoomId, RoomName, id_in_kind
 from realtime.native.encode import encode_ack, encode_reply, json_string
 from realtime.native.message import Envelope
 from realtime.protocol.messages import Join
 from realtime.protocol.session import State
+
+FORBIDDEN: Final = "forbidden"  # in `left`
+MAY_NOT_JOIN: Final = "you may not join this room"
 
 Then = Callable[[Session, Envelope, Room, Recovery], None]
 """What is done when the broker has said where the room is."""
@@ -38,6 +45,7 @@ class Membership:
         clock: Clock,
         limits: Limits,
         router: Router,
+        access: Access,
     ) -> None:
         self._catalog = catalog
         self._tenants = tenants
@@ -45,6 +53,7 @@ class Membership:
         self._fanout = fanout
         self._limits = limits
         self._router = router
+        self.access = access
         self._passives = Passives(clock)
         self.rosters = Rosters(clock, limits, self._on_idle)
         self.rooms = 0  # live ones
@@ -106,6 +115,25 @@ class Membership:
         rooms, session.rooms = session.rooms, ()
         for room in rooms:
             self._let_out(session, room, lingers=lingers)
+
+    def rights(self, session: Session, room: Room) -> Rights:
+        """Return what the rules let a session do in a room."""
+        identity = session.identity
+        assert identity is not None  # nobody's sessions are in no rooms
+        return self.access.rights(identity, room.kind, room.key.room)
+
+    def review(self, session: Session) -> None:
+        """Let hold in all its rooms what it may do there now: its roles or the rules have changed."""
+        identity = session.identity
+        for room in tuple(session.rooms):
+            assert identity is not None  # nobody's sessions are in no rooms
+            if self.may_join(identity, room.kind, room.key.room):
+                rights = self.rights(session, room)
+                room.blindfold(session, blind=not rights.presence)
+                session.limit(room, limited=_is_limited(room, rights))
+            else:
+                self.access.note(session, audit.Action.JOIN, room.key.room, "stay")
+                self.put_out(session, room, FORBIDDEN)
 
     def put_out(self, session: Session, room: Room, reason: str) -> None:
         """Let a session out of a room that it may be in no longer, and tell it why.
@@ -198,13 +226,23 @@ class Membership:
         kind = self._catalog.kind_of(name) if room is None else room.kind
         identity = session.identity
         assert identity is not None  # nobody's sessions have no join
-        if kind.may_join is not None and not kind.may_join(identity, id_in_kind(RoomName(name))):
-            raise Forbidden("you may not join this room")
+        self._check_join(session, identity, kind, name)
         if len(session.rooms) >= self._limits.rooms_per_connection:
             allowed = self._limits.rooms_per_connection
             message = f"a connection may be in {allowed} rooms; leave one first"
             raise RoomLimit(message, limit="max_rooms_per_connection", allowed=allowed)
         return self._make(tenant, name, kind) if room is None else room
+
+    def _check_join(self, session: Session, identity: Identity, kind: RoomKind, name: str) -> None:
+        """Raise Forbidden unless the session may join; the same whether or not there is such a room."""
+        if not self.may_join(identity, kind, name):
+            self.access.refuse(session, audit.Action.JOIN, name, JOIN, MAY_NOT_JOIN)
+
+    def may_join(self, identity: Identity, kind: RoomKind, name: str) -> bool:
+        """Whether both the room's kind and the rules let `identity` in."""
+        if kind.may_join is not None and not kind.may_join(identity, id_in_kind(RoomName(name))):
+            return False
+        return self.access.rights(identity, kind, name).join
 
     def _make(self, tenant: Tenant, name: str, kind: RoomKind) -> Room:
         """Return a new live room."""
@@ -223,17 +261,29 @@ class Membership:
     def _let_in(self, session: Session, message: Envelope, room: Room, recovery: Recovery) -> None:
         """Answer `joined`, then let the session in: in this order, or a push could overtake the answer.
 
-        Nothing is delivered in between, so its first push is the one after `offset`.
+        Nothing is delivered in between, so its first push is the one after `offset`. Who may not read the
+        history gets none of it by recovery either.
+
+        Raises:
+            Forbidden: it may not any more, since it asked.
         """
         is_new = room not in session.rooms
+        rights = self.rights(session, room)
+        if not rights.join:
+            self.access.refuse(session, audit.Action.JOIN, room.key.room, JOIN, MAY_NOT_JOIN)
+        if not rights.history and recovery.messages:
+            recovery = recovery._replace(recovered=False, messages=())
         if is_new:
             self.rosters.came(room, session.user_json)
         if message.id is not None:
-            content = _joined(room, _fitted(recovery, self._limits.answer_bytes))
+            fitted = _fitted(recovery, self._limits.answer_bytes)
+            content = _joined(room, fitted, told=rights.presence)
             session.send(encode_reply("joined", message.id, room.json, content))
         if is_new:
-            room.enter(session)
+            room.enter(session, blind=not rights.presence)
             session.add_room(room)
+            if _is_limited(room, rights):
+                session.limit(room, limited=True)
         elif session in room.passive:
             self._passives.forget(session, room)
             room.wake(session)
@@ -325,11 +375,16 @@ def _fitted(recovery: Recovery, answer_bytes: int) -> Recovery:
     return recovery._replace(recovered=False, messages=())
 
 
-def _joined(room: Room, recovery: Recovery) -> bytes:
-    """Encode the content of `joined`."""
+def _is_limited(room: Room, rights: Rights) -> bool:
+    """Whether these rights are less than what the room takes of any member without another look."""
+    return rights.types is not room.types and not room.types <= rights.types
+
+
+def _joined(room: Room, recovery: Recovery, *, told: bool) -> bytes:
+    """Encode the content of `joined`; `told`: with who is there."""
     return b'{"members":%b,"count":%d,"offset":%d,"epoch":"%b","recovered":%b,"messages":[%b]}' % (
-        room.roster.listed(),
-        len(room.roster),
+        room.roster.listed() if told else b"[]",
+        len(room.roster) if told else 0,
         recovery.offset,
         recovery.epoch,
         b"true" if recovery.recovered else b"false",

@@ -96,6 +96,7 @@ class Worker:
 
     def _follow_policy(self) -> None:
         self._policies.follow(lambda policy: partial(self._rules.replace, policy.rooms))
+        self._policies.follow(lambda policy: self.core.prepare_access(policy.access))
 
     def start(self, listening: socket.socket | None, admin: socket.socket | None = None) -> None:
         """Serve on a listening socket, which is the worker's from here on; without one it accepts nobody.
