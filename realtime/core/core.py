@@ -83,8 +83,7 @@ class Core:
     ) -> None:
         limits = limits or Limits()
         self.catalog = catalog
-        self.rules = rules or RoomRules()
-        self.audit = audit
+        self.rules, self.audit = rules or RoomRules(), audit
         self.cluster = cluster = LocalCluster(clock, spawn) if cluster is None else cluster
         self._broker = broker
         self._router = Router(Meters(limits, clock), limits, spawn)
