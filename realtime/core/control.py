@@ -221,6 +221,7 @@ class Control(Orders):
         for revocation in revocations:
             if not self._revoked.add(revocation):
                 continue
+            self._membership.doors.look_again()
             if revocation.user is None:
                 self._look = True
                 if revocation.token_id is None:

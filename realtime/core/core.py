@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from realtime.core.access import Access
 from realtime.core.audit import NO_AUDITOR, Auditor
 from realtime.core.audit_inbox import AuditInbox
 from realtime.core.auth import Authenticator, Identity
@@ -23,8 +24,8 @@ from realtime.core.cluster_local import LocalCluster
 from realtime.core.contents import decode
 from realtime.core.contracts import Broker, Clock, Connection, Sockets
 from realtime.core.control import Control
+from realtime.core.doors import Doors
 from realtime.core.entry import Entry, Greet
-from realtime.core.expiry import TokenEnds
 from realtime.core.feature import MessageType
 from realtime.core.limits import Limits, Meters
 from realtime.core.membership import Membership
@@ -33,6 +34,7 @@ from realtime.core.outside import Outside
 from realtime.core.owners import Owners
 from realtime.core.publishing import Publisher
 from realtime.core.queries import Queries
+from realtime.core.reviews import Reviews
 from realtime.core.revocations import RevocationList, Revoked
 from realtime.core.room_rules import RoomRules
 from realtime.core.router import Router, Spawn
@@ -82,22 +84,23 @@ class Core:
     ) -> None:
         limits = limits or Limits()
         self.catalog = catalog
-        self.rules = rules or RoomRules()
-        self.audit = audit
+        self.rules, self.audit = rules or RoomRules(), audit
         self.cluster = cluster = LocalCluster(clock, spawn) if cluster is None else cluster
         self._broker = broker
         self._router = Router(Meters(limits, clock), limits, spawn)
         tenants = self._tenants = Tenants()
-        self._membership = Membership(catalog, tenants, broker, fanout, clock, limits, self._router)
+        self.access = access = Access(catalog, audit)  # for features that ask for permissions of their own
+        self.token_audit, revoked = TokenAudit(audit), Revoked(clock)
+        doors = Doors(self.rules, authenticator, revoked, clock, audit, limits.rooms_per_connection)
+        router = self._router
+        self._membership = Membership(catalog, tenants, broker, fanout, clock, limits, router, access, doors)
+        self._reviews = Reviews(access, self._membership, fanout, spawn)
+        self.prepare_access = self._reviews.prepare  # (section of the policy) -> what lets it hold
         publisher = Publisher(catalog, broker, fanout, limits, self._membership)
         users = Users(fanout, limits)
-        revoked = Revoked(clock)
-        self._whereabouts = whereabouts
-        self._spawn = spawn
-        self.token_audit = TokenAudit(audit)
-        self._ends = TokenEnds(clock, self.token_audit, token_warning_s)
+        self._whereabouts, self._spawn = whereabouts, spawn
         self._entry = Entry(
-            self._router,
+            router,
             self._membership,
             tenants,
             users,
@@ -107,8 +110,8 @@ class Core:
             greet,
             revoked,
             whereabouts,
-            self._ends,
             self.token_audit,
+            token_warning_s,
         )
         self._owners = Owners(
             self, catalog, cluster, clock, publisher.permit, publisher.publish_to, self._membership.visit
@@ -119,20 +122,17 @@ class Core:
         self._signal = publisher.signal
         ping = queries.ping
         self._entry.open(self._handlers(queries, ping))
-        relay = Relay(
-            self._router, fanout, publish, ping, on_stranger, limits.messages_per_frame, limits.content_bytes
-        )
-        self.receive = relay.receive  # (state, payload), for each message of a connection
+        bounds = limits.messages_per_frame, limits.content_bytes
+        # (state, payload), for each message of a connection
+        self.receive = Relay(router, fanout, publish, ping, on_stranger, *bounds).receive
         self.publish = publish  # (session, envelope), for features that publish after they have checked
-        self.notifications = NotificationManager(users, fanout, limits, cluster, whereabouts)
-        self.control = Control(
-            users, fanout, self._membership, revoked, clock, cluster, revocations, self.token_audit
-        )
+        self.fail = self._router.fail  # (session, message, error), for what the edge does not let through
         self._outside = Outside(catalog, self._membership, publisher.publish_to, cluster, limits)
         self._audit_inbox = AuditInbox(cluster, audit)
+        self.notifications = NotificationManager(users, fanout, limits, cluster, whereabouts)
+        self.control = self._make_control(users, fanout, revoked, revocations, clock)
         if whereabouts is not None:
             whereabouts.open(users.evict)
-        self.fail = self._router.fail  # (session, message, error), for what the edge does not let through
         cluster.watch(self._owners.on_change)
 
     def admit(self, identity: Identity, number: int = 0) -> int:
@@ -191,7 +191,8 @@ class Core:
         self._owners.tick()
         self._membership.rosters.tick()
         self._membership.tell_unread()
-        self._ends.tick()
+        self._entry.expire()
+        self._membership.tell_doors()
         self.control.tick()
         if self._whereabouts is not None:
             self._whereabouts.tick()
@@ -208,6 +209,7 @@ class Core:
             "tenants": len(self._tenants),
             "rooms": self._membership.rooms,
             "passive_members": self._membership.passive_members,
+            "room_token_sessions": len(self._membership.doors),
             "lingering_users": self._membership.rosters.lingering,
             "errors": self._router.errors,
             "failures": self._router.failures,
@@ -223,6 +225,17 @@ class Core:
     def refusals(self) -> Mapping[str, int]:
         """How many messages were refused over which limit, and connections closed, since the start."""
         return self._router.refusals
+
+    def _make_control(
+        self,
+        users: Users,
+        registry: Sockets,
+        revoked: Revoked,
+        revocations: RevocationList | None,
+        clock: Clock,
+    ) -> Control:
+        audit = self.token_audit
+        return Control(users, registry, self._membership, revoked, clock, self.cluster, revocations, audit)
 
     def _handlers(self, queries: Queries, ping: Handle) -> Handlers:
         """Return what authenticated sessions may send, and who handles it."""

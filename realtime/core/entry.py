@@ -56,8 +56,8 @@ class Entry:
         greet: Greet,
         revoked: Revoked,
         whereabouts: Whereabouts | None,
-        ends: TokenEnds,
         audit: TokenAudit,
+        token_warning_s: float,
     ) -> None:
         self._router = router
         self._membership = membership
@@ -69,7 +69,8 @@ class Entry:
         self._greet = greet
         self._revoked = revoked
         self._whereabouts = whereabouts
-        self._ends = ends
+        self._ends = TokenEnds(clock, audit, token_warning_s)
+        self.expire = self._ends.tick
         self._audit = audit
         self._handlers = NO_HANDLERS
         self._entrance = self._entrance_of(None)
@@ -237,6 +238,8 @@ class Entry:
         self._check_revoked(identity)
         self._ends.forget(session, former)
         self._establish(session, identity)
+        if identity.roles != former.roles:
+            self._membership.review(session)
         self._audit.refreshed(session.connection)
         if message.id is not None:
             ends = b"null" if identity.expires_at is None else b"%d" % identity.expires_at

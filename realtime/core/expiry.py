@@ -28,6 +28,10 @@ class TokenEnds:
         self._ending: Deadlines[Session] = Deadlines()
         self._warning: Deadlines[Session] = Deadlines()
 
+    def __len__(self) -> int:
+        """How many different seconds there are in which something is due."""
+        return len(self._ending) + len(self._warning)
+
     def add(self, session: Session, identity: Identity, *, warned: bool = False) -> None:
         """Watch over the token that gave `identity`; `warned` where its bearer has been told of its end."""
         if identity.expires_at is None:

@@ -165,12 +165,15 @@ class TokenExpiring(Content, frozen=True):
     expires_in_s: Count
 
 
-class Removed(Content, frozen=True):
-    """The client is no member of the room any more, and gets nothing of it."""
+class Left(Content, frozen=True):
+    """The client is in the room no longer. It did not ask to leave: who may be there has changed."""
 
     reason: Annotated[
         str,
-        Meta(description="`grant_expired`, `grant_revoked`, or `room_private`: it was not when it joined."),
+        Meta(
+            description="`forbidden`: its roles, or the rules for them, have changed. `room_token_expired`, "
+            "`room_token_revoked`: what let it into the private room holds no more."
+        ),
     ]
 
 
@@ -301,6 +304,13 @@ _TYPES: Final = _index(
         description="Something for the user, on all of their connections.",
     ),
     MessageType(
+        name="left",
+        sender="server",
+        content=Left,
+        room="named",
+        description="Puts the client out of a room; nothing more comes from there.",
+    ),
+    MessageType(
         name="unread",
         sender="server",
         content=Unread,
@@ -312,13 +322,6 @@ _TYPES: Final = _index(
         sender="server",
         content=TokenExpiring,
         description="The token ends soon: time for a `refresh`.",
-    ),
-    MessageType(
-        name="removed",
-        sender="server",
-        content=Removed,
-        room="named",
-        description="The server has taken the client out of a room.",
     ),
 )
 

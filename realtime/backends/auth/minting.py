@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -15,6 +16,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from realtime.core.auth import ROOM_ACTIONS
 from realtime.errors import BadMessage
 from realtime.ids import DEFAULT_TENANT, parse_room, parse_tenant, parse_user
+
+# Whoever signs with a short secret is warned where it is configured; not with every token.
+warnings.filterwarnings("ignore", message=".*HMAC key.*", module=r"jwt\.")
 
 _OF_CURVE: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 
