@@ -68,8 +68,9 @@ async def _show(settings: Settings, parsed: argparse.Namespace) -> int:
     from realtime.core.audit_export import json_line
     from realtime.edge import audit_reading
 
+    tenant, wanted = _tenant(parsed), _wanted(parsed)
     async with _reading(settings) as reader:
-        found = await audit_reading.newest(reader, _tenant(parsed), _wanted(parsed), parsed.limit)
+        found = await audit_reading.newest(reader, tenant, wanted, parsed.limit)
     for line in map(json_line, found) if parsed.format == "json" else audit_reading.table(found):
         print(line)
     return 0
@@ -97,10 +98,9 @@ def _add_export(verbs: Any) -> tuple[argparse.ArgumentParser, Run]:
 async def _export(settings: Settings, parsed: argparse.Namespace) -> int:
     from realtime.edge import audit_reading
 
+    tenant, wanted = _tenant(parsed), _wanted(parsed)
     async with _reading(settings) as reader:
-        lines = audit_reading.exported(
-            reader, _tenant(parsed), _wanted(parsed), parsed.format, proofs=parsed.proofs
-        )
+        lines = audit_reading.exported(reader, tenant, wanted, parsed.format, proofs=parsed.proofs)
         async for line in lines:
             # Not print: the ends of CSV's lines are what RFC 4180 says, on every system.
             sys.stdout.buffer.write(line.encode())
@@ -138,10 +138,10 @@ async def _verify(settings: Settings, parsed: argparse.Namespace) -> int:
 
     noted = [*parsed.expect_head, *_lines(parsed.expect_heads)]
     expected = audit_reading.expectations(noted)
-    key = settings.audit_key.encode()
+    tenant, key = _tenant(parsed), settings.audit_key.encode()
     whole = True
     async with _reading(settings) as reader:
-        async for verdict in audit_reading.verified(reader, _tenant(parsed), key=key, expected=expected):
+        async for verdict in audit_reading.verified(reader, tenant, key=key, expected=expected):
             whole = whole and verdict.whole
             for line in audit_reading.said(verdict):
                 print(line)

@@ -128,7 +128,6 @@ class Core:
         self.publish = publish  # (session, envelope), for features that publish after they have checked
         self.fail = self._router.fail  # (session, message, error), for what the edge does not let through
         self._outside = Outside(catalog, self._membership, publisher.publish_to, cluster, limits)
-        self._audit_inbox = AuditInbox(cluster, audit)
         self.notifications = NotificationManager(users, fanout, limits, cluster, whereabouts)
         self.control = self._make_control(users, fanout, revoked, revocations, clock)
         if whereabouts is not None:
@@ -235,6 +234,7 @@ class Core:
         clock: Clock,
     ) -> Control:
         audit = self.token_audit
+        self._audit_inbox = AuditInbox(self.cluster, self.audit)
         return Control(users, registry, self._membership, revoked, clock, self.cluster, revocations, audit)
 
     def _handlers(self, queries: Queries, ping: Handle) -> Handlers:
