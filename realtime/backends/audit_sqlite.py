@@ -30,7 +30,14 @@ from realtime.backends.audit_rows import (
     values_of,
     with_entries,
 )
-from realtime.backends.sqlite_database import Synchronous, connect, migrate, startup_errors, transaction
+from realtime.backends.sqlite_database import (
+    Synchronous,
+    connect,
+    connect_reading,
+    migrate,
+    startup_errors,
+    transaction,
+)
 from realtime.core import audit_chain
 from realtime.core.audit import Event
 from realtime.core.audit_chain import Entry, Head
@@ -103,7 +110,9 @@ class SqliteAudit:
 
     async def erase(self, tenant: TenantId, user: str, told: Event) -> int:
         """See `AuditStore`."""
-        return await self._do(self._erase, tenant, user, told)
+        erased = await self._do(self._erase, tenant, user, told)
+        await self._do(self._checkpoint)
+        return erased
 
     async def close(self) -> None:
         """See `AuditStore`."""
@@ -165,6 +174,13 @@ class SqliteAudit:
                 self._extend(heads, [self._note(with_entries(told, erased))])
             return erased
 
+    def _checkpoint(self) -> None:
+        """Copy the write-ahead log into the file: what was erased is not left there either.
+
+        A reader in another process may keep it from that; the next one does it then.
+        """
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def _about(self, tenant: TenantId, user: str) -> list[tuple[Entry, set[str]]]:
         """The first entries that still say something of a user, at most a slice, and which fields do."""
         found: list[tuple[Entry, set[str]]] = []
@@ -213,7 +229,7 @@ class SqliteAuditReader:
             raise StartupError(f"there is no audit log {path}: a server makes it; name another by {OPTION}")
         self._path = path
         with startup_errors(path, OPTION):
-            self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
+            self._db = connect_reading(path)
             self._db.execute("BEGIN")  # what it reads first is what it reads until its end
             self._db.execute("SELECT count(*) FROM audit_chains").fetchone()
 
@@ -257,6 +273,7 @@ def _open(path: Path, synchronous: Synchronous, now_s: int) -> sqlite3.Connectio
             if mode != "wal":
                 raise StartupError(f"{path} cannot have a write-ahead log ({mode}): {_ELSEWHERE}")
             db.execute(f"PRAGMA synchronous = {synchronous.upper()}")
+            db.execute("PRAGMA secure_delete = ON")  # what is erased is not left in free space
             migrate(db, FEATURE, FOLDER, now_s)
         except BaseException:
             db.close()
