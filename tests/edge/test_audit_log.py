@@ -17,6 +17,7 @@ from websockets.asyncio.client import connect
 from tests.conftest import ROOT, Server
 from tests.edge.peer import KEY, ask, bearer, closed, get, metric, receive, refused, token
 from tests.edge.workers import deployment, until_ready
+from tests.oracles.audit import first_bad
 
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(1)", "|calc", "%0A", "＝1", '"=1', "'=1"]  # noqa: RUF001
 
@@ -151,6 +152,23 @@ async def test_a_tail_that_was_cut_off_is_found_against_a_noted_head(serve, plac
     db.executescript("DELETE FROM audit_entries; DELETE FROM audit_chains")
     db.close()
     assert "cut off" in (await place.lines("verify", "--expect-heads", str(heads), code=1))[1]
+
+
+async def test_others_verify_an_export_by_what_the_docs_say(serve, place: Place):
+    server = serve(jwt_secret=KEY, **place.settings)
+    for name in ("alice", 'b\\ö"b', "carol"):
+        async with connect(server.ws_url, additional_headers=bearer(token(name))) as ws:
+            await receive(ws)
+    await refused(server.ws_url, additional_headers=bearer("none"))
+    server.stop()
+    nothing = {"REALTIME_SQLITE_PATH": ""}
+    assert (await place.run("user", "erase", "alice", **nothing)).returncode == 0
+    lines = await place.lines("export", "--proofs")
+    assert len(lines) == 5
+    assert first_bad(lines) is None
+    changed = [line.replace('"carol"', '"eve"') for line in lines]
+    assert first_bad(changed) == "default:3"
+    assert first_bad([*lines[:2], *lines[3:]]) == "default:3"
 
 
 async def test_a_spreadsheet_runs_nothing_of_what_users_call_themselves(serve, place: Place):
