@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from realtime.client.inbox import Inbox, Item
+from realtime.client.link import Token
 from realtime.client.order import Order
 from realtime.client.wire import Gap, MembersChanged, Message, Page, Position, Unread, user_ids
 from realtime.errors import RealtimeError
@@ -25,8 +26,9 @@ class Room:
     it is read. One reader at a time.
     """
 
-    def __init__(self, client: Client, name: str, inbox_limit: int) -> None:
+    def __init__(self, client: Client, name: str, inbox_limit: int, token: Token = None) -> None:
         self.name = name
+        self.token = token
         self.members: tuple[str, ...] = ()
         self.member_count = 0  # may be more than are named
         self.joined = False

@@ -270,4 +270,5 @@ def test_a_room_that_turns_private_is_left_by_those_without_a_token():
     assert alice.error("chat_message", room=ROOM, content={"text": "x"}) == "forbidden"
     rules.replace([])
     world.core.prepare_access(Access())()
+    world.run_waiting()
     alice.join(ROOM)
