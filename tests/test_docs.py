@@ -36,6 +36,7 @@ HAND_WRITTEN = [
     "docs/failover.md",
     "docs/control.md",
     "docs/architecture.md",
+    "docs/access.md",
 ]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [*HAND_WRITTEN, *docs.PAGES]

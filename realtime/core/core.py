@@ -187,6 +187,7 @@ class Core:
             "lingering_users": self._membership.rosters.lingering,
             "errors": self._router.errors,
             "failures": self._router.failures,
+            "denied": self.access.denied,
             "acks_owed": self._router.owed,
             **self._broker.stats(),
             **self._owners.stats(),
