@@ -86,7 +86,9 @@ class Core:
         self._router = Router(Meters(limits, clock), limits, spawn)
         tenants = self._tenants = Tenants()
         self.access = access = Access(catalog, audit)  # for features that ask for permissions of their own
-        self._membership = Membership(catalog, tenants, broker, fanout, clock, limits, self._router, access)
+        self._membership = Membership(
+            catalog, tenants, broker, fanout, clock, limits, self._router, access, self.rules
+        )
         self._reviews = Reviews(access, self._membership, fanout, spawn)
         self.prepare_access = self._reviews.prepare  # (section of the policy) -> what lets it hold
         publisher = Publisher(catalog, broker, fanout, limits, self._membership)
@@ -228,15 +230,18 @@ class Core:
             handle = self._owners.command
         elif message.ephemeral:
             handle = self._signal
-        return handle if message.content is None else _checked(handle, message.content)
+        if message.content is None:
+            return handle
+        return _checked(handle, message.content, self._membership.is_end_to_end)
 
 
-def _checked(handle: Handle, content: object) -> Handle:
-    """Return `handle` behind a check that the content is what its type says."""
+def _checked(handle: Handle, content: object, is_sealed: Callable[[Session, Envelope], bool]) -> Handle:
+    """Return `handle` behind a check that the content is what its type says, where that can be seen."""
     decoder = msgspec.json.Decoder(content)
 
     def check(session: Session, message: Envelope) -> Awaitable[None] | None:
-        decode(decoder, message.content)
+        if not is_sealed(session, message):
+            decode(decoder, message.content)
         return handle(session, message)
 
     return check

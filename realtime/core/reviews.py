@@ -1,4 +1,4 @@
-"""What a change of the rules means for those who are in rooms already."""
+"""What a change of the policy means for the rooms that are live, and for those who are in them."""
 
 from __future__ import annotations
 
@@ -43,10 +43,11 @@ class Reviews:
     def begin(self) -> None:
         """Look at all sessions again; a look that is under way ends."""
         self._begun += 1
-        if self._registry.connections():
+        if self._membership.rooms:
             self._spawn(self._look(self._begun))
 
     async def _look(self, number: int) -> None:
+        self._membership.review_rooms()
         for done, connection in enumerate(self._registry.connections(), start=1):
             session = connection.state
             if connection.open and isinstance(session, Session):
