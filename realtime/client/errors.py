@@ -25,6 +25,14 @@ class Disconnected(RealtimeError):
     retryable = True
 
 
+class CannotSeal(RealtimeError):
+    """The content could not be sealed, so it was not sent."""
+
+    code = "cannot_seal"
+    number = 400
+    retryable = False
+
+
 class Closed(RealtimeError):
     """The client has stopped for good: it was closed here, or the server does not want it back.
 
@@ -92,6 +100,12 @@ def from_wire(content: Any) -> RealtimeError:
         return known(message, retry_after_s=retry_after_s, limit=limit, allowed=allowed)
     unknown = UnknownTemporaryError if body.get("temporary") is True else UnknownError
     return unknown(message, name=name, retry_after_s=retry_after_s, limit=limit, allowed=allowed)
+
+
+def put_out(room: str, content: Any) -> errors.Forbidden:
+    """Return the content of a `left` message as an exception."""
+    reason = content.get("reason") if isinstance(content, dict) else None
+    return errors.Forbidden(f"the server put us out of {room}: {reason or 'it does not say why'}")
 
 
 # The peer finds our frames wrong, or is done with us: the next attempt would end the same way.

@@ -98,11 +98,17 @@ export class Client extends Emitter {
   }
 
   /** Join a room (once: a second call returns the same Room).
-   *  @param {string} name such as "chat:lobby" @returns {Promise<Room>} */
-  join(name) {
+   *  @param {string} name such as "chat:lobby"
+   *  @param {{ keys?: import("./seal.js").Keyring|null }} [options] with `keys` all that is said there is sealed,
+   *         and all that is heard is opened
+   *  @returns {Promise<Room>} */
+  join(name, { keys = null } = {}) {
     const known = this.#rooms.get(name);
-    if (known) return known.promise;
-    const room = new Room(this, name);
+    if (known) {
+      if (keys) known.room.keys = keys;
+      return known.promise;
+    }
+    const room = new Room(this, name, keys);
     room.isPassive = this.options.passiveWhenHidden && globalThis.document?.hidden === true;
     const entry = { room, fetching: false };
     entry.promise = new Promise((resolve, reject) => Object.assign(entry, { resolve, reject }));
@@ -288,6 +294,11 @@ export class Client extends Emitter {
       this._emit("message", message);
       return;
     }
+    if (message.type === "left") {
+      const reason = message.content?.reason ?? "the server does not say why";
+      this.#dropRoom(entry, new RealtimeError("forbidden", `put out of ${entry.room.name}: ${reason}`));
+      return;
+    }
     entry.room._onPush(message);
     if (entry.room._wanted) this.#catchUp(entry);
   }
@@ -399,14 +410,13 @@ export class Client extends Emitter {
   #dropRoom(entry, error) {
     const { room } = entry;
     if (this.#rooms.get(room.name) === entry) this.#rooms.delete(room.name);
-    room.joined = false;
     const reason = error ?? new RealtimeError("closed", `left ${room.name}`);
     for (const request of [...this.#requests.values()]) {
       if (request.key && request.room === room.name) this.#settle(request, reason);
     }
     entry.promise.catch(() => {}); // told below as well
     entry.reject(reason);
-    room._emit("closed", error);
+    room._close(error);
   }
 
   #followVisibility(page) {
