@@ -51,7 +51,9 @@ def test_no_two_places_are_bound_alike(one, other):
     assert (bytes_of(one) == bytes_of(other)) == (one == other)
 
 
-@pytest.mark.parametrize("vector", VECTORS["sealed"], ids=lambda vector: vector["what"])
+@pytest.mark.parametrize(
+    "vector", VECTORS["sealed"], ids=lambda vector: f"{vector['what']} by {vector['by']}"
+)
 def test_what_was_sealed_before_or_elsewhere_opens(vector):
     keys = Keyring([Key.from_jwk(jwk) for jwk in VECTORS["keys"]])
     assert keys.open(vector["content"], Place(**vector["place"])) == vector["plain"]
