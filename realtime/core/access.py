@@ -169,6 +169,7 @@ class Access:
             for kind, types in catalog.types_by_kind.items()
         }
         self._rules: Rules | None = None
+        self.open = True  # there are no rules: everybody may do all
         self.denied = 0  # requests and stays, since the start
 
     def prepare(self, section: Section) -> Commit:
@@ -181,6 +182,7 @@ class Access:
 
         def commit() -> None:
             self._rules = rules if rules.any else None
+            self.open = self._rules is None
 
         return commit
 

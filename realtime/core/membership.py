@@ -242,7 +242,8 @@ class Membership:
         kind = self._catalog.kind_of(name) if room is None else room.kind
         identity = session.identity
         assert identity is not None  # nobody's sessions have no join
-        self._check_join(session, identity, kind, name)
+        if kind.may_join is not None or not self.access.open:
+            self._check_join(session, identity, kind, name)
         if len(session.rooms) >= self._limits.rooms_per_connection:
             allowed = self._limits.rooms_per_connection
             message = f"a connection may be in {allowed} rooms; leave one first"
@@ -259,6 +260,10 @@ class Membership:
         if kind.may_join is not None and not kind.may_join(identity, id_in_kind(RoomName(name))):
             return False
         return self.access.rights(identity, kind, name).join
+
+    def _is_let_in(self, session: Session, room: Room) -> bool:
+        identity = session.identity
+        return identity is not None and self.may_join(identity, room.kind, room.key.room)
 
     def _make(self, tenant: Tenant, name: str, kind: RoomKind) -> Room:
         """Return a new live room."""
@@ -295,7 +300,7 @@ class Membership:
         """
         is_new = room not in session.rooms
         rights = self.rights(session, room)
-        if not rights.join:
+        if not rights.join or (room.kind.may_join is not None and not self._is_let_in(session, room)):
             self.access.refuse(session, audit.Action.JOIN, room.key.room, JOIN, MAY_NOT_JOIN)
         if not rights.history and recovery.messages:
             recovery = recovery._replace(recovered=False, messages=())

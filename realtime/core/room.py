@@ -171,7 +171,8 @@ class Room(RoomBase):
 
     def enter(self, session: Session, *, blind: bool = False) -> None:
         """Let one session in: it gets what is delivered from now on; `blind`: but not who is here."""
-        self._note_blind(session, blind=blind and self.kind.presence)
+        if blind and self.kind.presence:
+            self._note_blind(session, blind=True)
         self._listen(session)
         self.members += 1
 
@@ -181,7 +182,8 @@ class Room(RoomBase):
             self._unlisten(session)
         elif not self.passive:
             self._choose_log()
-        self._note_blind(session, blind=False)
+        if self.blind:
+            self._note_blind(session, blind=False)
         self.members -= 1
 
     def rest(self, session: Session, rest: Rest) -> None:
@@ -280,7 +282,7 @@ class Room(RoomBase):
         return session.variant | BLIND if session in self.blind else session.variant
 
     def _listen(self, session: Session) -> None:
-        variant = self._lane_of(session)
+        variant = self._lane_of(session) if self.blind else session.variant
         lane = self.lanes.get(variant)
         if lane is None:
             log = self._new_log(session.variant)
@@ -292,7 +294,7 @@ class Room(RoomBase):
             self.readers.add(session)
 
     def _unlisten(self, session: Session) -> None:
-        variant = self._lane_of(session)
+        variant = self._lane_of(session) if self.blind else session.variant
         lane = self.lanes[variant]
         session.connection.leave(lane.log)
         lane.members -= 1
