@@ -102,12 +102,6 @@ def from_wire(content: Any) -> RealtimeError:
     return unknown(message, name=name, retry_after_s=retry_after_s, limit=limit, allowed=allowed)
 
 
-def put_out(room: str, content: Any) -> errors.Forbidden:
-    """Return the content of a `left` message as an exception."""
-    reason = content.get("reason") if isinstance(content, dict) else None
-    return errors.Forbidden(f"the server put us out of {room}: {reason or 'it does not say why'}")
-
-
 # The peer finds our frames wrong, or is done with us: the next attempt would end the same way.
 _FINAL_CODES = frozenset(
     {

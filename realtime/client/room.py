@@ -10,6 +10,7 @@ import msgspec
 
 from realtime.client.errors import CannotSeal
 from realtime.client.inbox import Inbox, Item
+from realtime.client.link import Token
 from realtime.client.order import Order
 from realtime.client.seal import Keyring, Place
 from realtime.client.wire import Gap, MembersChanged, Message, Page, Position, Unread, user_ids
@@ -32,8 +33,16 @@ class Room:
     cannot be opened comes with an `Unreadable` in place of its content.
     """
 
-    def __init__(self, client: Client, name: str, inbox_limit: int, keys: Keyring | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        name: str,
+        inbox_limit: int,
+        token: Token = None,
+        keys: Keyring | None = None,
+    ) -> None:
         self.name = name
+        self.token = token
         self.keys = keys
         self.end_to_end = False  # the server takes here only what is sealed
         self.members: tuple[str, ...] = ()

@@ -7,10 +7,11 @@ from typing import Final
 
 from realtime.core import audit
 from realtime.core.access import JOIN, Access, Rights
-from realtime.core.auth import Identity
+from realtime.core.auth import Grant, Identity
 from realtime.core.catalog import Catalog
 from realtime.core.contents import decode_join
 from realtime.core.contracts import Broker, Clock, Fanout, Page, Position, Recovery
+from realtime.core.doors import Doors
 from realtime.core.kinds import RoomKind
 from realtime.core.limits import Limits
 from realtime.core.passive import Passives
@@ -48,6 +49,7 @@ class Membership:
         router: Router,
         access: Access,
         rules: RoomRules,
+        doors: Doors,
     ) -> None:
         self._catalog = catalog
         self._tenants = tenants
@@ -57,6 +59,7 @@ class Membership:
         self._router = router
         self.access = access
         self.rules = rules
+        self.doors = doors
         self._passives = Passives(clock)
         self.rosters = Rosters(clock, limits, self._on_idle)
         self.rooms = 0  # live ones
@@ -64,16 +67,32 @@ class Membership:
     def join(self, session: Session, message: Envelope) -> Awaitable[None] | None:
         """Let the session into the room and answer `joined`; again, when it is in already.
 
-        A passive member is active from then on.
+        A passive member is active from then on. A private room is entered with the token in the content, and
+        a newer one takes the place of the one before.
 
         Raises:
             BadMessage: no room, or a content that is not a join's.
             Forbidden, RoomLimit: it may not, or is in as many rooms as it may be.
-            Unavailable: the broker gives no answer.
+            Unavailable: the broker gives no answer, or the issuer of a room token does not.
         """
         content = decode_join(message.content)
-        room = self._room_to_join(session, self.room_name(message))
-        since = _position(content)
+        name = self.room_name(message)
+        key = RoomId(session.tenant.id, RoomName(name))
+        if self.doors.is_private(key):
+            self._catalog.kind_of(name)  # a name that can be no room's is a BadMessage
+            grant = self.doors.knock(session, key, content.token)
+            if not isinstance(grant, Grant | None):
+                handlers = session.handlers
+                self._router.hold(session, State.JOINING)
+                return self._join_later(session, message, _position(content), key, grant, handlers)
+            if grant is not None:
+                self.doors.admit(session, key, grant)
+        return self._join(session, message, name, _position(content))
+
+    def _join(
+        self, session: Session, message: Envelope, name: str, since: Position | None
+    ) -> Awaitable[None] | None:
+        room = self._room_to_join(session, name)
         try:
             recovery = room.stream.recover(since)
             if not isinstance(recovery, tuple):
@@ -82,6 +101,47 @@ class Membership:
         finally:
             self._drop_if_empty(session.tenant, room)
         return None
+
+    async def _join_later(
+        self,
+        session: Session,
+        message: Envelope,
+        since: Position | None,
+        key: RoomId,
+        pending: Awaitable[Grant],
+        handlers: Handlers,
+    ) -> None:
+        """Join when the room token is judged. What the session sent meanwhile waits for all of it."""
+        going_on = None
+        try:
+            grant = await pending
+            if not session.connection.open:
+                return
+            self.doors.admit(session, key, grant)
+            room = self._room_to_join(session, key.room)
+            try:
+                recovery = room.stream.recover(since)
+                if isinstance(recovery, tuple):
+                    self._let_in(session, message, room, recovery)
+                    return
+                room.arriving += 1
+            finally:
+                self._drop_if_empty(session.tenant, room)
+            found = _recovered(room, since, recovery, room.turns)
+            going_on = self._go_on(session, message, room, found, handlers, self._let_in)
+        finally:
+            if going_on is None:
+                self._router.resume(session, State.READY, handlers)
+        await going_on
+
+    def tell_doors(self) -> None:
+        """Let out of private rooms those whose room tokens have ended."""
+        self.doors.tick(self._put_out_of)
+
+    def _put_out_of(self, session: Session, name: RoomName, reason: str) -> None:
+        room = session.tenant.rooms.get(name)
+        if room is not None and room in session.rooms:
+            self.put_out(session, room, reason)
 
     def passive(self, session: Session, message: Envelope) -> Awaitable[None] | None:
         """Send the session only the count of what is published, and acknowledge it with the position.
@@ -118,20 +178,26 @@ class Membership:
         rooms, session.rooms = session.rooms, ()
         for room in rooms:
             self._let_out(session, room, lingers=lingers)
+        self.doors.gone(session)
 
     def rights(self, session: Session, room: Room) -> Rights:
-        """Return what the rules let a session do in a room."""
+        """Return what the rules, and a room token where one is needed, let a session do in a room."""
+        return self.rights_in(session, room.kind, room.key.room)
+
+    def rights_in(self, session: Session, kind: RoomKind, name: str) -> Rights:
+        """Return the same for a room by its name, whether or not anybody is there."""
         identity = session.identity
         assert identity is not None  # nobody's sessions are in no rooms
-        return self.access.rights(identity, room.kind, room.key.room)
+        rights = self.access.rights(identity, kind, name)
+        return self.doors.narrowed(session, RoomId(session.tenant.id, RoomName(name)), rights)
 
     def review(self, session: Session) -> None:
         """Let hold in all its rooms what it may do there now: its roles or the rules have changed."""
         identity = session.identity
         for room in tuple(session.rooms):
             assert identity is not None  # nobody's sessions are in no rooms
-            if self.may_join(identity, room.kind, room.key.room):
-                rights = self.rights(session, room)
+            rights = self.rights(session, room)
+            if rights.join and self.may_join(identity, room.kind, room.key.room):
                 room.blindfold(session, blind=not rights.presence)
                 session.limit(room, limited=_is_limited(room, rights))
             else:
@@ -328,6 +394,7 @@ class Membership:
 
     def _let_out(self, session: Session, room: Room, *, lingers: bool) -> None:
         self._passives.forget(session, room)
+        self.doors.left(session, room.key.room)
         room.exit(session)
         self.rosters.went(room, session.user_json, lingers=lingers)
         self._drop_if_empty(session.tenant, room)

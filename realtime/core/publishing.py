@@ -154,7 +154,7 @@ class Publisher:
             raise Forbidden(f"rooms of kind {kind.name!r} take no {message.type!r}")
         access = self._membership.access
         allowed = kind.may_publish is None or kind.may_publish(identity, id, message.type)
-        if not allowed or message.type not in access.rights(identity, kind, name).types:
+        if not allowed or message.type not in self._membership.rights_in(session, kind, name).types:
             said = f"you may not publish {message.type!r} here"
             access.refuse(session, audit.Action.PUBLISH, name, sending(self._catalog, message.type), said)
         if self._membership.rules.of(RoomId(session.tenant.id, RoomName(name))).end_to_end:

@@ -296,6 +296,7 @@ class Publisher:
         tenant: str = DEFAULT_TENANT,
         user: str | None = None,
         token_id: str | None = None,
+        everybody: bool = False,
         issued_before: float | None = None,
         keep_s: float = KEEP_S,
     ) -> float:
@@ -304,7 +305,12 @@ class Publisher:
         It needs no worker: each one learns it when it is there.
         """
         return await self._orders.revoke(
-            tenant=tenant, user=user, token_id=token_id, issued_before=issued_before, keep_s=keep_s
+            tenant=tenant,
+            user=user,
+            token_id=token_id,
+            everybody=everybody,
+            issued_before=issued_before,
+            keep_s=keep_s,
         )
 
     async def presence(self, room: str, *, tenant: str = DEFAULT_TENANT) -> Presence:

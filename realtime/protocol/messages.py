@@ -39,6 +39,10 @@ class Since(Content, frozen=True):
 
 
 class Join(Content, frozen=True):
+    token: (
+        Annotated[str, Meta(max_length=8192, description="The room token that a private room asks for.")]
+        | None
+    ) = None
     since: Annotated[Since | None, Meta(description="Asks for all that was published after it.")] = None
 
 
@@ -157,10 +161,23 @@ class Unread(Content, frozen=True):
     epoch: Epoch
 
 
+class TokenExpiring(Content, frozen=True):
+    """The connection is closed (4003) when the token ends, unless a `refresh` gives a newer one before."""
+
+    expires_at: Annotated[int, Meta(description="Unix seconds.")]
+    expires_in_s: Count
+
+
 class Left(Content, frozen=True):
     """The client is in the room no longer. It did not ask to leave: who may be there has changed."""
 
-    reason: Annotated[str, Meta(description="`forbidden`: its roles, or the rules for them, have changed.")]
+    reason: Annotated[
+        str,
+        Meta(
+            description="`forbidden`: its roles, or the rules for them, have changed. `room_token_expired`, "
+            "`room_token_revoked`: what let it into the private room holds no more."
+        ),
+    ]
 
 
 class MessageType(msgspec.Struct, frozen=True, kw_only=True):
@@ -302,6 +319,12 @@ _TYPES: Final = _index(
         content=Unread,
         room="named",
         description="How much was published since the client turned passive in a room.",
+    ),
+    MessageType(
+        name="token_expiring",
+        sender="server",
+        content=TokenExpiring,
+        description="The token ends soon: time for a `refresh`.",
     ),
 )
 

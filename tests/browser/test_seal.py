@@ -297,7 +297,7 @@ async def test_gaps_and_messages_and_the_end_come_in_turn(run, fake):
     )
     assert result == [
         *("first", [2, 3], "not_sealed"),
-        *("forbidden", "put out of chat:x: forbidden", False),
+        *("forbidden", "let out of chat:x: forbidden", False),
     ]
 
 

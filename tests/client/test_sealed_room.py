@@ -210,7 +210,7 @@ async def test_who_is_put_out_of_a_room_hears_it_and_does_not_come_back(sealed, 
     async with connect(sealed.ws_url, user="ada", options=AT_ONCE) as ada:
         room = await ada.join("chat:open")
         change(sealed, path, '[[access.rules]]\neffect = "deny"\nactions = ["join"]\n')
-        with pytest.raises(Forbidden, match="put us out of chat:open: forbidden"):
+        with pytest.raises(Forbidden, match="let us out of chat:open: forbidden"):
             await heard(room, 1)
         assert not room.joined
         with pytest.raises(Forbidden, match="may not join"):

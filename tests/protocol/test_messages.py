@@ -36,6 +36,7 @@ def test_all_messages_of_the_protocol_are_declared():
         "connected",
         "joined",
         "left",
+        "token_expiring",
         "ack",
         "presence",
         "history",
