@@ -36,6 +36,8 @@ HAND_WRITTEN = [
     "docs/failover.md",
     "docs/control.md",
     "docs/architecture.md",
+    "docs/access.md",
+    "docs/end-to-end.md",
 ]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [*HAND_WRITTEN, *docs.PAGES]

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from realtime.client.errors import Closed, Disconnected, from_wire
@@ -19,6 +19,9 @@ from realtime.client.requests import Request, Requests
 from realtime.client.room import Room, page
 from realtime.client.wire import JsonCodec, Message, MsgpackCodec, Page, Ping, Position, unix_s, user_ids
 from realtime.errors import Forbidden, RealtimeError, TooLarge
+
+if TYPE_CHECKING:
+    from realtime.client.seal import Keyring
 
 logger = logging.getLogger("realtime.client")
 
@@ -76,6 +79,11 @@ class Client:
         self._end: Closed | None = None
 
     @property
+    def tenant(self) -> str:
+        """Our tenant, as the server greeted us."""
+        return str(self.greeting.get("tenant", ""))
+
+    @property
     def state(self) -> State:
         """CONNECTING, ONLINE, WAITING or CLOSED."""
         return self._link.state
@@ -112,12 +120,13 @@ class Client:
             if isinstance(item, Message):
                 yield item
 
-    async def join(self, name: str, *, token: Token = None) -> Room:
+    async def join(self, name: str, *, token: Token = None, keys: Keyring | None = None) -> Room:
         """Join a room, such as "chat:lobby", and return it; the same Room for the same name.
 
         While there is no connection it waits for one. The client joins again after every reconnect. A
         private room asks for a room token: `token`, or a coroutine function that brings a new one each time
-        that the room is joined, which is then done again when the one before has ended.
+        that the room is joined, which is then done again when the one before has ended. With `keys` all that
+        is said there is sealed, and all that is heard is opened.
 
         Raises:
             Closed: the client has stopped.
@@ -127,11 +136,13 @@ class Client:
             raise self._end
         joining = self._joins.get(name)
         if joining is None:
-            room = self._rooms[name] = Room(self, name, self._options.inbox_limit, token)
+            room = self._rooms[name] = Room(self, name, self._options.inbox_limit, token, keys)
             joining = self._joins[name] = asyncio.get_running_loop().create_future()
             joining.add_done_callback(lambda done: done.cancelled() or done.exception())
             if self.state is State.ONLINE:
                 self._link.spawn(self._join(room))
+        elif keys is not None:
+            self._rooms[name].keys = keys
         # Shielded: who else waits for the same join must not be cancelled with us.
         return await asyncio.shield(joining)
 
@@ -403,7 +414,7 @@ class Client:
                 return
             try:
                 answer = await self.request("history", room.name, ask.content)
-                room.order.page(ask, page(answer.content))
+                room.order.page(ask, room.on_page(page(answer.content)))
             except Disconnected:
                 return
             except RealtimeError as error:

@@ -60,6 +60,10 @@ HUB_GAUGES: Final = {
 CORE_COUNTERS: Final = {
     "errors": ("errors_total", "Messages answered with an error."),
     "failures": ("handler_failures_total", "Handlers that failed over our own mistakes."),
+    "denied": (
+        "denied_total",
+        "Requests that the rules, or a room's kind, did not allow, and members put out.",
+    ),
 }
 CORE_GAUGES: Final = {
     "sessions": ("sessions", "Connections that have spoken."),

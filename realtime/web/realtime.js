@@ -106,12 +106,18 @@ export class Client extends Emitter {
 
   /** Join a room (once: a second call returns the same Room). A private room asks for a room token:
    *  `token`, or an (async) function that brings a new one each time that the room is joined, which is
-   *  then done again when the one before has ended.
-   *  @param {string} name such as "chat:lobby" @param {{ token?: any }} [options] @returns {Promise<Room>} */
-  join(name, { token = null } = {}) {
+   *  then done again when the one before has ended. With `keys` all that is said there is sealed, and all
+   *  that is heard is opened.
+   *  @param {string} name such as "chat:lobby"
+   *  @param {{ token?: any, keys?: import("./seal.js").Keyring|null }} [options]
+   *  @returns {Promise<Room>} */
+  join(name, { token = null, keys = null } = {}) {
     const known = this.#rooms.get(name);
-    if (known) return known.promise;
-    const room = new Room(this, name);
+    if (known) {
+      if (keys) known.room.keys = keys;
+      return known.promise;
+    }
+    const room = new Room(this, name, keys);
     room.isPassive = this.options.passiveWhenHidden && globalThis.document?.hidden === true;
     const entry = { room, token, fetching: false };
     entry.promise = new Promise((resolve, reject) => Object.assign(entry, { resolve, reject }));
@@ -453,14 +459,13 @@ export class Client extends Emitter {
   #dropRoom(entry, error) {
     const { room } = entry;
     if (this.#rooms.get(room.name) === entry) this.#rooms.delete(room.name);
-    room.joined = false;
     const reason = error ?? new RealtimeError("closed", `left ${room.name}`);
     for (const request of [...this.#requests.values()]) {
       if (request.key && request.room === room.name) this.#settle(request, reason);
     }
     entry.promise.catch(() => {}); // told below as well
     entry.reject(reason);
-    room._emit("closed", error);
+    room._close(error);
   }
 
   #followVisibility(page) {

@@ -25,6 +25,7 @@ from realtime.core.router import Spawn
 from realtime.errors import TokenExpired, Unauthorized
 from realtime.features import discover
 from realtime.ids import TenantId, UserId
+from realtime.policy import Access
 from realtime.policy.loading import read_policy
 from tests.oracles.hub import FakeClock, FakeConnection, FakeHub
 
@@ -117,6 +118,12 @@ class World:
         """Let these rules of a policy hold, for those who are in rooms too."""
         policy = read_policy({"access": {"default": default, "rules": list(rules)}}, "test")
         self.core.prepare_access(policy.access)()
+        self.run_waiting()
+
+    def rule_rooms(self, *rules: dict[str, Any]) -> None:
+        """Let these rules of rooms hold, for those that are live too."""
+        self.core.rules.replace(read_policy({"rooms": list(rules)}, "test").rooms)
+        self.core.prepare_access(Access())()
         self.run_waiting()
 
     def pass_time(self, seconds: float) -> None:
