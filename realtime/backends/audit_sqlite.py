@@ -7,10 +7,11 @@ chains end, and goes on from there. Why statements are so few: see `backends/sql
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -267,6 +268,7 @@ class SqliteAuditReader:
 
 def _open(path: Path, synchronous: Synchronous, now_s: int) -> sqlite3.Connection:
     with startup_errors(path, OPTION):
+        _make(path)
         db = connect(path)
         try:
             (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -279,6 +281,20 @@ def _open(path: Path, synchronous: Synchronous, now_s: int) -> sqlite3.Connectio
             db.close()
             raise
     return db
+
+
+def _make(path: Path) -> None:
+    """Make the file where there is none, for its owner and group alone: it says who came from where."""
+    with suppress(FileExistsError):
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise StartupError(
+                f"cannot make {path}: {error.strerror}; make its folder and let this user write there, or "
+                f"name another file by {OPTION} (empty: keep no audit log)"
+            ) from error
 
 
 _ELSEWHERE: Final = f"put it on a local disk, by {OPTION}"

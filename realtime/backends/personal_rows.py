@@ -11,11 +11,13 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from realtime.backends import postgres_database, sqlite_database
 from realtime.backends.postgres_database import FAILURES, LOCKS, dial, lock, session_settings
 from realtime.backends.sqlite_database import Database, transaction
 from realtime.core.clock import SystemClock
-from realtime.core.personal import own_room, tombstone
+from realtime.core.personal import own_room, stamp, tombstone
 from realtime.errors import Unavailable
 from realtime.ids import RoomName, TenantId, UserId
 from realtime.native.encode import json_string
@@ -187,7 +189,11 @@ async def _fetch(connection: Any, tenant: TenantId, user: UserId, after: Sequenc
 def _left(sent: Sent, user: UserId, pseudonym: str) -> tuple[bytes, bytes | None]:
     """The push and the sender that are left of a publication."""
     sender = json_string(pseudonym) if sent.sender == json_string(user) else sent.sender
-    return tombstone(sent.push, user, pseudonym), sender
+    known: dict[str, object] = {"room": sent.room}
+    if sent.sender is not None:
+        known["from"] = msgspec.json.decode(sent.sender)
+    known |= {"timestamp": stamp(sent.at_ms), "offset": sent.offset, "epoch": sent.epoch}
+    return tombstone(sent.push, user, pseudonym, known), sender
 
 
 def _count(rooms: dict[RoomName, int], found: Sequence[Sent]) -> None:

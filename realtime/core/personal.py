@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import msgspec
 
+from realtime.core.audit_chain import rfc3339
+
 KEPT: Final = ("type", "room", "from", "content", "timestamp", "offset", "epoch")
 ERASED: Final = {"erased": True}
 """The content of a tombstone."""
@@ -22,15 +24,21 @@ def own_room(user: str) -> str:
     return f"user:{user}"
 
 
-def tombstone(push: bytes, user: str, pseudonym: str) -> bytes:
+def stamp(at_ms: int) -> str:
+    """Return a time as messages carry it: RFC 3339 UTC with milliseconds."""
+    whole, rest = rfc3339(at_ms * 1000).split(".")
+    return f"{whole}.{rest[:3]}Z"
+
+
+def tombstone(push: bytes, user: str, pseudonym: str, known: dict[str, Any]) -> bytes:
     """Return a push without what it said, and with `pseudonym` where it named `user`.
 
-    What is no JSON object (it is sealed, and its key is not here) keeps nothing but that it was there.
+    One that is sealed is not opened for it: its tombstone has what is `known` of it, and type `erased`.
     """
     try:
         told = msgspec.json.decode(push, type=dict[str, Any])
     except msgspec.MsgspecError:
-        told = {"type": "erased", "from": user, "content": None}
+        told = {"type": "erased", **known}
     left = {name: told[name] for name in KEPT if name in told} | {"content": ERASED}
     if left.get("from") == user:
         left["from"] = pseudonym

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -320,12 +320,15 @@ class Worker:
         checks = {"listener": listener, **self._foundation.checks()}
         return Report(all(state == "ok" for state in checks.values()), {"checks": checks})
 
+    def _token_stats(self) -> Mapping[str, int]:
+        return {} if self._authenticator is None else self._authenticator.stats()
+
     def _render_metrics(self) -> bytes:
         worker = self._foundation.worker
         return metrics.render(
             worker_metrics(
                 self.hub.stats(),
-                {**self.core.stats(), **self._foundation.stats()},
+                {**self.core.stats(), **self._foundation.stats(), **self._token_stats()},
                 refusals={
                     limit: count + self._gate.refusals[limit] for limit, count in self.core.refusals.items()
                 },

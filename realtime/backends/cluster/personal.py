@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from realtime.backends.cluster.names import RoomNames
 from realtime.backends.cluster.stream import RUN
-from realtime.backends.redis_client.address import YES, Address, parse_url
+from realtime.backends.redis_client.address import YES, Address, Endpoint, parse_url
 from realtime.errors import Unavailable
 from realtime.ids import RoomId, RoomName, TenantId, UserId
 from realtime.native.encode import json_string
@@ -46,20 +46,16 @@ class RedisTails:
         """
         address = parse_url(self._url)
         how = _how(self._url, address)
-        single: Any = redis_py.Redis(host=address.seeds[0].host, port=address.seeds[0].port, **how)
-        try:
-            found = await single.info("cluster")
-            if found.get("cluster_enabled"):
-                await single.aclose()
-                nodes = [ClusterNode(each.host, each.port) for each in address.seeds]
-                del how["db"]
-                self._client = await RedisCluster(startup_nodes=nodes, **how).initialize()
+        failed: Exception | None = None
+        for seed in address.seeds:
+            try:
+                self._client = await _dial(seed, address, how)
+            except (RedisError, OSError) as error:
+                failed = error
             else:
-                self._client = single
-        except (RedisError, OSError) as error:
-            await single.aclose()
-            raise self._away(error) from error
-        return self
+                return self
+        assert failed is not None
+        raise self._away(failed) from failed
 
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
@@ -114,6 +110,21 @@ class RedisTails:
 
     def _away(self, error: Exception) -> Unavailable:
         return Unavailable(f"{mask(self._url)}: {error or type(error).__name__}", retry_after_s=1.0)
+
+
+async def _dial(seed: Endpoint, address: Address, how: dict[str, Any]) -> Any:
+    single: Any = redis_py.Redis(host=seed.host, port=seed.port, **how)
+    try:
+        clustered = (await single.info("cluster")).get("cluster_enabled")
+    except BaseException:
+        await single.aclose()
+        raise
+    if not clustered:
+        return single
+    await single.aclose()
+    nodes = [ClusterNode(each.host, each.port) for each in address.seeds]
+    without_db = {name: value for name, value in how.items() if name != "db"}
+    return await RedisCluster(startup_nodes=nodes, **without_db).initialize()
 
 
 def _how(url: str, address: Address) -> dict[str, Any]:
