@@ -87,7 +87,7 @@ class Core:
         self.rules, self.audit = rules or RoomRules(), audit
         self.cluster = cluster = LocalCluster(clock, spawn) if cluster is None else cluster
         self._broker = broker
-        router = self._router = Router(Meters(limits, clock), limits, spawn)
+        router = self._router = Router(Meters(limits, clock), limits, spawn, audit)
         tenants = self._tenants = Tenants()
         self.access = access = Access(catalog, audit)  # for features that ask for permissions of their own
         self.token_audit, revoked = TokenAudit(audit), Revoked(clock)

@@ -21,7 +21,9 @@ from realtime.core.contracts import Clock, Connection
 from realtime.core.core import Core
 from realtime.core.limits import Limits, rate_limited
 from realtime.core.room_rules import RoomRules
+from realtime.core.router import limit_exceeded
 from realtime.core.session import Session
+from realtime.core.users import identity_of
 from realtime.edge import metrics
 from realtime.edge.drain import drain, rebalance_reason
 from realtime.edge.expiry import SilentTokens
@@ -32,7 +34,7 @@ from realtime.edge.pages import Report, system_routes, web_routes
 from realtime.edge.policies import Commit, Policies
 from realtime.edge.telemetry import LoopLag, worker_metrics
 from realtime.edge.welcome import Welcome
-from realtime.errors import SettingsError
+from realtime.errors import CloseCode, SettingsError
 from realtime.features import discover
 from realtime.ids import UserId
 from realtime.native.encode import json_string
@@ -202,7 +204,11 @@ class Worker:
             abandoned.close()
 
     def _on_close(self, state: State, code: int, reason: bytes, clean: bool) -> None:
-        self._forget(state, self.hub.current().id, code)
+        connection = self.hub.current()
+        if code == CloseCode.SLOW_CONSUMER and not clean:  # the peer's own word for it would be clean
+            who = identity_of(connection)
+            self._audit.record(limit_exceeded(who, connection, "room_lag_limit", code))
+        self._forget(state, connection.id, code)
 
     def _forget(self, state: State, number: int, code: int) -> None:
         """Let the core know that connection `number` is gone, closed with `code`."""

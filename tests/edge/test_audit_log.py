@@ -9,10 +9,12 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 from tests.conftest import ROOT, Server
 from tests.edge.peer import KEY, ask, bearer, closed, get, metric, receive, refused, token
@@ -78,6 +80,33 @@ async def test_who_came_and_who_was_refused_is_on_record_while_the_server_runs(s
     assert (denied["tenant"], denied["outcome"], denied["source"]) == ("", "denied", "127.0.0.1")
     assert denied["detail"]["reason"] == "unauthorized"
     assert [line[:3] for line in await place.lines("verify")] == ["ok ", "ok "]
+
+
+async def test_who_is_cut_off_over_a_limit_is_on_record(serve, place: Place):
+    server = serve(jwt_secret=KEY, errors_burst=3, room_lag_limit_messages=20, **place.settings)
+    nagging = await connect(server.ws_url, additional_headers=bearer(token("nagging", tenant="acme")))
+    with suppress(ConnectionClosed):
+        for _ in range(10):
+            await nagging.send('{"type":"nonsense"}')
+    assert (await closed(nagging))[0] == 4509
+    slow = await connect(server.ws_url, additional_headers=bearer(token("slow", tenant="acme")), max_queue=1)
+    await receive(slow)
+    assert (await ask(slow, type="join", room="events:r", id=1))["type"] == "joined"
+    async with connect(server.ws_url, additional_headers=bearer(token("loud", tenant="acme"))) as loud:
+        await receive(loud)
+        assert (await ask(loud, type="join", room="events:r", id="join"))["type"] == "joined"
+        content = {"pad": "x" * 60_000}
+        while not metric(server, "slow_consumers_total"):
+            for number in range(50):
+                await ask(loud, type="publish", room="events:r", id=number, content=content)
+    slow.transport.abort()
+    server.stop()
+    over = await place.entries("--action", "limit.exceeded")
+    assert [(entry["actor"], entry["target"], entry["detail"]["code"]) for entry in over] == [
+        ("nagging", "errors_per_second", 4509),
+        ("slow", "room_lag_limit", 4001),
+    ]
+    assert over[0]["source"] == "127.0.0.1"
 
 
 async def test_no_token_and_no_key_is_in_the_log(serve, place: Place):
