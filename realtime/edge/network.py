@@ -99,16 +99,10 @@ class NetworkRules:
             SettingsError: an entry or a file will not do. A database of countries that will not do is an
                 error only once there has been one policy: then what holds is better.
         """
-        network = policy.network
-        networks = _networks(network)
-        countries = self._open_countries(network)
-        judge = _judge(networks, countries, network.exclusive) if networks or countries else None
-        if judge is None and network.exclusive:
-            judge = _nobody
-        return partial(
-            self._commit,
-            Compiled(network, judge, countries, _trusted(network), self._origins(network)),
+        compiled = compile_network(
+            policy.network, self._audit, strict=self._followed, allowed_origins=self._allowed_origins
         )
+        return partial(self._commit, compiled)
 
     @property
     def restricts(self) -> bool:
@@ -157,22 +151,43 @@ class NetworkRules:
             self._on_review(self.welcomes)
         self._followed = True
 
-    def _open_countries(self, network: Network) -> Countries | None:
-        if not network.by_country:
-            return None
-        try:
-            return Countries(network, self._audit, strict=self._followed)
-        except DatabaseBroken as error:
-            raise SettingsError(f"network.geo_database: {error}") from error
 
-    def _origins(self, network: Network) -> Allowed | None:
-        entries = (*self._allowed_origins, *network.origins)
-        if not entries:
-            return None
-        try:
-            return origin_rules(entries, missing=network.origin_missing == "allow")
-        except ValueError as error:
-            raise SettingsError(f"network.origins, with allowed_origins: {error}") from error
+def compile_network(
+    network: Network,
+    audit: Auditor = NO_AUDITOR,
+    *,
+    strict: bool = True,
+    allowed_origins: tuple[str, ...] = (),
+) -> Compiled:
+    """Compile what a policy says of the network.
+
+    Raises:
+        SettingsError: an entry or a file will not do; with `strict` the database of countries too, without
+            it that fails as the policy says.
+    """
+    networks = _networks(network)
+    countries = _countries(network, audit, strict) if network.by_country else None
+    judge: Judge | None = None
+    if networks or countries or network.exclusive:
+        judge = _judge(networks, countries, network.exclusive)
+    return Compiled(network, judge, countries, _trusted(network), _origins(network, allowed_origins))
+
+
+def _countries(network: Network, audit: Auditor, strict: bool) -> Countries:
+    try:
+        return Countries(network, audit, strict=strict)
+    except DatabaseBroken as error:
+        raise SettingsError(f"network.geo_database: {error}") from error
+
+
+def _origins(network: Network, allowed: tuple[str, ...]) -> Allowed | None:
+    entries = (*allowed, *network.origins)
+    if not entries:
+        return None
+    try:
+        return origin_rules(entries, missing=network.origin_missing == "allow")
+    except ValueError as error:
+        raise SettingsError(f"network.origins, with allowed_origins: {error}") from error
 
 
 def _networks(network: Network) -> CidrTable | None:
@@ -230,10 +245,6 @@ def _judge(networks: CidrTable | None, countries: Countries | None, exclusive: b
         return reason if countries is None else countries.judge(address)
 
     return judge
-
-
-def _nobody(address: bytes) -> str:
-    return NOT_LISTED
 
 
 def _forwarded(
