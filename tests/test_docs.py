@@ -35,6 +35,7 @@ HAND_WRITTEN = [
     "docs/operations.md",
     "docs/failover.md",
     "docs/control.md",
+    "docs/network.md",
     "docs/architecture.md",
 ]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
