@@ -5,13 +5,14 @@ from __future__ import annotations
 import platform
 import resource
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 
-from realtime.edge import listener
+from realtime.edge import listener, tls
 from realtime.edge.process import connections_allowed, file_limit_warning, worker_count
 from realtime.errors import SettingsError, StartupError
 from realtime.loading import Loaded
@@ -48,6 +49,8 @@ def findings(loaded: Loaded) -> Iterator[Finding]:
         yield _workers(settings)
     yield _files(settings)
     yield _port(settings)
+    if settings.tls_port:
+        yield _tls(settings)
 
 
 def _native() -> Finding:
@@ -119,6 +122,22 @@ def _files(settings: Settings) -> Finding:
     if warning:
         return Finding(True, f"open files: {warning}", warning=True)
     return Finding(True, f"open files: room for {connections_allowed(files, settings)} connections")
+
+
+def _tls(settings: Settings) -> Finding:
+    try:
+        shown = tls.load_certificates(settings)
+        listening = listener.listen(settings, settings.tls_port, shared=settings.share_port)
+    except (SettingsError, StartupError) as error:
+        return Finding(False, f"tls: {error.message}")
+    where = listener.url(settings, listening, "https")
+    listening.close()
+    now = time.time()
+    warning = tls.expiry_warning(shown, now)
+    if warning:
+        return Finding(True, f"tls: {warning}", warning=True)
+    days = int(shown.ends_at - now) // 86_400
+    return Finding(True, f"tls: can listen on {where}; the certificate holds for {days} days")
 
 
 def _port(settings: Settings) -> Finding:

@@ -21,7 +21,7 @@ from realtime.edge.welcome import Welcome
 from realtime.errors import BadMessage, ConnectionLimit, Forbidden, RealtimeError, Unavailable
 from realtime.ids import UserId, parse_user
 from realtime.native.encode import json_string
-from realtime.native.hub import Accept, Handshake, Refuse
+from realtime.native.hub import Accept, Refuse
 from realtime.protocol import deflate, subprotocols
 from realtime.protocol.origins import Allowed
 from realtime.protocol.subprotocols import JSON, MSGPACK, Choice
@@ -77,6 +77,13 @@ class Request(Protocol):
     def header(self, name: str) -> str | None: ...
 
 
+class Directed(Request, Protocol):
+    """A handshake by the path that it asks for."""
+
+    @property
+    def path(self) -> str: ...
+
+
 class Admissions(Protocol):
     """Who may have one connection more, and the key that it then belongs to; the core."""
 
@@ -114,7 +121,7 @@ class Gate:
         """Let `allowed` decide from which pages browsers may connect; None: from all."""
         self._origins = allowed
 
-    def on_handshake(self, handshake: Handshake) -> Accept | Refuse:
+    def on_handshake(self, handshake: Directed) -> Accept | Refuse:
         """Let a client in or not, by the path that it asks for."""
         barred = self._barred(handshake)
         if barred is not None:
@@ -236,7 +243,7 @@ class Gate:
             raise Forbidden("the token is another user's than the path names")
         return identity
 
-    def _echo(self, handshake: Handshake) -> Accept:
+    def _echo(self, handshake: Request) -> Accept:
         """Let anybody in to be echoed. Suites test compression here, whatever the setting says."""
         extensions, bits = self._deflate(handshake)
         return Accept(ECHO, extensions=extensions, deflate_bits=bits, echo=True)
