@@ -34,6 +34,8 @@ HAND_WRITTEN = [
     *("README.md", "docs/index.md", "docs/protocol.md", "docs/limits.md", "docs/asgi.md"),
     "docs/operations.md",
     "docs/failover.md",
+    "docs/security.md",
+    "docs/tls.md",
     "docs/control.md",
     "docs/network.md",
     "docs/security.md",

@@ -1,6 +1,8 @@
 """Attacks on the TLS listener itself: before, during and instead of its handshake."""
 
 import contextlib
+import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -239,3 +241,69 @@ def test_many_pings_get_one_answer_at_a_time(fortified):
         peer.send(frame(PING, b"last"))
         assert (answer := peer.read_frame()) is not None
         assert (answer.opcode, answer.payload) == (PONG, b"last")
+
+
+# -- addresses
+
+MALLORY, PROXY = "127.0.0.66", "127.0.0.10"
+
+
+class From(Peer):
+    """A TLS client from an address of its choice."""
+
+    def __init__(self, target: OverTls, source: str) -> None:
+        raw = socket.create_connection((target.host, target.port), 5, source_address=(source, 0))
+        self.socket = target.tls.wrap_socket(raw, server_hostname="localhost")
+        self.received = b""
+        self.ended = False
+
+
+def test_rules_about_addresses_hold_before_tls_and_on_a_reload(fortified, tmp_path):
+    policy = tmp_path / "policy.toml"
+    policy.write_text(f'[network]\ndeny = ["{MALLORY}"]\n')
+    server, target = fortified(policy_path=policy, tcp_defer_accept_s=0)
+    raw = socket.create_connection((target.host, target.port), 5, source_address=(MALLORY, 0))
+    with raw:
+        assert ended(raw)  # without a word, and without waiting for one
+    assert metric(server, "tls_handshake_failures_total") == 0
+    with From(target, PROXY) as there, Bystander(target) as other:
+        there.upgrade().read_until('"connected"')
+        policy.write_text(f'[network]\ndeny = ["{PROXY}"]\n')
+        os.kill(server.pid, signal.SIGHUP)
+        assert there.read_close() == 4507
+        other.is_served()
+    with From(target, MALLORY) as forgiven:
+        forgiven.upgrade()
+
+
+def test_a_header_of_a_trusted_proxy_decides_over_tls_too(fortified, tmp_path):
+    policy = tmp_path / "policy.toml"
+    rules = [
+        f'trusted_proxies = ["{PROXY}"]',
+        'proxy_header = "x-forwarded-for"',
+        'deny = ["203.0.113.0/24"]',
+    ]
+    policy.write_text("\n".join(["[network]", *rules]))
+    _, target = fortified(policy_path=policy)
+
+    def said(source: str, value: str) -> int:
+        with From(target, source) as peer:
+            return peer.send(upgrade_request(None, f"X-Forwarded-For: {value}")).read_response().status
+
+    assert said(PROXY, "198.51.100.7") == 101
+    assert said(PROXY, "203.0.113.9") == 403
+    assert said(PROXY, "198.51.100.7, 203.0.113.9") == 403
+    assert said(PROXY, "203.0.113.9, 198.51.100.7") == 101
+    assert said(PROXY, "nonsense") == 400
+    assert said("127.0.0.1", "203.0.113.9") == 101  # whose word is not taken
+
+
+def test_a_policy_that_the_door_cannot_keep_is_refused(fortified, tmp_path):
+    policy = tmp_path / "policy.toml"
+    policy.write_text("")
+    server, target = fortified(policy_path=policy)
+    policy.write_text(f'[network]\ntrusted_proxies = ["{PROXY}"]\nproxy_protocol = "required"\n')
+    os.kill(server.pid, signal.SIGHUP)
+    server.wait_for_line("reload refused.*which tls_port cannot demand")
+    with Bystander(target) as other:
+        other.is_served()
