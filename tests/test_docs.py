@@ -38,7 +38,6 @@ HAND_WRITTEN = [
     "docs/tls.md",
     "docs/control.md",
     "docs/network.md",
-    "docs/security.md",
     "docs/architecture.md",
 ]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

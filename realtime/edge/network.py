@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from realtime.backends.geo_maxmind import DatabaseBroken
-from realtime.core.audit import NO_AUDITOR, Auditor
+from realtime.core.audit import NO_AUDITOR, NO_TENANT, Action, Auditor, Event, Outcome
 from realtime.edge.countries import Countries
 from realtime.edge.doorkeeper import Doorkeeper, Judge
 from realtime.errors import CloseCode, SettingsError
@@ -90,6 +90,7 @@ class NetworkRules:
         self._countries: Countries | None = None
         self._judge: Judge | None = None
         self._followed = False
+        self._put_out = 0  # by the review that is under way
         self._cursor = 0  # of the connections that have still to be looked at
 
     def prepare(self, policy: Policy) -> Callable[[], None]:
@@ -111,7 +112,7 @@ class NetworkRules:
 
     def tick(self) -> None:
         """Look at some of the connections again that were there when the rules changed."""
-        if self._cursor and self._judge is not None:
+        if self._cursor:
             self._cursor = self._door.review(
                 self.welcomes,
                 cursor=self._cursor,
@@ -119,10 +120,29 @@ class NetworkRules:
                 code=CloseCode.FORBIDDEN,
                 reason=ADDRESS_DENIED,
             )
+            if not self._cursor:
+                self._tell_review()
 
     def welcomes(self, address: bytes) -> bool:
-        """Whether the rules let an address in. Who is refused so late is not counted as an arrival."""
-        return self._judge is None or self._judge(address) is None
+        """Whether the rules let in who is here already; who is not let in is counted for the audit log."""
+        welcome = self._judge is None or self._judge(address) is None
+        self._put_out += not welcome
+        return welcome
+
+    def _tell_review(self) -> None:
+        """Say how many a review has put out; each of them would be a flood of events."""
+        if self._put_out:
+            log.info("%d connections closed: the policy does not let them in any more", self._put_out)
+            self._audit.record(
+                Event(
+                    tenant=NO_TENANT,
+                    action=Action.CLOSE,
+                    outcome=Outcome.DENIED,
+                    actor="server",
+                    detail={"reason": "address_denied", "connections": self._put_out},
+                )
+            )
+        self._put_out = 0
 
     def checks(self) -> dict[str, str]:
         """What /ready says of it."""

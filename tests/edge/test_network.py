@@ -273,11 +273,14 @@ def test_new_rules_are_held_against_who_is_there_in_slices():
     stage.rules.tick()
     assert stage.hub.slices == []  # at the start nobody is there
     stage.follow(deny=["198.51.100.0/24"])
-    assert [welcomes(bad) for welcomes in reviewed] == [False]
+    assert [welcomes(bad) for welcomes in reviewed] == [False]  # what the hub does not hold
     for _ in range(4):
         stage.rules.tick()
     assert stage.hub.slices == [REVIEWED_A_TICK, REVIEWED_A_TICK, 2]
     assert stage.hub.closed == [("198.51.100.1", 4507, b'{"r":"address_denied"}')] * 2
+    (event,) = stage.log.events
+    assert (event.action, event.outcome) == (Action.CLOSE, Outcome.DENIED)
+    assert event.detail == {"reason": "address_denied", "connections": 3}
 
 
 def test_a_policy_without_rules_reviews_nobody(stage: Stage):
