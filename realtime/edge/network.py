@@ -21,7 +21,7 @@ from realtime.native.cidr import CidrList, CidrTable
 from realtime.policy import Network, Policy
 from realtime.protocol.closing import close_reason
 from realtime.protocol.forwarded import ForwardedHeader, client_of
-from realtime.protocol.origins import Allowed, origin_rules
+from realtime.protocol.origins import OriginRules
 
 log: Final = logging.getLogger("realtime.edge")
 
@@ -65,7 +65,7 @@ class Compiled(NamedTuple):
     judge: Judge | None
     countries: Countries | None
     trusted: CidrTable | None
-    origins: Allowed | None
+    origins: OriginRules
 
 
 class NetworkRules:
@@ -78,7 +78,7 @@ class NetworkRules:
         *,
         allowed_origins: tuple[str, ...] = (),
         audit: Auditor = NO_AUDITOR,
-        on_origins: Callable[[Allowed | None], object] = lambda allowed: None,
+        on_origins: Callable[[OriginRules], object] = lambda origins: None,
         on_review: Callable[[Callable[[bytes], bool]], object] = lambda welcomes: None,
     ) -> None:
         self._door = door
@@ -200,12 +200,9 @@ def _countries(network: Network, audit: Auditor, strict: bool) -> Countries:
         raise SettingsError(f"network.geo_database: {error}") from error
 
 
-def _origins(network: Network, allowed: tuple[str, ...]) -> Allowed | None:
-    entries = (*allowed, *network.origins)
-    if not entries:
-        return None
+def _origins(network: Network, allowed: tuple[str, ...]) -> OriginRules:
     try:
-        return origin_rules(entries, missing=network.origin_missing == "allow")
+        return OriginRules((*allowed, *network.origins), missing=network.origin_missing == "allow")
     except ValueError as error:
         raise SettingsError(f"network.origins, with allowed_origins: {error}") from error
 
