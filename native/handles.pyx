@@ -136,12 +136,13 @@ cdef class Accept:
 cdef class Refuse:
     """The answer of `on_handshake` to a client that may not come in: an HTTP status, then the end."""
 
-    def __init__(self, int status, str body="", str headers=""):
+    def __init__(self, int status, str body="", str headers="", *, bint blameless=False):
         if not 400 <= status <= 599:
             raise ValueError(f"status is {status}: 400 to 599")
         self.status = status
         self.body = body.encode()
         self.header_lines = headers.encode("latin-1")
+        self.blameless = blameless
 
     @property
     def headers(self):

@@ -17,6 +17,7 @@ cdef class Hub(Doorway):
     cdef int64_t rest_wake_ns       # until when a wake for a resting log is arranged
     cdef int64_t read_until_ns      # reading beyond this waits for the next round
     cdef uint64_t read_look         # received bytes at which the clock is looked at again
+    cdef uint64_t work_look         # and frames, with KiB inflated
     cdef int flush_chunk
     cdef uint64_t room_lag_limit_bytes
     cdef uint64_t room_lag_limit_messages
@@ -27,6 +28,7 @@ cdef class Hub(Doorway):
     cdef name_limits(self, double handshake_timeout_s)
     cdef void handle_events(self, epoll_event* events, int count)
     cdef bint may_read(self) noexcept
+    cdef void look_later(self) noexcept
     cdef void visit_readable(self)
     cdef void flush_unicast(self)
     cdef void drain(self, CConnection* connection)

@@ -65,9 +65,16 @@ class Accept:
     def user_key(self) -> int: ...
 
 class Refuse:
-    """Answer with an HTTP status (400 to 599) and close. `headers` are lines that each end in CRLF."""
+    """Answer with an HTTP status (400 to 599) and close. `headers` are lines that each end in CRLF.
 
-    def __init__(self, status: int, body: str = "", headers: str = "") -> None: ...
+    Whoever is refused as `blameless` is no offender: `on_offence` does not hear of it.
+    """
+
+    def __init__(
+        self, status: int, body: str = "", headers: str = "", *, blameless: bool = False
+    ) -> None: ...
+    @property
+    def blameless(self) -> bool: ...
     @property
     def status(self) -> int: ...
     @property
@@ -151,6 +158,10 @@ class Hub:
     for one in IPv6's form, 16 for IPv6), before anything is made or read for it: whoever may not is reset and
     counted as `denied_arrivals`; so is everybody while it raises. `on_departure(address)` comes once for each
     that was let in, when its connection is gone or handed over. Who gives neither pays for neither.
+
+    `on_offence(address, code, admitted)` hears of each connection that the hub, or whoever holds it, ends:
+    with which close code or HTTP status, and whether its peer had been let in. Which of them are offences, it
+    decides. A request that comes too late counts where some of it came (408).
     """
 
     def __init__(
@@ -164,6 +175,7 @@ class Hub:
         on_limited: Callable[..., object] | None = None,
         on_arrival: Callable[[bytes], bool] | None = None,
         on_departure: Callable[[bytes], object] | None = None,
+        on_offence: Callable[[bytes, int, bool], object] | None = None,
         max_connections: int = 100_000,
         max_message_bytes: int = 65_536,
         max_head_bytes: int = 16_384,
@@ -172,6 +184,8 @@ class Hub:
         heartbeat_s: float = 30.0,
         close_timeout_s: float = 5.0,
         messages_per_second: float = 0.0,
+        control_frames_per_second: float = 0.0,
+        control_frames_burst: float = 1.0,
         message_burst: float = 1.0,
         unicast_limit_bytes: int = 1_048_576,
         read_chunk_bytes: int = 65_536,

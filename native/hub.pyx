@@ -82,6 +82,7 @@ cdef enum:
     BATCH_BUDGET_NS = 4000000       # then the event loop gets its turn
     READ_BUDGET_NS = 2000000        # of reading before a chunk is flushed; the rest is read next
     READ_LOOK_BYTES = 16384         # between two looks at the clock: it costs as much as a short message
+    READ_LOOK_WORK = 1024           # frames, and KiB inflated: what is small on the way need not be small
     HEARTBEAT_LOST = 4002
     PROBES_MS = 150000              # over TCP_RTO_MAX, the longest time between two probes of a closed window
     INTERNAL = 4000
@@ -104,6 +105,10 @@ cdef void _deliver(
         (<Hub>owner).deliver(connection, payload, n, wait_ns)
 
 
+cdef void _offended(void* owner, CConnection* connection, int code) noexcept:
+    (<Hub>owner).offended(connection, code)
+
+
 cdef class Hub(Doorway):
     """All WebSocket connections of one worker. Not thread-safe: all happens on the event loop's thread.
 
@@ -112,7 +117,8 @@ cdef class Hub(Doorway):
 
     def __init__(
         self, *, on_handshake, on_message, on_close, on_http, on_wake, on_limited=None,
-        on_arrival=None, on_departure=None,
+        on_arrival=None, on_departure=None, on_offence=None, double control_frames_per_second=0.0,
+        double control_frames_burst=1.0,
         int max_connections=100_000, uint32_t max_message_bytes=65_536, uint32_t max_head_bytes=16_384,
         uint32_t max_fragments=131_072, double handshake_timeout_s=10.0, double heartbeat_s=30.0,
         double close_timeout_s=5.0, double messages_per_second=0.0, double message_burst=1.0,
@@ -129,6 +135,9 @@ cdef class Hub(Doorway):
         self.on_handshake, self.on_message, self.on_close = on_handshake, on_message, on_close
         self.on_http, self.on_wake, self.on_limited = on_http, on_wake, on_limited
         self.guard(on_arrival, on_departure)
+        self.on_offence = on_offence
+        if on_offence is not None:
+            state.on_offence = _offended
         self.max_connections, self.accept_batch, self.flush_chunk = max_connections, accept_batch, flush_chunk
         self.compression_level, self.compression_threshold = compression_level, compression_threshold
         self.room_lag_limit_bytes = room_lag_limit_bytes
@@ -151,6 +160,11 @@ cdef class Hub(Doorway):
         if messages_per_second > 0:
             state.message_cost_ns = <int64_t>(1e9 / messages_per_second)
             state.message_burst_ns = <int64_t>(max(message_burst, 1.0) * 1e9 / messages_per_second)
+        if control_frames_per_second > 0:
+            state.control_cost_ns = <int64_t>(1e9 / control_frames_per_second)
+            state.control_burst_ns = <int64_t>(
+                max(control_frames_burst, 1.0) * 1e9 / control_frames_per_second
+            )
         if bytes_per_second > 0:
             state.byte_cost_ns = 1e9 / bytes_per_second
             state.byte_burst_ns = <int64_t>(max(bytes_burst, max_message_bytes) * state.byte_cost_ns) + 1
@@ -182,6 +196,7 @@ cdef class Hub(Doorway):
     def __dealloc__(self):
         cdef HubState* state = &self.state
         cdef uint32_t i
+        state.on_offence = NULL
         self.on_close = self.on_departure = None    # nobody is told: whoever listened is being freed too
         for i in range(state.connections):
             connection_kill(state, state.table[i], 1006)
@@ -241,7 +256,7 @@ cdef class Hub(Doorway):
         while True:
             state.now_ns = monotonic_ns()
             self.read_until_ns = state.now_ns + READ_BUDGET_NS
-            self.read_look = state.counters.bytes_in + READ_LOOK_BYTES
+            self.look_later()
             count = epoll_wait(state.epoll_fd, events, EVENTS, 0)
             state.counters.polls += 1
             if count > 0:
@@ -326,12 +341,17 @@ cdef class Hub(Doorway):
 
     cdef bint may_read(self) noexcept:
         """Is there time for one more visit before a chunk is flushed?"""
-        if self.state.counters.bytes_in < self.read_look:
+        if self.state.counters.bytes_in < self.read_look and self.state.work < self.work_look:
             return True
         if monotonic_ns() >= self.read_until_ns:
             return False
-        self.read_look = self.state.counters.bytes_in + READ_LOOK_BYTES
+        self.look_later()
         return True
+
+    cdef void look_later(self) noexcept:
+        """Look at the clock after so many bytes more, or so much work, whichever comes first."""
+        self.read_look = self.state.counters.bytes_in + READ_LOOK_BYTES
+        self.work_look = self.state.work + READ_LOOK_WORK
 
     cdef void visit_readable(self):
         """Read on where the last round stopped, oldest first; who has more then stands at the end again."""
@@ -443,7 +463,8 @@ cdef class Hub(Doorway):
         cdef HubState* state = &self.state
         if connection.state == HANDSHAKE:
             state.counters.handshake_timeouts += 1
-            self.refuse(connection, 408, b"", self.slow_handshake)
+            # Browsers open connections to have them when they need one, and say nothing for as long.
+            self.refuse(connection, 408, b"", self.slow_handshake, connection.input == NULL)
         elif connection.state == CLOSING or connection.state == LEAVING:
             connection.flags |= ABORT
             connection_kill(state, connection, connection.close_code)

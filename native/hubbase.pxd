@@ -20,6 +20,7 @@ cdef class HubBase:
     cdef object on_http
     cdef object on_wake
     cdef object on_arrival          # (packed address) -> is it let in?; None where nobody asks
+    cdef object on_offence          # (packed address, code, was it admitted); None where nobody asks
     cdef object on_departure        # (packed address): the connection is gone; None where nobody counts
     cdef list deflaters             # by window bits
     cdef bytes stamp
@@ -36,6 +37,7 @@ cdef class HubBase:
     cdef int proxy_protocol         # 0 off, 1 optional, 2 required
 
     cdef void wake(self)
+    cdef void offended(self, CConnection* connection, int code)
     cdef bint trusts(self, const Address* address) noexcept
     cdef int let_in(self, const Address* address)
     cdef void tell_untrusted(self, const Address* address, str reason)

@@ -11,7 +11,7 @@ from realtime.native.address cimport Address, address_text
 from realtime.native.deflate cimport Deflater
 from realtime.native.frames cimport FIN_BIT, RSV1_BIT
 from realtime.native.posix cimport monotonic_ns
-from realtime.native.types cimport COUNTED, HubState
+from realtime.native.types cimport COUNTED, HANDSHAKE, PENDING, HubState
 from realtime.native.types cimport Connection as CConnection
 from realtime.native.unicast cimport output_frame, output_urgent
 
@@ -49,6 +49,19 @@ cdef class HubBase:
             self.state.waking = 1
             self.state.now_ns = monotonic_ns()
             self.on_wake(0.0)
+
+    cdef void offended(self, CConnection* connection, int code):
+        """Tell `on_offence` that a connection ends with a close code, or an HTTP status."""
+        cdef const Address* address = &connection.address
+        if self.trusts(address):
+            return      # for whom a proxy speaks has not been said
+        admitted = connection.state != HANDSHAKE and not connection.flags & PENDING
+        try:
+            self.on_offence(
+                PyBytes_FromStringAndSize(<const char*>address.octets, address.length), code, admitted
+            )
+        except BaseException:   # whatever it is, the batch goes on
+            log.exception("on_offence of connection %d", connection.id)
 
     cdef bint trusts(self, const Address* address) noexcept:
         return self.trusted is not None and self.trusted.value_of(address) != 0

@@ -14,5 +14,5 @@ cdef class Reception(HubBase):
     cdef bint hear_forwarded(self, CConnection* connection, const uint8_t* data, const Head* head)
     cdef bint settle(self, CConnection* connection)
     cdef void accept(self, CConnection* connection, Accept accept, const uint8_t* data, const Head* head)
-    cdef long refuse(self, CConnection* connection, int status, bytes headers, bytes body)
+    cdef long refuse(self, CConnection* connection, int status, bytes headers, bytes body, bint blameless=*)
     cdef void hand_over(self, CConnection* connection, const uint8_t* data, size_t n)

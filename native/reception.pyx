@@ -105,7 +105,7 @@ cdef class Reception(HubBase):
         if type(verdict_object) is Refuse:
             return self.refuse(
                 connection, (<Refuse>verdict_object).status, (<Refuse>verdict_object).header_lines,
-                (<Refuse>verdict_object).body,
+                (<Refuse>verdict_object).body, (<Refuse>verdict_object).blameless,
             )
         return self.refuse(connection, 500, b"", b"the handshake failed on our side")
 
@@ -194,7 +194,7 @@ cdef class Reception(HubBase):
         connection.flags |= (
             (BINARY if accept.binary else 0)
             | (ECHO if accept.echo else 0)
-            | (PENDING if accept.pending else 0)
+            | (PENDING if accept.pending or accept.close_code else 0)   # who is let in to be closed is nobody
         )
         state.counters.handshakes += 1
         output_append(state, connection, answer, n)
@@ -210,8 +210,13 @@ cdef class Reception(HubBase):
         if accept.close_code:
             connection_close(state, connection, accept.close_code, accept.close_reason)
 
-    cdef long refuse(self, CConnection* connection, int status, bytes headers, bytes body):
-        """Answer with an HTTP error, then discard until the peer closes, so that it can read that."""
+    cdef long refuse(
+        self, CConnection* connection, int status, bytes headers, bytes body, bint blameless=False
+    ):
+        """Answer with an HTTP error, then discard until the peer closes, so that it can read that.
+
+        Whoever is `blameless` has not offended, whatever the status may mean elsewhere.
+        """
         cdef HubState* state = &self.state
         cdef uint8_t answer[2048]
         cdef size_t n = write_refusal(
@@ -219,6 +224,8 @@ cdef class Reception(HubBase):
             PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body),
         )
         state.counters.refused += 1
+        if state.on_offence != NULL and not blameless:
+            self.offended(connection, status)
         connection.close_code = 1006
         if n == 0:
             log.error("the refusal %d %r %r cannot be sent", status, headers, body)

@@ -171,6 +171,7 @@ cdef struct Connection:
     uint64_t id             # counts up from 1, never used again in this process
     int64_t bucket          # GCRA theoretical arrival time, ns: of its messages
     int64_t byte_bucket     # and of their bytes
+    int64_t control_bucket  # of pings and pongs
     Address address         # the client's; a trusted peer's own until it has said whom it speaks for
     uint8_t arrival         # bits of an Arrival; without the first two, on_arrival has let its address in
 
@@ -230,6 +231,8 @@ cdef struct HubState:
     int64_t message_burst_ns
     double byte_cost_ns     # 0 = bytes are not limited
     int64_t byte_burst_ns
+    int64_t control_cost_ns # 0 = pings and pongs count as frames alone
+    int64_t control_burst_ns
     double max_age_ticks    # 0 = connections live for ever
     double rest_ratio
     int64_t rest_max_ns
@@ -242,4 +245,7 @@ cdef struct HubState:
     void (*on_message)(
         void* owner, Connection* connection, uint8_t opcode, const uint8_t* payload, size_t n, int64_t wait_ns
     ) noexcept
+    # It ends with this close code, or HTTP status; NULL where nobody wants to know.
+    void (*on_offence)(void* owner, Connection* connection, int code) noexcept
+    uint64_t work           # frames handled, and KiB inflated: for whoever wants to know when to look at a clock
     Counters counters

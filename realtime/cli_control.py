@@ -32,13 +32,15 @@ def add_commands(commands: Any, add_config: AddConfig, read: Read) -> None:
             "--tenant", default=DEFAULT_TENANT, help=f"tenant of the room or user (default: {DEFAULT_TENANT})"
         )
         add_config(parser)
-        parser.set_defaults(run=_runner(run, read))
+        parser.set_defaults(run=runner(run, read))
 
 
 Run = Callable[["Publisher", argparse.Namespace], Awaitable[None]]
 
 
-def _runner(run: Run, read: Read) -> Callable[[argparse.Namespace], int]:
+def runner(run: Run, read: Read) -> Callable[[argparse.Namespace], int]:
+    """Return what runs a command with a connected `Publisher`."""
+
     def command(parsed: argparse.Namespace) -> int:
         settings = read(parsed)
         from realtime.edge.publisher import Publisher
@@ -102,7 +104,7 @@ async def _publish_one(
     receipt = await publisher.publish(
         parsed.room, type, content, tenant=parsed.tenant, user=parsed.user, key=key
     )
-    _say(**receipt._asdict())
+    say(**receipt._asdict())
 
 
 # ---------------------------------------------------------------- notify
@@ -136,7 +138,7 @@ async def _notify(publisher: Publisher, parsed: argparse.Namespace) -> None:
         tenant=parsed.tenant,
         id=parsed.id,
     )
-    _say(**sent._asdict())
+    say(**sent._asdict())
 
 
 # ---------------------------------------------------------------- kick, revoke
@@ -168,7 +170,7 @@ async def _kick(publisher: Publisher, parsed: argparse.Namespace) -> None:
         closed = await publisher.kick_tenant(parsed.tenant, **order)
     else:
         closed = await publisher.kick(parsed.user, tenant=parsed.tenant, **order)
-    _say(connections=closed)
+    say(connections=closed)
 
 
 def _add_revoke(commands: Any) -> tuple[argparse.ArgumentParser, Run]:
@@ -202,7 +204,7 @@ async def _revoke(publisher: Publisher, parsed: argparse.Namespace) -> None:
         issued_before=parsed.issued_before,
         **keep,
     )
-    _say(until=until)
+    say(until=until)
 
 
 def _json(what: str, text: str) -> Any:
@@ -212,5 +214,6 @@ def _json(what: str, text: str) -> Any:
         raise BadMessage(f"{what} is no JSON: {error}; text stands in quotes: '\"hello\"'") from error
 
 
-def _say(**what: Any) -> None:
+def say(**what: Any) -> None:
+    """Print one line of JSON."""
     print(json.dumps(what, separators=(",", ":"), ensure_ascii=False), flush=True)

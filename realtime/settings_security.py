@@ -26,6 +26,108 @@ class SecuritySettings(ClusterSettings, frozen=True, kw_only=True):
     # -- tokens ---------------------------------------------------------------------------------------------
 
     # -- addresses and abuse --------------------------------------------------------------------------------
+    exempt_addresses: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Addresses and networks that no limit per address or subnet holds for, and no "
+            "penalty; trusted proxies never have any.",
+            extra=Text,
+        ),
+    ] = ("127.0.0.0/8", "::1/128")
+    ipv6_prefix_bits: Annotated[
+        int,
+        Meta(
+            ge=32,
+            le=128,
+            description="Leading bits that are one address in IPv6: who has one of a /64 has all of them.",
+            extra=Count,
+        ),
+    ] = 64
+    subnet_bits_v4: Annotated[
+        int, Meta(ge=8, le=32, description="Leading bits of a subnet in IPv4.", extra=Count)
+    ] = 24
+    subnet_bits_v6: Annotated[
+        int, Meta(ge=16, le=128, description="Leading bits of a subnet in IPv6.", extra=Count)
+    ] = 48
+    max_connections_per_address: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10_000_000,
+            description="Connections one address may have to one process; more are refused as they arrive. "
+            "The default is a fuse: offices and mobile networks share addresses. 0: no limit.",
+            extra=Count,
+        ),
+    ] = 10_000
+    max_connections_per_subnet: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10_000_000,
+            description="Connections one subnet may have to one process. 0: no limit.",
+            extra=Count,
+        ),
+    ] = 0
+    connections_per_second_per_address: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="New connections a second of one address; more are refused as they arrive. The "
+            "default is a fuse. 0: no limit.",
+            extra=Rate,
+        ),
+    ] = 1_000
+    connections_per_second_per_subnet: Annotated[
+        int,
+        Meta(
+            ge=0, le=1_000_000, description="New connections a second of one subnet. 0: no limit.", extra=Rate
+        ),
+    ] = 0
+    control_frames_per_second: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="Ping and pong frames a second of one connection; one that sends more is closed "
+            "(4509). 0: they count as other frames do.",
+            extra=Rate,
+        ),
+    ] = 100
+    penalty_threshold: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="Points of offences at which an address is kept out for a while. 0: nobody is.",
+            extra=Count,
+        ),
+    ] = 100.0
+    penalty_half_life_s: Annotated[
+        float,
+        Meta(gt=0, le=86_400, description="In so long half of the points are forgotten.", extra=Seconds),
+    ] = 60.0
+    penalty_base_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=86_400,
+            description="The first time out; each further one is twice as long.",
+            extra=Seconds,
+        ),
+    ] = 10.0
+    penalty_max_s: Annotated[
+        float, Meta(gt=0, le=86_400 * 30, description="The longest time out.", extra=Seconds)
+    ] = 3600.0
+    penalty_forgiveness_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=86_400 * 30,
+            description="For so long without a penalty, one time out is forgotten.",
+            extra=Seconds,
+        ),
+    ] = 600.0
 
     # -- tenants --------------------------------------------------------------------------------------------
 

@@ -345,9 +345,10 @@ def close_codes_table() -> str:
 def metrics_page() -> str:
     hub = dict.fromkeys((*telemetry.HUB_COUNTERS, *telemetry.HUB_GAUGES), 0)
     core = dict.fromkeys((*telemetry.CORE_COUNTERS, *telemetry.CORE_GAUGES), 0)
-    core |= dict.fromkeys((*telemetry.BACKEND_HELP, *telemetry.CLUSTER_HELP, *telemetry.TLS_HELP), 0)
+    core |= dict.fromkeys((*telemetry.BACKEND_HELP, *telemetry.GUARD_HELP, *telemetry.CLUSTER_HELP), 0)
+    core |= dict.fromkeys(telemetry.TLS_HELP, 0)
     declared = telemetry.worker_metrics(
-        hub, core, refusals={}, arrivals={}, node="", version="", http=0, lag=telemetry.LoopLag()
+        hub, core, refusals={}, arrivals={}, offences={}, node="", version="", http=0, lag=telemetry.LoopLag()
     )
     rows = [(code(metric.name), metric.type, metric.help) for metric in declared]
     note = NOTE.format(source="realtime/edge/telemetry.py")

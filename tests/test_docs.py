@@ -32,6 +32,7 @@ def load(path: Path) -> ModuleType:
 docs = load(ROOT / "scripts" / "docs.py")
 HAND_WRITTEN = [
     *("README.md", "docs/index.md", "docs/protocol.md", "docs/limits.md", "docs/asgi.md"),
+    "docs/abuse.md",
     "docs/operations.md",
     "docs/failover.md",
     "docs/security.md",

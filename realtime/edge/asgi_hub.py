@@ -62,17 +62,21 @@ class AsgiWorker(TlsWorker):
             await refuse(websocket, UNWELCOME)
             return
         try:
-            await self._judge(websocket, request, user)
+            await self._judge(websocket, request, user, address or b"")
         finally:
             if address is not None:
                 self.doorkeeper.depart(address)
 
-    async def _judge(self, websocket: AsgiWebSocket, request: AsgiRequest, user: str | None) -> None:
+    async def _judge(
+        self, websocket: AsgiWebSocket, request: AsgiRequest, user: str | None, address: bytes
+    ) -> None:
         number = request.connection_id
         verdict: Accept | Refuse = self._full
         if not self.full():
             verdict = self._gate.on_request(request, user)
         if isinstance(verdict, Refuse):
+            if not verdict.blameless:
+                self.guard.offend(address, verdict.status, False)
             await refuse(websocket, verdict)
             return
         # No await between the verdict and `run`: the user's next connection has to find this one.
@@ -82,6 +86,7 @@ class AsgiWorker(TlsWorker):
         try:
             code = (await connection.run(verdict)).code
         finally:
+            self.guard.offend(address, code, connection.admitted)
             self._forget(connection.state, number, code)
 
     def _arrive(self, address: bytes | None) -> bool:

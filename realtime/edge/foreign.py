@@ -48,6 +48,7 @@ class ForeignConnection:
         self.binary = verdict.binary
         self.variant = FOREIGN | verdict.binary
         self.open = True
+        self.admitted = not (verdict.pending or verdict.close_code)  # its peer has proved who it is
         self._hub = hub
         self._settings = settings
         self._user_key = 0
@@ -56,6 +57,11 @@ class ForeignConnection:
         self._ending: Ending | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._age: asyncio.TimerHandle | None = None
+
+    @property
+    def closed_with(self) -> int:
+        """The code that we have closed it with; 0 where we have not."""
+        return 0 if self._ending is None else self._ending.code
 
     # -- the subclass' part -------------------------------------------------------------------------------
 
@@ -94,6 +100,7 @@ class ForeignConnection:
     def confirm(self) -> None:
         """It has authenticated: stop the handshake deadline."""
         if self.open and self._deadline is not None:
+            self.admitted = True
             self._deadline.cancel()
             self._deadline = None
 
@@ -175,10 +182,18 @@ class Meter:
     def __init__(self, settings: Settings) -> None:
         rate, burst = settings.messages_per_second, settings.messages_burst
         self._frames = KeyedLimiter(rate, burst, METERED_CONNECTIONS)
+        self._control = None
+        if settings.control_frames_per_second:
+            rate = settings.control_frames_per_second
+            self._control = KeyedLimiter(rate, max(1.0, rate * settings.rate_burst_s), METERED_CONNECTIONS)
         self._bytes = None
         if settings.bytes_per_second:
             burst = max(int(settings.bytes_per_second * settings.rate_burst_s), settings.max_message_bytes)
             self._bytes = KeyedLimiter(settings.bytes_per_second, burst, METERED_CONNECTIONS)
+
+    def floods(self, number: int) -> bool:
+        """Count one ping or pong of connection `number`; whether it has sent too many."""
+        return self._control is not None and self._control.take(str(number)) > 0.0
 
     def charge(self, number: int, octets: int, frames: int = 1) -> tuple[str, float]:
         """Take what `frames` of connection `number` cost.

@@ -18,7 +18,7 @@ from realtime.core.router import error_reason
 from realtime.core.session import Session
 from realtime.edge.expiry import SilentTokens
 from realtime.edge.welcome import Welcome
-from realtime.errors import BadMessage, ConnectionLimit, Forbidden, RealtimeError, Unavailable
+from realtime.errors import BadMessage, ConnectionLimit, Forbidden, RealtimeError, TokenExpired, Unavailable
 from realtime.ids import UserId, parse_user
 from realtime.native.encode import json_string
 from realtime.native.hub import Accept, Refuse
@@ -292,7 +292,8 @@ def _refuse(error: RealtimeError) -> Refuse:
     if error.retry_after_s is not None:
         headers += f"Retry-After: {math.ceil(error.retry_after_s)}\r\n"
     limit = "" if error.limit is None else f"{error.limit}: "
-    return Refuse(error.number, f"{limit}{error.message}\n", headers)
+    blameless = isinstance(error, TokenExpired)  # so it was a good one
+    return Refuse(error.number, f"{limit}{error.message}\n", headers, blameless=blameless)
 
 
 def _accept_to_close(error: RealtimeError, choice: Choice) -> Accept:

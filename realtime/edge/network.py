@@ -89,6 +89,7 @@ class NetworkRules:
         self._on_review = on_review
         self._countries: Countries | None = None
         self._judge: Judge | None = None
+        self._trusted: CidrTable | None = None
         self._followed = False
         self._put_out = 0  # by the review that is under way
         self._cursor = 0  # of the connections that have still to be looked at
@@ -144,6 +145,10 @@ class NetworkRules:
             )
         self._put_out = 0
 
+    def trusts(self, address: bytes) -> bool:
+        """Whether an address is a trusted proxy's."""
+        return self._trusted is not None and self._trusted.find(address) != 0
+
     def checks(self) -> dict[str, str]:
         """What /ready says of it."""
         return {} if self._countries is None else {"countries": self._countries.state}
@@ -157,6 +162,7 @@ class NetworkRules:
     def _commit(self, compiled: Compiled) -> None:
         network = compiled.network
         self._judge, self._countries = compiled.judge, compiled.countries
+        self._trusted = compiled.trusted
         self._doorkeeper.rule(compiled.judge)
         self._door.trust(
             compiled.trusted,

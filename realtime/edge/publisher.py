@@ -46,6 +46,7 @@ from realtime.core.outside import (
     Published,
     check_publication,
 )
+from realtime.edge.shared_penalties import Penalty, list_penalties, pardon
 from realtime.errors import BadMessage, CloseCode, SettingsError, TooLarge, Unavailable
 from realtime.features import discover
 from realtime.ids import DEFAULT_TENANT, RoomId, parse_room, parse_tenant, parse_user
@@ -301,6 +302,16 @@ class Publisher:
         return await self._orders.revoke(
             tenant=tenant, user=user, token_id=token_id, issued_before=issued_before, keep_s=keep_s
         )
+
+    async def penalties(self) -> list[Penalty]:
+        """Return which addresses are kept out, for how long still and for which time, longest first."""
+        await self._workers()
+        return await list_penalties(self._ring)
+
+    async def pardon(self, address: str) -> int:
+        """Let an address in again and forget what it did; return how many workers knew of it."""
+        await self._workers()
+        return await pardon(self._ring, address)
 
     async def presence(self, room: str, *, tenant: str = DEFAULT_TENANT) -> Presence:
         """Return who is in a room, in no order."""

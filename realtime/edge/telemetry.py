@@ -92,6 +92,13 @@ BACKEND_HELP: Final = {
     "store_queued_bytes": "Bytes that wait to be committed.",
     "store_queued_rows": "Rows that wait to be committed.",
 }
+# What the guard counts.
+GUARD_HELP: Final = {
+    "connected_addresses": "Addresses that have connections here; in IPv6 networks of one.",
+    "penalized_addresses": "Addresses that are kept out now, by what they did here or elsewhere.",
+    "penalties_total": "Times that an address was kept out for what it did here.",
+    "suspect_addresses": "Addresses that are remembered for what they did.",
+}
 # The same of a worker of a cluster.
 CLUSTER_HELP: Final = {
     "broker_gaps_total": "Times that a room had to ask Redis for what it had not heard.",
@@ -175,6 +182,7 @@ def worker_metrics(
     *,
     refusals: Mapping[str, int],
     arrivals: Mapping[str, int],
+    offences: Mapping[str, int],
     node: str,
     version: str,
     http: int,
@@ -182,8 +190,8 @@ def worker_metrics(
 ) -> Iterator[Metric]:
     """Everything one worker has to say.
 
-    `refusals` are by the name of the limit, `arrivals` (those refused) by the reason; `http` is the number of
-    open HTTP connections.
+    `refusals` are by the name of the limit, `arrivals` (those refused) by the reason, `offences` by name;
+    `http` is the number of open HTTP connections.
     """
     about = {"node": node, "version": version}
     yield Metric("realtime_info", "This worker.", "gauge", (Sample(1, about),))
@@ -195,11 +203,15 @@ def worker_metrics(
     help = "Clients refused for the address they came from, by the reason."
     samples = tuple(Sample(count, {"reason": reason}) for reason, count in sorted(arrivals.items()))
     yield Metric("realtime_address_refusals_total", help, "counter", samples)
+    help = "What ended connections and counts against their addresses, by its name."
+    samples = tuple(Sample(count, {"offence": name}) for name, count in sorted(offences.items()))
+    yield Metric("realtime_offences_total", help, "counter", samples)
     known = CORE_COUNTERS.keys() | CORE_GAUGES.keys()
     for name in sorted(core.keys() - known):  # a backend's own
         help = (
             BACKEND_HELP.get(name)
             or CLUSTER_HELP.get(name)
+            or GUARD_HELP.get(name)
             or TLS_HELP.get(name)
             or f"{name.removesuffix('_total').replace('_', ' ').capitalize()}."
         )

@@ -182,7 +182,7 @@ class TlsConnection(ForeignConnection, asyncio.Protocol):
                 self._message(BINARY, payload)
             case Ping(payload=payload):
                 self._hub.counts["pings_in"] += 1
-                if self.open and self._may(len(payload)):
+                if self._may(len(payload)):
                     self._pong = payload
                     self._wake()
             case Pong(payload=payload):
@@ -209,7 +209,15 @@ class TlsConnection(ForeignConnection, asyncio.Protocol):
             self._on_frame(self, payload)
 
     def _may(self, octets: int) -> bool:
-        return self._echo or not self._meter.charge(self.id, octets)[1]
+        """Whether a ping may be answered. Who sends too many of them, or of pongs, is closed over it."""
+        if self._echo or not self.open:
+            return self.open
+        if self._meter.floods(self.id):
+            limit, allowed = "control_frames_per_second", self._settings.control_frames_per_second
+            self._hub.counts["rate_limited"] += 1
+            self._fail(CloseCode.TOO_MANY_ERRORS, "too many control frames", limit=limit, allowed=allowed)
+            return False
+        return not self._meter.charge(self.id, octets)[1]
 
     def _fail(
         self, code: int, reason: str, *, limit: str | None = None, allowed: float | None = None

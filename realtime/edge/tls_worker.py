@@ -109,6 +109,7 @@ class TlsWorker(MixedWorker):
 
     def offend(self, address: bytes, status: int) -> None:
         """See `tls_door.Host`."""
+        self.guard.offend(address, status, False)
 
     def take(self, transport: asyncio.Transport, address: bytes, request: Request, received: bytes) -> None:
         """See `tls_door.Host`: a WebSocket, if the gate lets it in, or plain HTTP."""
@@ -171,12 +172,15 @@ class TlsWorker(MixedWorker):
 
     def _turn_away(self, transport: asyncio.Transport, address: bytes, verdict: Refuse) -> None:
         self.hub.counts["refused"] += 1
-        self.offend(address, verdict.status)
+        if not verdict.blameless:
+            self.offend(address, verdict.status)
         self.depart(address)
         refuse(transport, refusal_response(verdict.status, verdict.body, verdict.headers.encode("latin-1")))
 
     def _on_end(self, address: bytes, connection: ForeignConnection, code: int) -> None:
         self.depart(address)
+        if connection.closed_with:
+            self.guard.offend(address, connection.closed_with, connection.admitted)
         self._forget(connection.state, connection.id, code)
 
 

@@ -28,10 +28,12 @@ from realtime.edge.drain import drain, rebalance_reason
 from realtime.edge.expiry import SilentTokens
 from realtime.edge.foundation import Foundation
 from realtime.edge.gate import Gate, Guest, Pending, State
+from realtime.edge.guard import Guard
 from realtime.edge.http import Handler, HttpServer, Routes, upgrade_required
 from realtime.edge.network import NetworkRules
 from realtime.edge.pages import Report, system_routes, web_routes
 from realtime.edge.policies import Policies
+from realtime.edge.shared_penalties import SharedPenalties
 from realtime.edge.telemetry import LoopLag, worker_metrics
 from realtime.edge.welcome import Welcome
 from realtime.errors import CloseCode
@@ -85,10 +87,13 @@ class Worker:
         authenticator = _authenticator(settings)
         self._gate = Gate(settings, authenticator, self._audit)
         self.doorkeeper = Doorkeeper(clock, self._audit)
+        self.guard = Guard(settings, clock, self._audit)
+        self.doorkeeper.add(self.guard.arrive, self.guard.depart)
         self.hub = self._make_hub(connections_max)
         self.doorkeeper.serve(self.hub)
         self._welcome = Welcome(settings, self._node, self.hub, foundation.worker)
         self.core = self._make_core(authenticator)
+        SharedPenalties(self.guard, self.core.cluster)
         self.hub.deliver_to(self.core.receive)  # no Python of ours between them: it is the hot path
         self._gate.open(self.core, self._welcome, self._silent)
         self._http = self._make_http()
@@ -100,6 +105,7 @@ class Worker:
             on_origins=self._gate.allow_origins,
             on_review=self._http.review,
         )
+        self.guard.trust(self._network.trusts)
         self._follow_policy()
 
     def reload(self) -> bool:
@@ -218,6 +224,7 @@ class Worker:
         self.core.tick()
         self.doorkeeper.turned_away.tick()
         self._network.tick()
+        self.guard.tick()
         self._foundation.tick()
         now = self._clock.time()
         if self._silent.due(now):
@@ -250,6 +257,7 @@ class Worker:
             on_close=self._on_close,
             on_http=self._on_http,
             on_wake=self._on_wake,
+            on_offence=self.guard.offend,
             max_connections=connections_max,
             max_message_bytes=settings.max_message_bytes,
             max_head_bytes=settings.max_head_bytes,
@@ -258,6 +266,8 @@ class Worker:
             close_timeout_s=settings.close_timeout_s,
             messages_per_second=settings.messages_per_second,
             message_burst=settings.messages_burst,
+            control_frames_per_second=settings.control_frames_per_second,
+            control_frames_burst=settings.control_frames_per_second * settings.rate_burst_s,
             bytes_per_second=settings.bytes_per_second,
             bytes_burst=settings.bytes_per_second * settings.rate_burst_s,
             accepts_per_second=settings.accepts_per_second,
@@ -329,7 +339,12 @@ class Worker:
         return Report(all(state == "ok" for state in checks.values()), {"checks": checks})
 
     def _stats(self) -> Mapping[str, int]:
-        return {**self.core.stats(), **self._foundation.stats(), **self._network.stats()}
+        return {
+            **self.core.stats(),
+            **self._foundation.stats(),
+            **self._network.stats(),
+            **self.guard.stats(),
+        }
 
     def _render_metrics(self) -> bytes:
         worker = self._foundation.worker
@@ -341,6 +356,7 @@ class Worker:
                     limit: count + self._gate.refusals[limit] for limit, count in self.core.refusals.items()
                 },
                 arrivals=self.doorkeeper.turned_away.counts,
+                offences=self.guard.offences,
                 node=self._node,
                 version=__version__,
                 http=len(self._http.connections),

@@ -227,9 +227,29 @@ def test_a_peer_that_ends_tcp_within_a_record_leaves_nothing_behind(fortified):
     assert resident_mb(server.pid) < before + 24
 
 
+def test_a_flood_of_pings_over_tls_is_closed(fortified):
+    server, target = fortified(control_frames_per_second=10)
+    with Peer(target).upgrade() as peer:
+        assert peer.send(frame(PING, b"p") * 100).read_close() == 4509
+    assert metric(server, "rate_limited_total") == 1
+
+
+def test_who_offends_by_tls_is_kept_out_of_both_ports(fortified):
+    """Ten broken frames are an offender: then its address is refused before TLS, and on the plain port."""
+    server, target = fortified(tcp_defer_accept_s=0, penalty_threshold=50, exempt_addresses="127.0.0.1")
+    for _ in range(6):
+        with contextlib.suppress(ssl.SSLError, OSError), From(target, MALLORY) as peer:
+            peer.upgrade().send(frame(3)).read_close()
+    for port in (target.port, server.port):
+        with socket.create_connection((server.host, port), 5, source_address=(MALLORY, 0)) as raw:
+            assert ended(raw)
+    with Bystander(target) as other:
+        other.is_served()
+
+
 def test_many_pings_get_one_answer_at_a_time(fortified):
     """Who pings and reads nothing has one pong waiting, not one for each."""
-    server, target = fortified()
+    server, target = fortified(control_frames_per_second=0)
     before = resident_mb(server.pid)
     with Peer(target, receive_buffer_bytes=4096).upgrade() as peer, Bystander(target) as other:
         flood = frame(PING, b"p" * 125) * 50_000

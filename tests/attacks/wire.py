@@ -145,10 +145,15 @@ def close_frame(code: int, reason: bytes = b"") -> bytes:
 
 
 class Peer:
-    """One connection to the server. Reads return what came, or fail after `DEADLINE_S`."""
+    """One connection to the server. Reads return what came, or fail after `DEADLINE_S`.
 
-    def __init__(self, target: Target, *, receive_buffer_bytes: int = 0) -> None:
+    `source` is where it comes from: any address of 127.0.0.0/8 is ours on Linux.
+    """
+
+    def __init__(self, target: Target, *, receive_buffer_bytes: int = 0, source: str = "") -> None:
         self.socket = socket.socket()
+        if source:
+            self.socket.bind((source, 0))
         if receive_buffer_bytes:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         self.socket.settimeout(DEADLINE_S)
@@ -311,8 +316,8 @@ def _parse(data: bytes) -> tuple[Frame, int] | None:
 class Bystander(Peer):
     """Another client, connected before the attack: it has to be served on within a second."""
 
-    def __init__(self, target: Target) -> None:
-        super().__init__(target)
+    def __init__(self, target: Target, *, source: str = "") -> None:
+        super().__init__(target, source=source)
         self._requests = itertools.count(1)
         self.upgrade()
         self.read_until('"connected"')
