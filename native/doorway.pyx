@@ -42,20 +42,28 @@ from realtime.native.posix cimport (
 )
 from realtime.native.ratelimit cimport gcra
 from realtime.native.reception cimport Reception
-from realtime.native.types cimport ABORT, AWAITS_HEAD, AWAITS_PROXY, DEAD, HANDSHAKE, OPEN, HubState
+from realtime.native.types cimport (
+    ABORT,
+    AWAITS_HEAD,
+    AWAITS_PROXY,
+    DEAD,
+    HANDSHAKE,
+    OPEN,
+    PROXY_OFF,
+    PROXY_REQUIRED,
+    HubState,
+)
 from realtime.native.types cimport Connection as CConnection
 from realtime.native.unicast cimport connection_kill
 from realtime.native.wheel cimport wheel_set
 
 cdef enum:
-    PROXY_REQUIRED = 2
     ACCEPT_PAUSE_NS = 100000000     # after the process ran out of file descriptors
     ACCEPT_REST_NS = 10000000       # the shortest rest over the accept rate, where the burst holds two
 
 LOOP_TIMER_S = 0.001    # a loop may round a timer down to the millisecond
 
-# By their numbers.
-PROXY_PROTOCOLS = ("off", "optional", "required")
+PROXY_PROTOCOLS = ("off", "optional", "required")     # by their numbers in types.pxd
 
 log = logging.getLogger("realtime.hub")
 
@@ -191,9 +199,9 @@ cdef class Doorway(Reception):
 
     cdef int arrival_of(self, const Address* address):
         """Return what has to be heard before the client's address is known, as Arrival; -1: turn it away."""
-        if self.proxy_protocol or self.on_forwarded is not None:
+        if self.proxy_protocol != PROXY_OFF or self.on_forwarded is not None:
             if self.trusts(address):
-                return AWAITS_PROXY if self.proxy_protocol else AWAITS_HEAD
+                return AWAITS_HEAD if self.proxy_protocol == PROXY_OFF else AWAITS_PROXY
             if self.proxy_protocol == PROXY_REQUIRED:
                 self.tell_untrusted(address, "not_a_proxy")
                 return -1

@@ -34,7 +34,7 @@ cdef class HubBase:
     cdef object on_forwarded        # (packed address of a proxy, header) -> of the client, None: nonsense
     cdef str forwarded_header       # which one
     cdef CidrTable trusted          # whose word about addresses is taken; None: nobody's
-    cdef int proxy_protocol         # 0 off, 1 optional, 2 required
+    cdef int proxy_protocol         # a ProxyProtocol
 
     cdef void wake(self)
     cdef void offended(self, CConnection* connection, int code)

@@ -30,6 +30,7 @@ from realtime.native.types cimport (
     FORWARDED,
     OPEN,
     PENDING,
+    PROXY_REQUIRED,
     HubState,
 )
 from realtime.native.types cimport Connection as CConnection
@@ -38,7 +39,6 @@ from realtime.native.users cimport users_add, users_bucket
 from realtime.native.wheel cimport wheel_live, wheel_set
 
 cdef enum:
-    PROXY_REQUIRED = 2
     AGE_PERCENT_MIN = 90
     AGE_PERCENT_SPREAD = 20
 

@@ -38,6 +38,11 @@ cdef enum Arrival:
     COUNTED = 4          # on_departure will be called for its address
     FORWARDED = 8        # its request said the address: another one on the same socket may say another
 
+cdef enum ProxyProtocol:
+    PROXY_OFF = 0
+    PROXY_OPTIONAL = 1   # a trusted peer may begin with a PROXY header
+    PROXY_REQUIRED = 2   # it must, and nobody else may connect
+
 cdef enum SlowReader:
     DISCONNECT = 0       # who lags too far is closed with 4001
     DROP_OLDEST = 1      # its cursor jumps forward

@@ -94,8 +94,8 @@ class Settings(SecuritySettings, frozen=True, kw_only=True, forbid_unknown_field
     allowed_origins: Annotated[
         tuple[str, ...],
         Meta(
-            description="Origins browsers may connect from, such as https://app.example.com. "
-            "Empty checks nothing; once set, no or another Origin is refused.",
+            description="Origins browsers may connect from, such as https://app.example.com or "
+            "https://*.example.com. Empty checks nothing; once set, no or another Origin is refused.",
             extra=Text,
         ),
     ] = ()

@@ -40,6 +40,7 @@ HAND_WRITTEN = [
     "docs/control.md",
     "docs/audit.md",
     "docs/tokens.md",
+    "docs/network.md",
     "docs/architecture.md",
     "docs/access.md",
     "docs/end-to-end.md",

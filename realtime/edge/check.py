@@ -9,12 +9,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 
 from realtime.edge import listener, tls
 from realtime.edge.process import connections_allowed, file_limit_warning, worker_count
 from realtime.errors import SettingsError, StartupError
 from realtime.loading import Loaded
+from realtime.policy import load_policy
 from realtime.settings import Settings
 
 
@@ -42,6 +44,7 @@ def findings(loaded: Loaded) -> Iterator[Finding]:
     yield native
     if native.ok:
         yield _features()
+        yield _policy(settings)
         yield _store(settings)
         yield _audit(settings)
         yield _workers(settings)
@@ -59,6 +62,19 @@ def _native() -> Finding:
     except ImportError as error:
         return Finding(False, f"compiled build: {error}")
     return Finding(True, f"compiled build: present, for Python {platform.python_version()}")
+
+
+def _policy(settings: Settings) -> Finding:
+    from realtime.edge.network import compile_network  # stands on compiled modules
+
+    if not settings.policy_path:
+        return Finding(True, "policy: none")
+    try:
+        network = load_policy(Path(settings.policy_path)).network
+        compile_network(network, allowed_origins=settings.allowed_origins)
+    except SettingsError as error:
+        return Finding(False, f"policy: {error.message}")
+    return Finding(True, f"policy: {settings.policy_path}")
 
 
 def _features() -> Finding:

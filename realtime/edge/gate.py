@@ -26,7 +26,7 @@ from realtime.ids import UserId, parse_user
 from realtime.native.encode import json_string
 from realtime.native.hub import Accept, Refuse
 from realtime.protocol import deflate, subprotocols
-from realtime.protocol.origins import Allowed
+from realtime.protocol.origins import OriginRules
 from realtime.protocol.subprotocols import JSON, MSGPACK, Choice
 from realtime.settings import Settings
 
@@ -135,7 +135,7 @@ class Gate:
         self._path = settings.ws_path
         self._prefix = settings.ws_path + "/"
         self._echo_path = settings.echo_path
-        self._origins: Allowed | None = None
+        self._origins = OriginRules()
         self._compression = settings.compression
         self._query_token = settings.allow_query_token
         self._cookie = settings.token_cookie
@@ -156,9 +156,9 @@ class Gate:
         self._welcome = welcome
         self._silent = silent
 
-    def allow_origins(self, allowed: Allowed | None) -> None:
-        """Let `allowed` decide from which pages browsers may connect; None: from all."""
-        self._origins = allowed
+    def allow_origins(self, origins: OriginRules) -> None:
+        """Let browsers connect from the pages of these; an empty list is of all pages."""
+        self._origins = origins
 
     def on_handshake(self, handshake: Directed) -> Accept | Refuse:
         """Let a client in or not, by the path that it asks for."""
@@ -190,7 +190,7 @@ class Gate:
         """The refusal of whoever may not come in, whoever it is."""
         if self.draining:
             return RESTARTING
-        if self._origins is not None and not self._origins(handshake.header("origin")):
+        if self._origins and not self._origins.allow(handshake.header("origin")):
             return BAD_ORIGIN
         return None
 

@@ -31,6 +31,14 @@ def test_a_short_run_of_what_redis_sends_loses_nothing():
     assert done.stdout.count("us CPU a message") == 6
 
 
+def test_a_short_run_of_arrivals_counts_each_of_them():
+    command = [sys.executable, "-m", "bench.arrivals", "--short", "--rounds", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("us CPU a connection") == 5
+    assert done.stdout.count("look-ups in") == 6
+
+
 @pytest.mark.parametrize(
     ("module", "arguments", "figures"),
     [

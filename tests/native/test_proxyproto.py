@@ -117,6 +117,7 @@ def changed(data: bytes) -> st.SearchStrategy[bytes]:
 
 
 @given(st.sampled_from([each for each, *_ in GOOD + BAD]).flatmap(changed) | st.binary(max_size=64))
+@example(b"PROXY UNKNOWN\r2S\r\n")
 @example(b"PROXY TCP4 192.0.2.1\0 198.51.100.1 1 2\r\n")
 def test_any_bytes_are_read_as_the_twin_reads_them(data: bytes):
     try:

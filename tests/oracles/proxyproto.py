@@ -55,7 +55,7 @@ def _parse_v1(data: bytes) -> Answer:
     line = data[:end].decode("latin-1")
     if not line.endswith("\r\n"):
         raise BrokenHeaderError
-    if line.startswith(("PROXY UNKNOWN ", "PROXY UNKNOWN\r")):
+    if line == "PROXY UNKNOWN\r\n" or line.startswith("PROXY UNKNOWN "):
         return end, None, 0
     found = _LINE.fullmatch(line)
     if not found or max(int(found[4]), int(found[5])) > 65535:
