@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
 from typing import Any, Final
 
 from realtime.backends.auth.compact import read_object
@@ -98,7 +99,7 @@ class RemoteKeys:
         self._begin(now)
         if self._fetching is None:  # its issuer is gone from the policy
             raise self._unavailable(now)
-        return self._find_later(self._fetching, key_id, algorithm)
+        return Behind(partial(self._find_later, self._fetching, key_id, algorithm))
 
     async def _find_later(self, fetching: asyncio.Task[None], key_id: str | None, algorithm: str) -> Key:
         # Waited for and not awaited: who hangs up meanwhile must not end it for the others. It may be over
@@ -164,6 +165,18 @@ class RemoteKeys:
     def _unavailable(self, now: float) -> Unavailable:
         wait_s = max(self._retry_at - now, RETRY_S[0])
         return Unavailable("the keys of the token's issuer are not to be had now", retry_after_s=wait_s)
+
+
+class Behind:
+    """A key behind a fetch. Who does not await it after all leaves no coroutine behind."""
+
+    __slots__ = ("_find",)
+
+    def __init__(self, find: Callable[[], Coroutine[Any, Any, Key]]) -> None:
+        self._find = find
+
+    def __await__(self) -> Generator[Any, None, Key]:
+        return self._find().__await__()
 
 
 def _discovered(raw: bytes) -> dict[str, Any]:
