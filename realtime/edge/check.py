@@ -42,6 +42,7 @@ def findings(loaded: Loaded) -> Iterator[Finding]:
         yield Finding(True, warning, warning=True)
     native = _native()
     yield native
+    yield _tokens(settings)
     if native.ok:
         yield _features()
         yield _policy(settings)
@@ -75,6 +76,19 @@ def _policy(settings: Settings) -> Finding:
     except SettingsError as error:
         return Finding(False, f"policy: {error.message}")
     return Finding(True, f"policy: {settings.policy_path}")
+
+
+def _tokens(settings: Settings) -> Finding:
+    from realtime.backends.auth.authenticator import authenticator_of  # not at the top: as the features
+
+    try:
+        issuers = load_policy(Path(settings.policy_path)).issuers if settings.policy_path else ()
+        if issuers:
+            authenticator_of((), settings.jwt_algorithms, issuers)
+    except (ImportError, SettingsError) as error:
+        return Finding(False, f"tokens: {error}")
+    sources = ["jwt_secret"] * bool(settings.jwt_secret) + [f"{len(issuers)} issuers"] * bool(issuers)
+    return Finding(True, f"tokens: of {' and '.join(sources) or 'nobody: it would run open'}")
 
 
 def _features() -> Finding:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
 from typing import Any, Final
 
 from realtime.backends.auth.compact import read_object
-from realtime.backends.auth.fetch import Document, FetchError, fetch
+from realtime.backends.auth.fetch import Document, FetchError, fetch, tls_context
 from realtime.backends.auth.jwks import KeySet, read_jwks
 from realtime.backends.auth.keys import Key
 from realtime.core.contracts import Clock
@@ -35,12 +36,18 @@ class RemoteKeys:
     """The keys of `issuer`, of its `jwks_url` or `discovery_url`. `close` ends what is under way.
 
     The first fetch begins with the first question or `refresh`, whichever is earlier.
+
+    Raises:
+        OSError: its `ca_file` cannot be read, or holds no certificates.
     """
 
     def __init__(self, issuer: Issuer, clock: Clock, get: Fetch | None = None) -> None:
         self._issuer = issuer
         self._clock = clock
-        self._get = get or (lambda url: fetch(url, ca_file=issuer.ca_file))
+        # Made once: to read the system's certificates takes 20 ms, which the event loop would wait for.
+        secure = (issuer.jwks_url or issuer.discovery_url).startswith("https:") and get is None
+        tls = tls_context(issuer.ca_file) if secure else None
+        self._get = get or (lambda url: fetch(url, tls=tls))
         self._keys = KeySet()
         self._known = False
         self._fresh_until = 0.0
@@ -74,14 +81,11 @@ class RemoteKeys:
                 return key
             if self._fetching is None and now < max(self._unknown_at, self._retry_at):
                 raise _unknown()
-            if self._fetching is None:
-                self._begin(now)
             # Another key would need another fetch: until `refetch_s` later this one's answer holds.
-            return self._find_later(key_id, algorithm)
+            return self._fetched(now, key_id, algorithm)
         if self._fetching is None and now < self._retry_at:
             raise self._unavailable(now)
-        self._begin(now)
-        return self._find_later(key_id, algorithm)
+        return self._fetched(now, key_id, algorithm)
 
     def close(self) -> None:
         """Fetch no more; its keys verify nothing any more."""
@@ -90,10 +94,17 @@ class RemoteKeys:
         if self._fetching is not None:
             self._fetching.cancel()
 
-    async def _find_later(self, key_id: str | None, algorithm: str) -> Key:
-        assert self._fetching is not None
-        # Shielded: who hangs up meanwhile must not end it for the others. It never raises by itself.
-        await asyncio.wait([self._fetching])
+    def _fetched(self, now: float, key_id: str | None, algorithm: str) -> Awaitable[Key]:
+        """Begin a fetch, unless one is under way, and return what finds the key behind it."""
+        self._begin(now)
+        if self._fetching is None:  # its issuer is gone from the policy
+            raise self._unavailable(now)
+        return Behind(partial(self._find_later, self._fetching, key_id, algorithm))
+
+    async def _find_later(self, fetching: asyncio.Task[None], key_id: str | None, algorithm: str) -> Key:
+        # Waited for and not awaited: who hangs up meanwhile must not end it for the others. It may be over
+        # by the time that this begins.
+        await asyncio.wait([fetching])
         now = self._clock.monotonic()
         if not self._known or now >= self._usable_until:
             raise self._unavailable(now)
@@ -130,6 +141,8 @@ class RemoteKeys:
         if found.get("issuer") != issuer.issuer or not isinstance(found.get("jwks_uri"), str):
             raise ValueError("the discovery document is another issuer's, or names no keys")
         check_url("jwks_uri", found["jwks_uri"])
+        if issuer.discovery_url.startswith("https:") and not found["jwks_uri"].startswith("https:"):
+            raise ValueError("the discovery document came by https, and the keys would not")
         return await self._get(found["jwks_uri"])
 
     def _take(self, keys: KeySet, max_age_s: float | None) -> None:
@@ -152,6 +165,18 @@ class RemoteKeys:
     def _unavailable(self, now: float) -> Unavailable:
         wait_s = max(self._retry_at - now, RETRY_S[0])
         return Unavailable("the keys of the token's issuer are not to be had now", retry_after_s=wait_s)
+
+
+class Behind:
+    """A key behind a fetch. Who does not await it after all leaves no coroutine behind."""
+
+    __slots__ = ("_find",)
+
+    def __init__(self, find: Callable[[], Coroutine[Any, Any, Key]]) -> None:
+        self._find = find
+
+    def __await__(self) -> Generator[Any, None, Key]:
+        return self._find().__await__()
 
 
 def _discovered(raw: bytes) -> dict[str, Any]:
