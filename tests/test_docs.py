@@ -35,6 +35,7 @@ HAND_WRITTEN = [
     "docs/operations.md",
     "docs/failover.md",
     "docs/control.md",
+    "docs/tokens.md",
     "docs/architecture.md",
     "docs/access.md",
     "docs/end-to-end.md",

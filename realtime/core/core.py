@@ -86,32 +86,20 @@ class Core:
         self.rules, self.audit = rules or RoomRules(), audit
         self.cluster = cluster = LocalCluster(clock, spawn) if cluster is None else cluster
         self._broker = broker
-        self._router = Router(Meters(limits, clock), limits, spawn)
+        router = self._router = Router(Meters(limits, clock), limits, spawn)
         tenants = self._tenants = Tenants()
         self.access = access = Access(catalog, audit)  # for features that ask for permissions of their own
         self.token_audit, revoked = TokenAudit(audit), Revoked(clock)
         doors = Doors(self.rules, authenticator, revoked, clock, audit, limits.rooms_per_connection)
-        router = self._router
         governed = access, self.rules, doors
         self._membership = Membership(catalog, tenants, broker, fanout, clock, limits, router, *governed)
         self.prepare_access = Reviews(access, self._membership, fanout, spawn).prepare  # the policy's part
         publisher = Publisher(catalog, broker, fanout, limits, self._membership)
         users = Users(fanout, limits)
         self._whereabouts, self._spawn = whereabouts, spawn
-        self._entry = Entry(
-            router,
-            self._membership,
-            tenants,
-            users,
-            clock,
-            limits,
-            authenticator,
-            greet,
-            revoked,
-            whereabouts,
-            self.token_audit,
-            token_warning_s,
-        )
+        stage = router, self._membership, tenants, users, clock, limits
+        tokens = authenticator, greet, revoked, whereabouts, self.token_audit, token_warning_s
+        self._entry = Entry(*stage, *tokens)
         self._owners = Owners(
             self, catalog, cluster, clock, publisher.permit, publisher.publish_to, self._membership.visit
         )

@@ -8,12 +8,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 
 from realtime.edge import listener
 from realtime.edge.process import connections_allowed, file_limit_warning, worker_count
-from realtime.errors import StartupError
+from realtime.errors import SettingsError, StartupError
 from realtime.loading import Loaded
+from realtime.policy import load_policy
 from realtime.settings import Settings
 
 
@@ -39,6 +41,7 @@ def findings(loaded: Loaded) -> Iterator[Finding]:
         yield Finding(True, warning, warning=True)
     native = _native()
     yield native
+    yield _tokens(settings)
     if native.ok:
         yield _features()
         yield _store(settings)
@@ -55,6 +58,19 @@ def _native() -> Finding:
     except ImportError as error:
         return Finding(False, f"compiled build: {error}")
     return Finding(True, f"compiled build: present, for Python {platform.python_version()}")
+
+
+def _tokens(settings: Settings) -> Finding:
+    from realtime.backends.auth.authenticator import authenticator_of  # not at the top: as the features
+
+    try:
+        issuers = load_policy(Path(settings.policy_path)).issuers if settings.policy_path else ()
+        if issuers:
+            authenticator_of((), settings.jwt_algorithms, issuers)
+    except (ImportError, SettingsError) as error:
+        return Finding(False, f"tokens: {error}")
+    sources = ["jwt_secret"] * bool(settings.jwt_secret) + [f"{len(issuers)} issuers"] * bool(issuers)
+    return Finding(True, f"tokens: of {' and '.join(sources) or 'nobody: it would run open'}")
 
 
 def _features() -> Finding:

@@ -1,4 +1,4 @@
-"""The small parts of a worker: greetings, silent tokens, listening, process limits, metrics."""
+"""The small parts of a worker: greetings, listening, process limits, metrics."""
 
 import json
 import logging
@@ -9,9 +9,7 @@ import socket
 import msgspec
 import pytest
 
-from realtime.core.auth import Identity
 from realtime.edge import listener, metrics
-from realtime.edge.expiry import SilentTokens
 from realtime.edge.process import (
     SPARE_FILES,
     JsonFormatter,
@@ -91,47 +89,6 @@ def test_workers_and_a_shared_port_need_redis_between_them():
     assert worker_count(Settings(share_port=True, redis_url="redis://x")) == 1
     assert worker_count(Settings(workers="auto", redis_url="redis://x")) == len(os.sched_getaffinity(0))
     assert worker_count(Settings()) == 1
-
-
-# -- silent tokens ------------------------------------------------------------------------------------------
-
-
-def ends(at):
-    return Identity("alice", expires_at=at)
-
-
-def test_silent_tokens_are_due_once_after_they_have_ended():
-    silent = SilentTokens()
-    silent.add(ends(102.0))
-    assert not silent.due(101.0)
-    assert not silent.due(104.9)  # the step of 100 to 105 is not over
-    assert silent.due(105.0)
-    assert not silent.due(106.0)
-
-
-def test_who_spoke_or_left_is_not_waited_for():
-    silent = SilentTokens()
-    for _ in range(2):
-        silent.add(ends(102.0))
-    silent.remove(ends(103.0))
-    silent.remove(ends(100.0))
-    assert not silent.due(1000.0)
-
-
-def test_a_token_that_has_been_due_may_still_be_removed():
-    silent = SilentTokens()
-    silent.add(ends(1.0))
-    assert silent.due(50.0)
-    silent.remove(ends(1.0))
-    silent.add(ends(2.0))
-    assert silent.due(50.0)
-
-
-def test_a_token_without_an_end_is_never_due():
-    silent = SilentTokens()
-    silent.add(ends(None))
-    silent.remove(ends(None))
-    assert not silent.due(1e12)
 
 
 # -- listening ----------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import time
 
 import pytest
@@ -368,3 +370,70 @@ async def test_a_tenant_whose_tokens_are_revoked_comes_back_with_newer_ones(serv
     for text in (token("alice", tenant="acme", iat=time.time() + 2), token("alice", iat=time.time() - 10)):
         async with connect(server.ws_url, additional_headers=bearer(text)) as ws:
             assert (await receive(ws))["type"] == "connected"
+
+
+# ---------------------------------------------------------------- another policy
+
+
+async def test_issuers_come_and_go_with_a_reload(serve, keys, policy):
+    first, second = rsa_signer("k1"), ec_signer("k2")
+    path = policy(keys.serve("/first", jwks(first)))
+    server = serve(policy_path=path, jwt_secret=KEY)
+    assert await code_of(server, issued(first)) is None
+    ws = await connect(server.ws_url, additional_headers=bearer(issued(first)))
+    assert (await receive(ws))["type"] == "connected"
+    policy(keys.serve("/second", jwks(second)), algorithms=["ES256"])
+    await reloaded(server)
+    assert await code_of(server, issued(second)) is None
+    assert await code_of(server, issued(first)) == 4500
+    assert (await ask(ws, type="ping", id=1))["type"] == "pong"  # who is there stays
+    await ws.close()
+
+
+async def test_a_reload_neither_opens_a_locked_server_nor_locks_an_open_one(serve, keys, policy, tmp_path):
+    signer = rsa_signer("k1")
+    path = policy(keys.serve("/jwks", jwks(signer)))
+    locked = serve(policy_path=path)
+    other = tmp_path / "open.toml"
+    other.write_text("")
+    open_one = serve(policy_path=str(other))
+    issuers = (tmp_path / "policy.toml").read_text()
+    (tmp_path / "policy.toml").write_text("")
+    other.write_text(issuers)
+    for server in (locked, open_one):
+        await reloaded(server, "reload refused")
+    assert (await refused(locked.ws_url, additional_headers=bearer(token()))).status_code == 401
+    assert await code_of(locked, issued(signer)) is None
+    async with connect(f"{open_one.ws_url}/alice") as ws:
+        assert (await receive(ws))["content"]["user_id"] == "alice"
+
+
+async def reloaded(server, says="reloaded"):
+    """Have a server read its policy again, and wait until it has."""
+    seen = len(server.log)
+    os.kill(server.pid, signal.SIGHUP)
+    await asyncio.to_thread(server.wait_for_line, says, after=seen)
+
+
+async def test_a_room_that_turns_private_is_left_and_entered_with_its_token(serve, tmp_path):
+    path = tmp_path / "rooms.toml"
+    path.write_text("")
+    server = serve(jwt_secret=KEY, policy_path=str(path))
+    async with connect(server.ws_url, additional_headers=bearer(token())) as ws:
+        await ask(ws, type="join", id=1, room="chat:board")
+        path.write_text('[[rooms]]\nrooms = ["chat:board"]\nprivate = true\n')
+        await reloaded(server)
+        while (push := await receive(ws))["type"] != "left":
+            pass
+        assert push == {"type": "left", "room": "chat:board", "content": {"reason": "forbidden"}}
+        answer = await ask(ws, type="join", id=2, room="chat:board")
+        assert answer["content"]["name"] == "forbidden"
+        content = {"token": token(room="chat:board")}
+        assert (await ask(ws, type="join", id=3, room="chat:board", content=content))["type"] == "joined"
+        # Replayed by somebody else, or for another room, it opens nothing.
+        async with connect(server.ws_url, additional_headers=bearer(token("bob"))) as other:
+            answer = await ask(other, type="join", id=1, room="chat:board", content=content)
+            assert answer["content"]["name"] == "forbidden"
+        async with connect(server.ws_url, additional_headers=bearer(token(tenant="acme"))) as elsewhere:
+            answer = await ask(elsewhere, type="join", id=1, room="chat:board", content=content)
+            assert answer["content"]["name"] == "forbidden"

@@ -28,15 +28,15 @@ class Document(NamedTuple):
     max_age_s: float | None
 
 
-async def fetch(url: str, *, ca_file: str = "", timeout_s: float = TIMEOUT_S) -> Document:
-    """Return the document at an http or https `url`; https is checked against `ca_file`, or the system's.
+async def fetch(url: str, *, tls: ssl.SSLContext | None = None, timeout_s: float = TIMEOUT_S) -> Document:
+    """Return the document at an http or https `url`; `tls` is what https is checked by (None: the system's).
 
     Raises:
         FetchError: no answer in `timeout_s`, another one than 200, or one that is none or too large.
     """
     try:
         async with asyncio.timeout(timeout_s):
-            return await _fetch(url, ca_file)
+            return await _fetch(url, tls)
     except TimeoutError:
         raise FetchError(f"no answer in {timeout_s:g} s") from None
     except ssl.SSLError as error:
@@ -54,10 +54,10 @@ def tls_context(ca_file: str) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=str(Path(ca_file)) if ca_file else None)
 
 
-async def _fetch(url: str, ca_file: str) -> Document:
+async def _fetch(url: str, tls: ssl.SSLContext | None) -> Document:
     parts = urlsplit(url)
     assert parts.hostname is not None, "the policy has checked the URL"
-    tls = tls_context(ca_file) if parts.scheme == "https" else None
+    tls = (tls or tls_context("")) if parts.scheme == "https" else None
     port = parts.port or (443 if tls else 80)
     reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=tls, limit=HEAD_BYTES_MAX)
     try:

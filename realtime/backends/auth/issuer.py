@@ -11,7 +11,6 @@ import msgspec
 
 from realtime.backends.auth import claims as read
 from realtime.backends.auth.compact import Parsed
-from realtime.backends.auth.fetch import tls_context
 from realtime.backends.auth.fixed import FileKeys, Secrets
 from realtime.backends.auth.jwks import KeySet, read_jwks
 from realtime.backends.auth.keys import Key, long_enough, public_key_of_pem, read_key_file, secret_key
@@ -223,12 +222,10 @@ def _keys_of(issuer: Issuer, clock: Clock) -> Keys:
     if issuer.jwks_file:
         raw = read_key_file(Path(issuer.jwks_file))
         return FileKeys(read_jwks(raw, issuer.algorithms, issuer.jwks_file))
-    if issuer.ca_file:
-        try:
-            tls_context(issuer.ca_file)
-        except OSError as error:
-            raise ValueError(f"ca_file {issuer.ca_file}: {error.strerror or 'no certificates'}") from error
-    return RemoteKeys(issuer, clock)
+    try:
+        return RemoteKeys(issuer, clock)
+    except OSError as error:
+        raise ValueError(f"ca_file {issuer.ca_file}: {error.strerror or 'no certificates'}") from error
 
 
 def _actions(claims: Mapping[str, Any]) -> frozenset[str]:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from realtime.backends.auth.compact import read_object
-from realtime.backends.auth.fetch import Document, FetchError, fetch
+from realtime.backends.auth.fetch import Document, FetchError, fetch, tls_context
 from realtime.backends.auth.jwks import KeySet, read_jwks
 from realtime.backends.auth.keys import Key
 from realtime.core.contracts import Clock
@@ -35,12 +35,18 @@ class RemoteKeys:
     """The keys of `issuer`, of its `jwks_url` or `discovery_url`. `close` ends what is under way.
 
     The first fetch begins with the first question or `refresh`, whichever is earlier.
+
+    Raises:
+        OSError: its `ca_file` cannot be read, or holds no certificates.
     """
 
     def __init__(self, issuer: Issuer, clock: Clock, get: Fetch | None = None) -> None:
         self._issuer = issuer
         self._clock = clock
-        self._get = get or (lambda url: fetch(url, ca_file=issuer.ca_file))
+        # Made once: to read the system's certificates takes 20 ms, which the event loop would wait for.
+        secure = (issuer.jwks_url or issuer.discovery_url).startswith("https:") and get is None
+        tls = tls_context(issuer.ca_file) if secure else None
+        self._get = get or (lambda url: fetch(url, tls=tls))
         self._keys = KeySet()
         self._known = False
         self._fresh_until = 0.0
@@ -130,6 +136,8 @@ class RemoteKeys:
         if found.get("issuer") != issuer.issuer or not isinstance(found.get("jwks_uri"), str):
             raise ValueError("the discovery document is another issuer's, or names no keys")
         check_url("jwks_uri", found["jwks_uri"])
+        if issuer.discovery_url.startswith("https:") and not found["jwks_uri"].startswith("https:"):
+            raise ValueError("the discovery document came by https, and the keys would not")
         return await self._get(found["jwks_uri"])
 
     def _take(self, keys: KeySet, max_age_s: float | None) -> None:
