@@ -88,10 +88,8 @@ class Rules:
             _check_actions(place, set(rule.actions) - named, known)
             check_kinds(f"access.rules[{place}]", rule.rooms, catalog)
             named.update(rule.actions)
-        self._actions = {
-            action: Names(rule.actions for rule in rules).find({action, head})
-            for action, head in actions.items()
-        }
+        by_action = Names(rule.actions for rule in rules)
+        self._actions = {action: by_action.find({action, head}) for action, head in actions.items()}
         self._sending = {type: self._actions[sending(catalog, type)] for type in catalog.messages}
         self._roles = Names(rule.roles for rule in rules)
         self._tenants = Names(rule.tenants for rule in rules)
