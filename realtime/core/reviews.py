@@ -31,7 +31,7 @@ class Reviews:
     def prepare(self, section: Section, rooms: Collection[RoomRule] = ()) -> Commit:
         """Compile the rules of a policy; they hold when what is returned is called.
 
-        What it says of `rooms` holds by then, by the worker's `RoomRules`; here live rooms learn of it.
+        What it says of `rooms` has to hold by then, by the worker's `RoomRules`; here live rooms learn of it.
 
         Raises:
             SettingsError: they cannot, or speak of what there is not. A room that was to be private by a
@@ -48,13 +48,13 @@ class Reviews:
         return commit
 
     def begin(self) -> None:
-        """Look at all sessions again; a look that is under way ends."""
+        """Look at all rooms, at once, and at all sessions; a look at these that is under way ends."""
         self._begun += 1
+        self._membership.review_rooms()
         if self._membership.rooms:
             self._spawn(self._look(self._begun))
 
     async def _look(self, number: int) -> None:
-        self._membership.review_rooms()
         for done, connection in enumerate(self._registry.connections(), start=1):
             session = connection.state
             if connection.open and isinstance(session, Session):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import connect as dial
 
+import realtime
 from realtime.backends.redis_nodes import RedisCluster
 from realtime.client import (
     CannotSeal,
@@ -18,12 +19,14 @@ from realtime.client import (
     Keyring,
     Message,
     Options,
+    Place,
     Resumed,
     Room,
     Unreadable,
     connect,
 )
 from realtime.errors import BadMessage, Forbidden
+from realtime.settings import Settings
 from tests.edge.peer import ask, receive
 from tests.edge.workers import deployment
 
@@ -104,6 +107,13 @@ async def test_over_workers_and_redis_it_is_the_same(serve, redis_cluster, path:
             await room.publish("publish", {"text": marker})
         for room in rooms:
             assert await heard(room, 3) == [{"text": marker}] * 3
+        prefix, settings = server.settings["redis_prefix"], Settings(policy_path=str(path))
+        async with realtime.Publisher(redis_cluster.url, prefix=prefix, settings=settings) as backend:
+            place = Place("default", "events:secret-a", None, "publish")
+            await backend.publish(place.room, place.type, ring(key).seal({"from": "the server"}, place))
+            with pytest.raises(BadMessage, match="sealed end to end"):
+                await backend.publish(place.room, place.type, {"from": "the server"})
+        assert await heard(rooms[0], 1) == [{"from": "the server"}]
         await (await ada.join("events:open")).publish("publish", {"text": f"plain {marker}"})
         held = await asyncio.to_thread(everything_in, redis_cluster)
     openly = f"plain {marker}".encode()
