@@ -34,11 +34,12 @@ class SilentTokens:
 
     def add(self, identity: Identity) -> None:
         """One more silent connection of `identity`."""
+        due = self._due
         for second in self._seconds(identity):
-            if second < self._looked:
-                self._late = True
+            if second >= self._looked:
+                due[second] = due.get(second, 0) + 1
             else:
-                self._due[second] = self._due.get(second, 0) + 1
+                self._late = True
 
     def remove(self, identity: Identity, number: int) -> bool:
         """One less, connection `number`: it has spoken, or is gone. Return whether it has been warned."""

@@ -14,6 +14,7 @@ from realtime.errors import BadMessage, StartupError, TooLarge
 from realtime.settings import Settings
 from tests.edge.asgi_peer import PATIENCE_S, Peer, serving
 from tests.edge.peer import JSON, KEY, MSGPACK, closed, receive, token
+from tests.tokens import asked_for, claims, ec_signer, issuer_toml, jwks, key_server
 
 ROOM = "chat:lobby"
 
@@ -202,6 +203,28 @@ async def test_a_token_is_asked_for_as_the_gate_does():
             late.say(type="connect", id=1, content={"token": other})
             assert (await late.closed())[0] == 4507
         assert stats(hub)["connections"] == 0
+
+
+async def test_a_token_that_waits_for_its_key_is_the_users_once_it_is_there(tmp_path):
+    signer = ec_signer("k1")
+    with key_server() as keys:
+        path = tmp_path / "policy.toml"
+        url = keys.serve("/jwks", jwks(signer))
+        common = {"issuer": "https://i", "audience": ["us"], "tenant": "acme"}
+        path.write_text(issuer_toml(**common, algorithms=["ES256"], jwks_url=url))
+        keys.held.clear()
+        text = signer.token(claims(iss="https://i", aud="us"))
+        offers = [JSON, f"bearer.{text}"]
+        async with running(policy_path=str(path)) as hub, serving(hub, "alice", offers=offers) as alice:
+            alice.say(type="ping", id=1)
+            await asked_for(keys, 1)
+            keys.held.set()
+            assert (await alice.read())["content"]["tenant"] == "acme"
+            assert (await alice.read())["type"] == "pong"
+            sent = await hub.notification_manager.send_notification(
+                user_id="alice", title="Hi", content="there", tenant="acme"
+            )
+            assert sent.connections == 1  # it is listed as hers now
 
 
 async def test_a_refusal_is_an_http_status_where_the_asgi_server_can_send_one():
