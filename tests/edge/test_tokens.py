@@ -6,12 +6,26 @@ import os
 import signal
 import time
 
+import msgspec
 import pytest
 from websockets.asyncio.client import connect
 
 from realtime import Publisher
 from realtime.settings import Settings
-from tests.edge.peer import KEY, PATIENCE_S, ask, bearer, closed, raw_handshake, receive, refused, token
+from tests.edge.peer import (
+    KEY,
+    MSGPACK,
+    PATIENCE_S,
+    ask,
+    bearer,
+    closed,
+    metric,
+    raw_handshake,
+    receive,
+    refused,
+    send_handshake,
+    token,
+)
 from tests.edge.workers import deployment, until_ready
 from tests.tokens import (
     asked_for,
@@ -137,6 +151,45 @@ async def test_a_token_in_the_handshake_waits_for_its_key_and_so_do_the_messages
         assert answers == [(1, "joined"), ("p0", "ack"), ("p1", "ack"), ("p2", "ack")]
     assert len(keys.asked) == 1
     for ws in waiting:
+        await ws.close()
+
+
+async def test_who_is_gone_before_the_key_is_there_leaves_nothing_behind(serve, keys, policy):
+    signer = rsa_signer("k1")
+    url = keys.serve("/jwks", jwks(signer))
+    keys.held.clear()
+    server = serve(policy_path=policy(url))
+    hasty = send_handshake(server, f"Authorization: Bearer {issued(signer)}")
+    await asked_for(keys, 1)
+    hasty.close()
+    spoken = await connect(server.ws_url, additional_headers=bearer(issued(signer, sub="bob")))
+    await spoken.send(json.dumps({"type": "join", "id": 1, "room": "events:a"}))
+    spoken.transport.abort()
+    keys.held.set()
+    assert await code_of(server, issued(signer, sub="carol")) is None
+    for name in ("sessions", "connections", "rooms", "tenants"):
+        await until(lambda name=name: metric(server, name) == 0)
+
+
+async def until(holds):
+    async with asyncio.timeout(PATIENCE_S):
+        while not await asyncio.to_thread(holds):
+            pass
+
+
+async def test_in_messagepack_it_waits_and_is_warned_in_messagepack(serve, keys, policy):
+    signer = rsa_signer("k1")
+    url = keys.serve("/jwks", jwks(signer))
+    server = serve(policy_path=policy(url, leeway_s=0.01), token_warning_s=2)
+    for ttl_s in (600, 4):  # the first one waits for the key, the second has nothing to wait for
+        text = issued(signer, ttl_s=ttl_s)
+        ws = await connect(server.ws_url, subprotocols=[MSGPACK], additional_headers=bearer(text))
+        assert isinstance(frame := await ws.recv(), bytes)
+        assert msgspec.msgpack.decode(frame)["type"] == "connected"
+        if ttl_s == 4:
+            assert isinstance(frame := await ws.recv(), bytes)
+            assert msgspec.msgpack.decode(frame)["type"] == "token_expiring"
+            assert (await closed(ws))[0] == 4003
         await ws.close()
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
 from typing import Any, Final
 
 from realtime.backends.auth.compact import read_object
@@ -80,14 +81,11 @@ class RemoteKeys:
                 return key
             if self._fetching is None and now < max(self._unknown_at, self._retry_at):
                 raise _unknown()
-            if self._fetching is None:
-                self._begin(now)
             # Another key would need another fetch: until `refetch_s` later this one's answer holds.
-            return self._find_later(key_id, algorithm)
+            return self._fetched(now, key_id, algorithm)
         if self._fetching is None and now < self._retry_at:
             raise self._unavailable(now)
-        self._begin(now)
-        return self._find_later(key_id, algorithm)
+        return self._fetched(now, key_id, algorithm)
 
     def close(self) -> None:
         """Fetch no more; its keys verify nothing any more."""
@@ -96,10 +94,17 @@ class RemoteKeys:
         if self._fetching is not None:
             self._fetching.cancel()
 
-    async def _find_later(self, key_id: str | None, algorithm: str) -> Key:
-        assert self._fetching is not None
-        # Shielded: who hangs up meanwhile must not end it for the others. It never raises by itself.
-        await asyncio.wait([self._fetching])
+    def _fetched(self, now: float, key_id: str | None, algorithm: str) -> Awaitable[Key]:
+        """Begin a fetch, unless one is under way, and return what finds the key behind it."""
+        self._begin(now)
+        if self._fetching is None:  # its issuer is gone from the policy
+            raise self._unavailable(now)
+        return Behind(partial(self._find_later, self._fetching, key_id, algorithm))
+
+    async def _find_later(self, fetching: asyncio.Task[None], key_id: str | None, algorithm: str) -> Key:
+        # Waited for and not awaited: who hangs up meanwhile must not end it for the others. It may be over
+        # by the time that this begins.
+        await asyncio.wait([fetching])
         now = self._clock.monotonic()
         if not self._known or now >= self._usable_until:
             raise self._unavailable(now)
@@ -160,6 +165,18 @@ class RemoteKeys:
     def _unavailable(self, now: float) -> Unavailable:
         wait_s = max(self._retry_at - now, RETRY_S[0])
         return Unavailable("the keys of the token's issuer are not to be had now", retry_after_s=wait_s)
+
+
+class Behind:
+    """A key behind a fetch. Who does not await it after all leaves no coroutine behind."""
+
+    __slots__ = ("_find",)
+
+    def __init__(self, find: Callable[[], Coroutine[Any, Any, Key]]) -> None:
+        self._find = find
+
+    def __await__(self) -> Generator[Any, None, Key]:
+        return self._find().__await__()
 
 
 def _discovered(raw: bytes) -> dict[str, Any]:

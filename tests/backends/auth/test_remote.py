@@ -1,15 +1,17 @@
 """Keys behind a URL, by a clock that stands still: when they are fetched, and what holds meanwhile."""
 
 import asyncio
+from pathlib import Path
 
+import msgspec
 import pytest
 
-from realtime.backends.auth.fetch import Document, FetchError, fetch
+from realtime.backends.auth.fetch import Document, FetchError, fetch, tls_context
 from realtime.backends.auth.keys import Key
 from realtime.backends.auth.remote import RemoteKeys
 from realtime.errors import Unauthorized, Unavailable
 from realtime.policy import Issuer
-from tests.tokens import ec_signer, jwks, key_server
+from tests.tokens import certificate, ec_signer, jwks, key_server
 
 ISSUER = Issuer(
     issuer="https://i.example",
@@ -157,6 +159,13 @@ async def test_who_hangs_up_does_not_end_the_fetch_for_others(afar: Afar):
     assert (await patient).id == "1"
 
 
+async def test_who_looks_when_the_fetch_is_over_already_finds_the_key(afar: Afar):
+    late = afar.keys.find("1", "ES256")
+    await afar.find("1")
+    assert not isinstance(late, Key)
+    assert (await late).id == "1"
+
+
 async def test_after_the_end_nothing_is_fetched_and_no_key_lives(afar: Afar):
     key = await afar.find("1")
     afar.keys.close()
@@ -221,6 +230,25 @@ async def test_a_server_that_says_nothing_is_given_up():
 async def test_nobody_there_is_an_error():
     with pytest.raises(FetchError):
         await fetch("http://127.0.0.1:1/keys")
+
+
+async def test_https_is_checked_by_the_certificates_that_are_named(tmp_path: Path):
+    (tmp_path / "other").mkdir()
+    context, chain = certificate(tmp_path)
+    _, strangers = certificate(tmp_path / "other")
+    with key_server(context) as server:
+        url = server.serve("/keys", b"{}")
+        assert (await fetch(url, tls=tls_context(str(chain)))).body == b"{}"
+        for tls in (tls_context(str(strangers)), None):
+            with pytest.raises(FetchError, match="TLS: CERTIFICATE_VERIFY_FAILED"):
+                await fetch(url, tls=tls)
+        with pytest.raises(FetchError, match="TLS"):
+            await fetch(url.replace("127.0.0.1", "localhost"), tls=tls_context(str(chain)))
+        assert server.asked == ["/keys"]
+        there = msgspec.structs.replace(ISSUER, jwks_url=server.serve("/jwks", jwks(ONE)), ca_file=str(chain))
+        found = RemoteKeys(there, Clock()).find("1", "ES256")
+        assert not isinstance(found, Key)
+        assert (await found).id == "1"
 
 
 async def test_https_is_not_spoken_with_whoever_has_no_certificate():
