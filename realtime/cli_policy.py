@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realtime.errors import BadMessage, SettingsError
-from realtime.ids import DEFAULT_TENANT, parse_tenant, parse_user
+from realtime.ids import DEFAULT_TENANT, RoomId, parse_room, parse_tenant, parse_user
 from realtime.settings import Settings
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _path(parsed: argparse.Namespace, read: Read) -> Path:
 
 def _check(parsed: argparse.Namespace, read: Read) -> int:
     path = _path(parsed, read)
-    from realtime.core.access import Rules
+    from realtime.core.access import Rules, check_kinds
     from realtime.core.access_findings import findings
     from realtime.core.catalog import Catalog
     from realtime.features import discover
@@ -93,6 +93,8 @@ def _check(parsed: argparse.Namespace, read: Read) -> int:
     policy = load_policy(path)
     catalog = Catalog(discover())
     Rules(policy.access, catalog)
+    for place, rule in enumerate(policy.rooms):
+        check_kinds(f"rooms[{place}]", rule.rooms, catalog)
     odd = list(findings(policy.access, catalog))
     for each in odd:
         print(f"warning: {each}")
@@ -106,10 +108,12 @@ def _explain(parsed: argparse.Namespace, read: Read) -> int:
     from realtime.core.access import Rules, actions_of
     from realtime.core.auth import Identity
     from realtime.core.catalog import Catalog
+    from realtime.core.room_rules import RoomRules
     from realtime.features import discover
     from realtime.policy import load_policy
 
-    access = load_policy(path).access
+    policy = load_policy(path)
+    access, rooms = policy.access, RoomRules(policy.rooms)
     catalog = Catalog(discover())
     roles = frozenset(filter(None, map(str.strip, parsed.roles.split(","))))
     identity = Identity(parse_user(parsed.user), parse_tenant(parsed.tenant), roles)
@@ -130,6 +134,8 @@ def _explain(parsed: argparse.Namespace, read: Read) -> int:
     bound = _bound(catalog, identity, parsed.room, parsed.action)
     if decision.allowed and bound is not None:
         print(f"denied all the same: rooms of kind {kind.name!r} {bound}")
+    if rooms.of(RoomId(identity.tenant, parse_room(parsed.room))).private:
+        print("the room is private: this is the most that a room token can allow")
     return 0 if decision.allowed and bound is None else DENIED
 
 

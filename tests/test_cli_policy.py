@@ -55,6 +55,8 @@ def test_what_is_odd_is_a_warning_and_an_error_where_asked_for(path: Path, capsy
         ("[acces]", "did you mean access"),
         ('[[access.rules]]\nactions = ["pubish"]', r"access.rules\[0\]: no action is called 'pubish'"),
         ('[[access.rules]]\nactions = ["join"]\nrooms = ["chta:*"]', "no room kind 'chta'"),
+        ('[[rooms]]\nrooms = ["chta:*"]\nprivate = true', r"rooms\[0\]: there is no room kind 'chta'"),
+        ('[[rooms]]\nrooms = ["lobby"]\nprivate = true', r"rooms\[0\]: 'lobby' names no room"),
         ("[access", "not TOML"),
     ],
 )
@@ -91,6 +93,12 @@ def test_it_says_which_rule_decides(path: Path, capsys, asked: dict, code: int, 
 @pytest.mark.parametrize("asked", [{"action": "publishd"}, {"room": "lobby"}, {"user": " "}, {"tenant": "!"}])
 def test_a_question_that_is_none_is_an_error(path: Path, capsys, asked: dict):
     assert explain(path, capsys, **asked)[0] == 1
+
+
+def test_a_private_room_is_said_to_need_more(path: Path, capsys):
+    path.write_text(POLICY + '[[rooms]]\nrooms = ["chat:lobby"]\nprivate = true\n')
+    assert "a room token" in explain(path, capsys)[1]
+    assert "a room token" not in explain(path, capsys, room="chat:other")[1]
 
 
 def test_the_settings_name_the_file_where_the_command_does_not(path: Path, capsys, monkeypatch):

@@ -14,7 +14,7 @@ from realtime.client.errors import AckTimeout, CannotSeal, Closed, Disconnected,
 from realtime.client.link import State
 from realtime.client.options import Options
 from realtime.client.room import Room
-from realtime.client.seal import Key, Keyring, Unreadable
+from realtime.client.seal import Key, Keyring, Place, Unreadable
 from realtime.client.wire import Gap, MembersChanged, Message, Page, Ping, Position, Resumed, Unread
 from realtime.errors import RealtimeError
 
@@ -32,6 +32,7 @@ __all__ = [
     "Options",
     "Page",
     "Ping",
+    "Place",
     "Position",
     "RealtimeError",
     "Resumed",

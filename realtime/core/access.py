@@ -86,12 +86,10 @@ class Rules:
         named: set[str] = set()  # there are few words for actions, however many rules
         for place, rule in enumerate(rules):
             _check_actions(place, set(rule.actions) - named, known)
-            _check_kinds(place, rule.rooms, catalog)
+            check_kinds(f"access.rules[{place}]", rule.rooms, catalog)
             named.update(rule.actions)
-        self._actions = {
-            action: Names(rule.actions for rule in rules).find({action, head})
-            for action, head in actions.items()
-        }
+        by_action = Names(rule.actions for rule in rules)
+        self._actions = {action: by_action.find({action, head}) for action, head in actions.items()}
         self._sending = {type: self._actions[sending(catalog, type)] for type in catalog.messages}
         self._roles = Names(rule.roles for rule in rules)
         self._tenants = Names(rule.tenants for rule in rules)
@@ -162,7 +160,7 @@ class Access:
     """Answers for the rules that hold now. One object for the life of a worker, whose rules may change."""
 
     def __init__(self, catalog: Catalog, auditor: Auditor = NO_AUDITOR) -> None:
-        self._catalog = catalog
+        self.catalog = catalog
         self._auditor = auditor
         self._all = {
             kind: Rights(join=True, history=True, presence=True, types=types)
@@ -178,7 +176,7 @@ class Access:
         Raises:
             SettingsError: as `Rules`.
         """
-        rules = Rules(section, self._catalog)
+        rules = Rules(section, self.catalog)
 
         def commit() -> None:
             self._rules = rules if rules.any else None
@@ -225,16 +223,26 @@ def _check_actions(place: int, patterns: Iterable[str], known: set[str]) -> None
     for pattern in patterns:
         if not any(map(matcher([pattern]), known)):
             words = sorted({action.partition(":")[0] for action in known})
-            _refuse(place, f"no action is called {pattern!r}; they begin with {', '.join(words)}")
+            _refuse(
+                f"access.rules[{place}]",
+                f"no action is called {pattern!r}; they begin with {', '.join(words)}",
+            )
 
 
-def _check_kinds(place: int, patterns: Iterable[str], catalog: Catalog) -> None:
+def check_kinds(place: str, patterns: Iterable[str], catalog: Catalog) -> None:
+    """Take patterns of rooms that there can be.
+
+    Raises:
+        SettingsError: one names none, or its kind is none; `place` is where in the policy it stands.
+    """
     for pattern in patterns:
         kind, colon, _ = pattern.partition(":")
+        if not colon and "*" not in kind:
+            _refuse(place, f"{pattern!r} names no room: they are kind:id, such as chat:lobby")
         # Of a kind with a `*` or `{user}` in it, any that there is may be meant.
         if colon and "*" not in kind and "{" not in kind and kind not in catalog.kinds:
             _refuse(place, f"there is no room kind {kind!r}; there are {', '.join(sorted(catalog.kinds))}")
 
 
-def _refuse(place: int, what: str) -> NoReturn:
-    raise SettingsError(f"policy: access.rules[{place}]: {what}")
+def _refuse(place: str, what: str) -> NoReturn:
+    raise SettingsError(f"policy: {place}: {what}")

@@ -5,6 +5,7 @@ None of it is an error. It is for whoever writes a policy; a running server does
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator
 
 from realtime.core.access import JOIN, actions_of
@@ -15,15 +16,16 @@ from realtime.policy.access import Access, Rule
 
 def findings(access: Access, catalog: Catalog) -> Iterator[str]:
     """Yield one sentence for each, in the order of the rules."""
+    denials = [_Denial(place, rule) for place, rule in enumerate(access.rules) if rule.effect == "deny"]
     for place, rule in enumerate(access.rules):
-        for said in _of_rule(access, rule, catalog):
+        for said in _of_rule(access, rule, catalog, denials):
             yield f"access.rules[{place}] {said}"
     joins = (rule for rule in access.rules if rule.effect == "allow" and _matches_one(rule.actions, {JOIN}))
     if access.default == "deny" and not any(joins):
         yield "access: nobody may join any room: the default is deny, and no rule allows join"
 
 
-def _of_rule(access: Access, rule: Rule, catalog: Catalog) -> Iterator[str]:
+def _of_rule(access: Access, rule: Rule, catalog: Catalog, denials: Iterable[_Denial]) -> Iterator[str]:
     unknown = sorted(set(rule.roles) - _known_roles(access, rule))
     if unknown:
         yield f"speaks of roles that access.roles does not have: {', '.join(map(repr, unknown))}"
@@ -31,7 +33,7 @@ def _of_rule(access: Access, rule: Rule, catalog: Catalog) -> Iterator[str]:
         kinds = ", ".join(sorted(_kinds_of(rule, catalog)))
         yield f"never matches: {', '.join(rule.actions)} is nothing that is done in rooms of kind {kinds}"
     elif rule.effect == "allow":
-        by = next((n for n, other in enumerate(access.rules) if _denies_all_of(other, rule)), None)
+        by = next((denial.place for denial in denials if denial.covers(rule)), None)
         if by is not None:
             yield f"never matters: access.rules[{by}] denies all that it allows"
         elif access.default == "allow":
@@ -45,7 +47,7 @@ def _known_roles(access: Access, rule: Rule) -> set[str]:
     return {
         pattern
         for pattern in rule.roles
-        if pattern == "*" or _matches_one([pattern], access.roles) or _covers(access.roles, [pattern])
+        if pattern == "*" or _matches_one([pattern], access.roles) or _matches_one(access.roles, [pattern])
     }
 
 
@@ -68,30 +70,28 @@ def _can_match(rule: Rule, catalog: Catalog) -> bool:
     return _matches_one(rule.actions, done)
 
 
-def _denies_all_of(other: Rule, rule: Rule) -> bool:
-    """Whether `other` denies whatever `rule` allows."""
-    return (
-        other.effect == "deny"
-        and _covers(other.roles, rule.roles)
-        and _covers(other.tenants, rule.tenants)
-        and _covers(other.rooms, rule.rooms)
-        and _covers_actions(other.actions, rule.actions)
-    )
-
-
-def _covers(wide: Iterable[str], narrow: Iterable[str]) -> bool:
-    """Whether each of the `narrow` patterns says no more than one of the `wide`.
+class _Denial:
+    """A rule that denies, ready to be asked what it covers.
 
     A pattern read as a name: its `*` can only have been taken by another's, so what fits covers it. Two
     patterns that cover a third together are not seen.
     """
-    return all(map(matcher(wide), narrow))
 
+    def __init__(self, place: int, rule: Rule) -> None:
+        self.place = place
+        self._actions = matcher(rule.actions)
+        self._axes = [
+            (operator.attrgetter(name), matcher(getattr(rule, name)))
+            for name in ("rooms", "roles", "tenants")
+        ]
 
-def _covers_actions(wide: Iterable[str], narrow: Iterable[str]) -> bool:
-    """The same of actions, where a first word stands for all that begin with it."""
-    matches = matcher(wide)
-    return all(matches(action) or matches(action.partition(":")[0]) for action in narrow)
+    def covers(self, rule: Rule) -> bool:
+        """Whether it denies whatever `rule` allows."""
+        return all(all(map(matches, patterns(rule))) for patterns, matches in self._axes) and all(
+            # A first word stands for all actions that begin with it.
+            self._actions(action) or self._actions(action.partition(":")[0])
+            for action in rule.actions
+        )
 
 
 def _matches_one(patterns: Iterable[str], names: Iterable[str]) -> bool:

@@ -94,8 +94,7 @@ class Core:
         doors = Doors(self.rules, authenticator, revoked, clock, audit, limits.rooms_per_connection)
         governed = access, self.rules, doors
         self._membership = Membership(catalog, tenants, broker, fanout, clock, limits, router, *governed)
-        # (section of the policy) -> what lets it hold
-        self.prepare_access = Reviews(access, self._membership, fanout, spawn).prepare
+        self.prepare_access = Reviews(access, self._membership, fanout, spawn).prepare  # the policy's part
         publisher = Publisher(catalog, broker, fanout, limits, self._membership)
         users = Users(fanout, limits)
         self._whereabouts, self._spawn = whereabouts, spawn

@@ -56,7 +56,8 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
     """One feature: its rooms, its messages, and what it needs from the server.
 
     `room_keys` says which key of a content names the room where the envelope does not, and the kind of
-    that room: {"chat_room_id": "chat"}. `permissions` are the names that roles grant; `migrations` is the
+    that room: {"chat_room_id": "chat"}. `permissions` are actions of
+    its own that the policy's rules can speak of (it asks `core.access.allows`); `migrations` is the
     folder of its numbered SQL files.
 
     What keeps a room's state in memory does so at the room's owner: `own` says what came to this worker

@@ -120,7 +120,7 @@ class Worker:
         self._policies.follow(self._network.prepare)
         self._policies.follow(self._prepare_issuers)
         # Last: it looks at who is in rooms, by all that holds then.
-        self._policies.follow(lambda policy: self.core.prepare_access(policy.access))
+        self._policies.follow(lambda policy: self.core.prepare_access(policy.access, policy.rooms))
 
     def _prepare_issuers(self, policy: Policy) -> Commit:
         if self._authenticator is not None:

@@ -5,6 +5,7 @@
 
 import { avatar, count, drawSpark, el, listNames } from "./parts.js";
 import { connect, randomKey } from "./realtime.js";
+import { Key, Keyring, Unreadable } from "./seal.js";
 import { Thread } from "./thread.js";
 
 const HISTORY_PAGE = 100;
@@ -58,10 +59,12 @@ class Visit {
   #unread = 0; // shown in the conversation below
   #oldest = null; // lowest offset fetched of the present epoch; 1: there is nothing below
   #stopped = new AbortController();
+  #secret;
 
-  constructor(name, title) {
+  constructor(name, title, secret) {
     this.#me = name;
     this.#title = title;
+    this.#secret = secret;
     this.thread = new Thread(
       { scroller: $("scroller"), log: $("log"), pending: $("pending"), pill: $("pill"), empty: $("empty") },
       name, (unread) => { this.#unread = unread; this.#showTitle(); });
@@ -113,7 +116,8 @@ class Visit {
   async #join() {
     let room;
     try {
-      room = await this.client.join(`chat:${this.#title}`);
+      const name = `chat:${this.#title}`;
+      room = await this.client.join(name, { keys: this.#secret ? await keysOf(this.#secret, name) : null });
     } catch (error) {
       if (this.client.state !== "closed") this.#showRefusal(error);
       return;
@@ -125,9 +129,14 @@ class Visit {
     room.on("gap", (gap) => this.#onGap(gap));
     room.on("resumed", (how) => this.#onResumed(how));
     room.on("unread", () => this.#showTitle());
+    room.on("closed", (error) => {
+      if (error && this.client.state !== "closed") this.thread.note(`You are out of it: ${error.message}`, "warn");
+    });
     this.#showMembers(room.members);
     this.#showFacts();
     await this.#loadOlder();
+    if (room.keys) this.thread.note("Sealed end to end: the server cannot read what is said here.", "good");
+    else if (room.endToEnd) this.thread.note("This room is sealed end to end. Come in with its secret.", "warn");
   }
 
   // --- messages ---------------------------------------------------------------------------------
@@ -137,7 +146,7 @@ class Visit {
       this.#someoneTypes(message.from);
     } else if (message.type === "chat_message") {
       this.#stopTyping(message.from);
-      if (this.thread.add(message)) this.#caughtUp += 1;
+      if (this.thread.add(readable(message))) this.#caughtUp += 1;
     }
     this.#showFacts();
   }
@@ -155,7 +164,7 @@ class Visit {
         const answer = before > 1 ? await this.#room.history({ before, limit: HISTORY_PAGE }) : NO_HISTORY;
         if (this.#room.position.epoch !== epoch) return; // restarted meanwhile: these offsets mean nothing now
         this.#oldest = answer.messages[0]?.offset ?? 1;
-        found.unshift(...answer.messages.filter(({ type }) => type === "chat_message"));
+        found.unshift(...answer.messages.filter(({ type }) => type === "chat_message").map(readable));
         more = answer.more;
       }
       this.thread.addOlder(found);
@@ -383,19 +392,40 @@ function showBanner(tone, content, { retry = false, back = false }) {
   $("banner").hidden = false;
 }
 
+// --- sealed rooms ---------------------------------------------------------------------------------
+
+/** The keys of a room by words that its members share. */
+async function keysOf(secret, room) {
+  return new Keyring([await Key.fromPassphrase("shared", secret, { salt: `realtime demo ${room}` })]);
+}
+
+/** A message with something to show in place of what cannot be read. */
+function readable(message) {
+  const { content } = message;
+  if (content?.sealed) return { ...message, content: { text: "🔒 sealed: come in with the secret to read it" } };
+  if (!(content instanceof Unreadable)) return message;
+  const why = {
+    not_sealed: `⚠️ not sealed, so it may be anybody's: ${content.content?.text ?? ""}`,
+    unknown_key: "🔒 sealed with a key that is not ours",
+    broken: "🔒 cannot be read: sealed with another secret, or changed on the way",
+  }[content.why];
+  return { ...message, content: { text: why } };
+}
+
 // --- the page's two views ------------------------------------------------------------------------
 
 /** @type {Visit|null} */
 let visit = null;
 
-function enter(name, room) {
+function enter(name, room, secret) {
   memory.name = name;
-  const query = new URLSearchParams({ room, name });
+  // A reload comes in again by the address alone; without the secret it would say openly what is to be sealed.
+  const query = new URLSearchParams(secret ? { room } : { room, name });
   history.replaceState(null, "", `?${query}${location.hash}`);
   $("lobby").hidden = true;
   $("chat").hidden = false;
   $("banner").hidden = true;
-  visit = new Visit(name, room);
+  visit = new Visit(name, room, secret);
   $("text").focus();
 }
 
@@ -425,7 +455,7 @@ function readForm() {
   const wrong = complaint(name, room);
   $("enter-error").hidden = !wrong;
   $("enter-error").textContent = wrong ?? "";
-  if (!wrong) enter(name, room);
+  if (!wrong) enter(name, room, $("secret").value);
 }
 
 async function share() {

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import connect as dial
 
+import realtime
+from realtime.backends.redis_nodes import RedisCluster
 from realtime.client import (
     CannotSeal,
     Gap,
@@ -17,13 +19,16 @@ from realtime.client import (
     Keyring,
     Message,
     Options,
+    Place,
     Resumed,
     Room,
     Unreadable,
     connect,
 )
 from realtime.errors import BadMessage, Forbidden
+from realtime.settings import Settings
 from tests.edge.peer import ask, receive
+from tests.edge.workers import deployment
 
 AT_ONCE = Options(uniform=lambda: 0.0)
 POLICY = '[[rooms]]\nrooms = ["chat:secret-*", "events:secret-*"]\nend_to_end = true\n'
@@ -87,6 +92,43 @@ async def test_members_hear_each_other_and_the_disk_holds_none_of_it(sealed, key
     assert openly in kept
     assert marker.encode() not in kept.replace(openly, b"")
     assert b'"sealed"' in kept
+
+
+async def test_over_workers_and_redis_it_is_the_same(serve, redis_cluster, path: Path, key):
+    marker = uuid.uuid4().hex
+    server = serve(**deployment(redis_cluster.url, workers=2, node="n", policy_path=path))
+    async with (
+        connect(server.ws_url, user="ada") as ada,
+        connect(server.ws_url, user="bo", codec="msgpack") as bo,
+        connect(server.ws_url, user="cy") as cy,
+    ):
+        rooms = [await each.join("events:secret-a", keys=ring(key)) for each in (ada, bo, cy)]
+        for room in rooms:
+            await room.publish("publish", {"text": marker})
+        for room in rooms:
+            assert await heard(room, 3) == [{"text": marker}] * 3
+        prefix, settings = server.settings["redis_prefix"], Settings(policy_path=str(path))
+        async with realtime.Publisher(redis_cluster.url, prefix=prefix, settings=settings) as backend:
+            place = Place("default", "events:secret-a", None, "publish")
+            await backend.publish(place.room, place.type, ring(key).seal({"from": "the server"}, place))
+            with pytest.raises(BadMessage, match="sealed end to end"):
+                await backend.publish(place.room, place.type, {"from": "the server"})
+        assert await heard(rooms[0], 1) == [{"from": "the server"}]
+        await (await ada.join("events:open")).publish("publish", {"text": f"plain {marker}"})
+        held = await asyncio.to_thread(everything_in, redis_cluster)
+    openly = f"plain {marker}".encode()
+    assert openly in held
+    assert marker.encode() not in held.replace(openly, b"")
+
+
+def everything_in(cluster: RedisCluster) -> bytes:
+    """All keys of a Redis Cluster and what they hold, as it is."""
+    found: list[bytes] = []
+    for node in (node for node in cluster.nodes if node.ask("ROLE")[0] == b"master"):
+        node.ask("CONFIG", "SET", "rdbcompression", "no")
+        found += [bytes(key) + (node.ask("DUMP", key) or b"") for key in node.ask("KEYS", "*")]
+        node.ask("CONFIG", "SET", "rdbcompression", "yes")
+    return b"".join(found)
 
 
 async def test_who_has_no_key_sends_nothing_plain_and_sees_what_it_cannot_read(sealed, key):

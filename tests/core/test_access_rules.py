@@ -1,7 +1,10 @@
 """The compiled rules answer as walking over all of them does, and refuse what could never match."""
 
+import itertools
+import re
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realtime.core.access import Rules, actions_of, sending
@@ -9,10 +12,11 @@ from realtime.core.auth import Identity
 from realtime.core.catalog import Catalog
 from realtime.core.feature import Feature, MessageType
 from realtime.core.kinds import RoomKind
+from realtime.core.rule_index import OwnRooms, Rooms
 from realtime.errors import SettingsError
 from realtime.features import discover
 from realtime.ids import TenantId, UserId
-from realtime.policy.access import Access, Rule
+from realtime.policy.access import OWN, Access, Rule
 from realtime.policy.loading import read_policy
 from tests.oracles import access as oracle
 
@@ -90,8 +94,28 @@ people = st.builds(
 )
 
 
-@given(policies, st.lists(st.tuples(people, rooms), min_size=1, max_size=8))
-def test_it_decides_as_walking_over_all_rules_does(policy, asked):
+@st.composite
+def questions(draw: st.DrawFn) -> tuple[Access, list[tuple[Identity, str]]]:
+    """A policy, and who asks of which rooms: of any, and of some that its patterns were made into."""
+    policy = draw(policies)
+    asked = []
+    for _ in range(draw(st.integers(1, 8))):
+        identity, room = draw(people), draw(rooms)
+        patterns = [pattern for rule in policy.rules for pattern in rule.rooms if ":" in pattern]
+        if patterns and draw(st.booleans()):
+            made = draw(st.sampled_from(patterns)).replace("{user}", identity.user)
+            made = "".join(
+                draw(st.sampled_from(["", "a", ":b", "ab"])) if part == "*" else part for part in made
+            )
+            room = f"{draw(st.sampled_from(KINDS))}:{made.partition(':')[2] or 'a'}"
+        asked.append((identity, room))
+    return policy, asked
+
+
+@settings(max_examples=200)
+@given(questions())
+def test_it_decides_as_walking_over_all_rules_does(case):
+    policy, asked = case
     compiled = Rules(policy, CATALOG)
     for identity, room in asked * 2:  # the second time from what is remembered
         kind = CATALOG.kind_of(room)
@@ -114,14 +138,54 @@ def test_it_decides_as_walking_over_all_rules_does(policy, asked):
                 assert not any(oracle.speaks(rule, identity, action, room) for rule in policy.rules)
 
 
-@given(
-    plain_patterns.filter(will_do).filter(lambda pattern: "{user}" in pattern),
-    st.lists(ids, min_size=2, max_size=2, unique=True),
-    rooms,
-)
-def test_no_room_is_two_users_own(pattern, users, room):
+def every(letters: tuple[str, ...], longest: int) -> list[str]:
+    """All texts of up to so many of these letters."""
+    lengths = range(1, longest + 1)
+    return ["".join(made) for length in lengths for made in itertools.product(letters, repeat=length)]
+
+
+def test_every_short_pattern_finds_what_it_fits():
+    """Above all where what stands before and behind a `*` would have to share letters: `a*a` is not `a`."""
+    rooms = [f"chat:{id}" for id in every(("a", "b"), 4)]
+    for pattern in (f"chat:{id}" for id in every(("a", "b", "*"), 5)):
+        found = {room for room in rooms if Rooms([[pattern]]).find(room)[0]}
+        assert found == {room for room in rooms if oracle.fits(pattern, room)}, pattern
+
+
+def test_every_short_pattern_of_own_rooms_fits_as_it_reads():
+    rooms = [f"doc:{id}" for id in every(("a", ":"), 5)]
+    several = [f"{OWN}:{rest}" for rest in every(("a", "*"), 5)]
+    for pattern in (f"doc:{id}" for id in [*every(("a", ":", "*", OWN), 4), *several]):
+        if OWN not in pattern or not will_do(pattern):
+            continue
+        own = OwnRooms(pattern, 1)
+        for user in ("a", ":", "aa", "a:a"):
+            found = {room for room in rooms if own.fits(user, room)}
+            assert found == {room for room in rooms if oracle.fits_own(pattern, user, room)}, (pattern, user)
+            assert own.is_whole(user) == oracle.is_whole(pattern, user), (pattern, user)
+
+
+@st.composite
+def own_rooms(draw: st.DrawFn) -> tuple[str, str, list[str]]:
+    """A pattern with `{user}`, a room made of it, and users who might all take that for theirs."""
+    pattern = draw(plain_patterns.filter(will_do).filter(lambda pattern: "{user}" in pattern))
+    letters = st.text("ab:.*", min_size=1, max_size=5)
+    user = draw(letters)
+    room = "".join(
+        draw(letters) if part == "*" else part.replace("{user}", user) for part in re.split(r"(\*)", pattern)
+    )
+    _, _, id = room.partition(":")
+    cuts = draw(st.lists(st.tuples(st.integers(0, len(id)), st.integers(0, len(id))), max_size=12))
+    pieces = {id[min(cut) : max(cut)] for cut in cuts} - {""}
+    return pattern, room, [user, *pieces]
+
+
+@settings(max_examples=300)
+@given(own_rooms())
+def test_no_room_is_two_users_own(case):
+    pattern, room, users = case
     compiled = Rules(Access(default="deny", rules=(Rule(actions=("join",), rooms=(pattern,)),)), CATALOG)
-    allowed = [user for user in users if compiled.allows(Identity(UserId(user)), "join", room)]
+    allowed = {user for user in users if compiled.allows(Identity(UserId(user)), "join", room)}
     assert len(allowed) < 2, f"{pattern} gives {room} to {allowed}"
 
 

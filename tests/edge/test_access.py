@@ -5,10 +5,11 @@ import os
 import signal
 from pathlib import Path
 
+import msgspec
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.edge.peer import KEY, ask, bearer, receive, token
+from tests.edge.peer import JSON, KEY, MSGPACK, ask, bearer, receive, token
 from tests.edge.workers import deployment
 
 READ_ONLY = """
@@ -87,6 +88,41 @@ async def test_a_token_of_more_roles_lifts_a_limit_and_one_of_fewer_puts_out(ser
         assert (left["room"], left["content"]) == ("events:board", {"reason": "forbidden"})
         refused = await ask(eve, type="chat_message", id=6, room="chat:news", content=2)
         assert refused["content"]["name"] == "forbidden"
+
+
+@pytest.mark.parametrize("subprotocol", [JSON, MSGPACK])
+async def test_who_may_not_see_who_is_here_hears_all_but_that(serve, path: Path, subprotocol: str):
+    server = serve(jwt_secret=KEY, policy_path=path)
+    change(server, path, '[[access.rules]]\neffect = "deny"\nactions = ["presence"]\nroles = ["guest"]\n')
+    server.wait_for_line("reloaded")
+    before = len(server.log)
+    guest = connect(
+        server.ws_url,
+        additional_headers=bearer(token("guest", roles=["guest"])),
+        subprotocols=[subprotocol],
+    )
+    async with guest as blind, entering(server, "ada") as ada, entering(server, "bo") as bo:
+        await ask(ada, type="join", id=1, room="chat:x")
+        join = {"type": "join", "id": 1, "room": "chat:x"}
+        await blind.send(json.dumps(join) if subprotocol == JSON else msgspec.msgpack.encode(join))
+        while (joined := await receive(blind))["type"] != "joined":
+            pass
+        assert (joined["content"]["members"], joined["content"]["count"]) == ([], 0)
+        await ask(bo, type="join", id=1, room="chat:x")
+        seen: set[str] = set()
+        while not {"guest", "bo"} <= seen:
+            seen |= set((await push(ada, "presence"))["content"].get("joined", ()))
+        for number in range(3):
+            await ask(bo, type="chat_message", id=2, room="chat:x", content=number)
+        found = [await receive(blind) for _ in range(3)]
+        assert [(each["type"], each["content"]) for each in found] == [
+            ("chat_message", number) for number in range(3)
+        ]
+        change(server, path, "")
+        server.wait_for_line("reloaded", after=before)
+        async with entering(server, "cy") as cy:
+            await ask(cy, type="join", id=1, room="chat:x")
+            assert "cy" in (await push(blind, "presence"))["content"]["joined"]
 
 
 async def test_other_rules_put_out_members_on_every_worker(serve, redis_cluster, path: Path):
