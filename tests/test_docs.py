@@ -202,8 +202,8 @@ def test_every_page_that_the_readme_names_answers(server: Server, path: str):
 
 
 def test_the_metrics_page_has_what_a_server_says(serve: Callable[..., Server], tmp_path: Path):
-    server = serve(sqlite_path=str(tmp_path / "rooms.sqlite"), audit_path=str(tmp_path / "audit.sqlite"))
-    server = serve(sqlite_path=str(tmp_path / "rooms.sqlite"), jwt_secret="s" * 32)
+    files = {name: str(tmp_path / name) for name in ("sqlite_path", "audit_path")}
+    server = serve(jwt_secret="s" * 32, **files)
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as answer:
         said = set(re.findall(r"^# TYPE (\w+) ", answer.read().decode(), re.MULTILINE))
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
