@@ -26,7 +26,7 @@ from realtime.ids import TenantId
 log: Final = logging.getLogger("realtime.audit")
 
 QUEUE_NOTES: Final = 100_000
-"""Notes that wait, at about 500 bytes each."""
+"""Notes that wait, at up to 700 bytes each where the event is no window's."""
 GROUP_NOTES: Final = 512
 # Most entries a second while nobody waits for them. One costs 23 us of CPU (bench/audit.py), so this is a
 # tenth of a core however many come at once; in a storm of handshakes the rest waits in the queue.

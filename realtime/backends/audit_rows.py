@@ -36,26 +36,46 @@ def values_of(entry: Entry) -> tuple[Any, ...]:
 
 
 def entry_of(row: Sequence[Any]) -> Entry:
-    """Return the entry that a row is, whatever somebody may have made of it."""
+    """Return the entry that a row is, whatever somebody may have made of it.
+
+    SQLite keeps any type in any column. What is of another than ours becomes something of ours that cannot be
+    right, for `verify` to find.
+    """
     tenant, seq, at_us, until_us, count, action, outcome, *personal, proofs, erased, prev, hash = row
-    actor, source, target, detail = personal
+    actor, source, target, detail = map(_optional, personal)
     return Entry(
-        tenant=TenantId(tenant),
-        seq=seq,
-        at_us=at_us,
-        until_us=until_us,
-        count=count,
-        action=action,
-        outcome=outcome,
+        tenant=TenantId(_text(tenant)),
+        seq=_number(seq),
+        at_us=_number(at_us),
+        until_us=_number(until_us),
+        count=_number(count),
+        action=_text(action),
+        outcome=_text(outcome),
         actor=actor,
         source=source,
         target=target,
         detail=detail,
-        proofs=proofs,
-        erased=erased,
-        prev=prev,
-        hash=hash,
+        proofs=_bytes(proofs),
+        erased=_optional(erased),
+        prev=_bytes(prev),
+        hash=_bytes(hash),
     )
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) else -1
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+def _optional(value: Any) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else b""
 
 
 def matching(tenant: TenantId, wanted: Filter, place: Callable[[int], str]) -> tuple[str, list[Any]]:

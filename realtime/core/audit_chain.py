@@ -202,17 +202,26 @@ def naming(entry: Entry, user: str) -> set[str]:
     """
     if entry.action in OWN:
         return set()
-    told: dict[str, str | int] = {} if entry.detail is None else msgspec.json.decode(entry.detail)
     fields = {"target"} if entry.target in (user, f"user:{user}") else set()
     # A user may be called as we call ourselves: then only what users do was done by that user.
     if entry.actor == user and (user not in (SERVER, OPERATOR) or entry.action in PEERS):
         fields.add("actor")
     if "actor" in fields or (fields and entry.actor == SERVER):
         fields.add("source")
-    if fields or user in told.values():
+    if fields or _tells_of(entry.detail, user):
         fields.add("detail")
     # One that is erased already stays as it is: its proof is a commitment.
     return {name for name in fields if getattr(entry, name) is not None}
+
+
+def _tells_of(detail: str | None, user: str) -> bool:
+    """Whether a detail has the user as a value; one that somebody has damaged, whether it has the name."""
+    if detail is None:
+        return False
+    try:
+        return user in msgspec.json.decode(detail, type=dict[str, str | int]).values()
+    except msgspec.MsgspecError:
+        return user in detail
 
 
 def quoted(text: str) -> str:
@@ -227,7 +236,11 @@ def own_entry(action: Action, outcome: Outcome, tenant: TenantId, **detail: str 
 
 def rfc3339(at_us: int) -> str:
     """Return a time as RFC 3339, in UTC with microseconds."""
-    return (EPOCH + timedelta(microseconds=at_us)).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    try:
+        when = EPOCH + timedelta(microseconds=at_us)
+    except OverflowError:
+        return str(at_us)  # of no entry of ours, and of no year that a text could have
+    return when.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def clean(text: str) -> str:

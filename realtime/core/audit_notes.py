@@ -17,7 +17,7 @@ from realtime.core.contracts import Clock
 from realtime.ids import TenantId
 
 WINDOWS_MAX: Final = 20_000
-"""Kinds of events whose repeats are being counted, at 300 bytes each; above it the oldest window ends."""
+"""Kinds of events whose repeats are being counted, at 600 bytes each; above it the oldest window ends."""
 TENANTS_MAX: Final = 10_000
 """Tenants whose budgets are remembered; above it the one unused for longest begins anew."""
 BURST: Final = 50_000

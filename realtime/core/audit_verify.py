@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -19,6 +19,17 @@ from realtime.ids import TenantId
 
 FLAWS_MAX: Final = 20
 """Flaws that are named; how many there are beyond is counted."""
+
+
+class _Gone(msgspec.Struct):
+    """The detail of an entry that says what is gone."""
+
+    entries: int
+    through: int = 0
+    hash: str = ""
+
+
+_decode = msgspec.json.Decoder(_Gone).decode
 
 
 class Flaw(msgspec.Struct, frozen=True):
@@ -122,17 +133,11 @@ class Verifier:
     def _read(self, entry: Entry) -> None:
         """Take from an entry what it says about the chain."""
         if entry.erased is not None:
-            self.verdict.erased += 1
-            self._erased.update(int(seq) for seq in entry.erased.split() if seq.isdigit())
+            self._note_erased(entry, entry.erased)
         elif None in entry.personal:
             self._flaw(entry.seq, "personal fields are missing, and no entry says who erased them")
-        told = _told(entry)
-        if entry.outcome == Outcome.ALLOWED:
-            if entry.action == Action.RETENTION:
-                self._drops[told.get("through", 0)] = bytes.fromhex(told.get("hash", ""))
-                self.verdict.dropped = max(self.verdict.dropped, told.get("through", 0))
-            elif entry.action == Action.ERASE:
-                self._erasures[entry.seq] = told.get("entries", 0)
+        if entry.outcome == Outcome.ALLOWED and entry.action in (Action.RETENTION, Action.ERASE):
+            self._account(entry)
         if entry.action == Action.SEAL:
             if entry.outcome == Outcome.ALLOWED:
                 self.verdict.remarks.append(f"sealed from entry {entry.seq} on; what is before bore no seal")
@@ -140,6 +145,30 @@ class Verifier:
                 self._flaw(
                     entry.seq, "the seal was another one: the chain was changed, or the key is a new one"
                 )
+
+    def _note_erased(self, entry: Entry, by: str) -> None:
+        self.verdict.erased += 1
+        seqs = by.split()
+        if None not in entry.personal:
+            self._flaw(entry.seq, "it says that it was erased, and has all its fields")
+        elif not seqs or not all(seq.isascii() and seq.isdigit() for seq in seqs):
+            self._flaw(entry.seq, "personal fields are missing, and it does not say who erased them")
+        else:
+            self._erased.update(map(int, seqs))
+
+    def _account(self, entry: Entry) -> None:
+        """Take from an entry which others are gone, or gone in part."""
+        try:
+            told = _decode(entry.detail or "")
+            through = bytes.fromhex(told.hash)
+        except ValueError:  # msgspec's errors are such too
+            self._flaw(entry.seq, "its detail is none that a server writes")
+            return
+        if entry.action == Action.ERASE:
+            self._erasures[entry.seq] = told.entries
+        else:
+            self._drops[told.through] = through
+            self.verdict.dropped = max(self.verdict.dropped, told.through)
 
     def _check_beginning(self) -> None:
         if self._begins is None:
@@ -185,11 +214,3 @@ class Verifier:
             self.verdict.flaws.append(Flaw(seq, what))
         else:
             self.verdict.more_flaws += 1
-
-
-def _told(entry: Entry) -> dict[str, Any]:
-    """The detail of an entry that the log tells of itself; empty for all others."""
-    if entry.action not in (Action.RETENTION, Action.ERASE) or not entry.detail:
-        return {}
-    told: dict[str, Any] = msgspec.json.decode(entry.detail)
-    return told

@@ -66,10 +66,10 @@ class RelayedAudit:
     async def close(self) -> None:
         """Tell the rest, within two seconds; what no worker takes is logged as lost."""
         self._coalescer.flush()
-        if self._telling is not None:
-            await self._telling
         try:
             async with asyncio.timeout(FLUSH_TIMEOUT_S):
+                if self._telling is not None:
+                    await self._telling
                 await self._tell()
         except TimeoutError:
             log.error("no worker answers in time")

@@ -1,17 +1,25 @@
 """What every audit log promises, whichever database it is: what is changed in it is found."""
 
+import asyncio
+import os
+import stat
+
 import msgspec
 import pytest
 
 from realtime.core import audit_chain
 from realtime.core.audit import Action, Event, Outcome
+from realtime.core.audit_export import csv_line, json_line
 from realtime.core.audit_store import Filter
+from realtime.edge.audit_reading import table
 from realtime.errors import Unavailable
 from tests.contract.audit_places import (
     ACME,
     DAY_US,
     OTHER,
     UNGUARD,
+    PostgresAuditPlace,
+    SqliteAuditPlace,
     an_event,
     entries,
     fill,
@@ -96,7 +104,7 @@ async def test_whatever_a_name_holds_is_kept_and_verifies(audit_place, text: str
         ([f"UPDATE audit_entries SET tenant = 'other', seq = 2 WHERE {HERE} = 5"], 4, "ends here"),
         ([f"UPDATE audit_entries SET hash = prev WHERE {HERE} = 3"], 3, "changed"),
         ([f"UPDATE audit_entries SET actor = NULL WHERE {HERE} = 3"], 3, "changed"),
-        ([f"UPDATE audit_entries SET erased = '5' WHERE {HERE} = 3"], 5, "erased them, and it does not"),
+        ([f"UPDATE audit_entries SET erased = '5' WHERE {HERE} = 3"], 3, "has all its fields"),
         ([f"DELETE FROM audit_entries WHERE {HERE} = 3"], 3, "missing"),
         ([f"DELETE FROM audit_entries WHERE {HERE} IN (2, 3)"], 2, "missing, with all up to entry 3"),
         ([f"DELETE FROM audit_entries WHERE {HERE} = 1"], 1, "no entry says that they went"),
@@ -117,6 +125,29 @@ async def test_verify_finds_what_was_changed_and_names_the_first(audit_place, ch
     found = await verdict(audit_place)
     assert not found.whole
     assert (found.flaws[0].seq, says in found.flaws[0].what) == (seq, True), found.flaws
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        *((name, "'x'") for name in ("at_us", "until_us", "events", "proofs", "hash", "prev")),
+        *((name, "x'00'") for name in ("action", "outcome", "actor", "detail", "erased")),
+        ("at_us", "9223372036854775807"),
+        ("until_us", "-9223372036854775808"),
+        ("detail", "'{'"),
+        ("erased", "'x y'"),
+    ],
+)
+async def test_rows_that_are_none_of_ours_are_found_and_crash_nothing(tmp_path, column: str, value: str):
+    place = SqliteAuditPlace(tmp_path)
+    await fill(place)
+    await place.execute(UNGUARD["sqlite"], f"UPDATE audit_entries SET {column} = {value} WHERE {HERE} = 3")
+    found = await verdict(place)
+    assert 3 in {flaw.seq for flaw in found.flaws}, found
+    for entry in await entries(place):
+        assert json_line(entry)
+        assert csv_line(entry)
+    assert len(list(table(await entries(place)))) == 6
 
 
 async def test_content_replaced_together_with_its_hash_breaks_the_next_entry(audit_place):
@@ -166,6 +197,28 @@ async def test_the_database_itself_refuses_changes(audit_place, statement: str):
     with pytest.raises(Exception, match="append-only"):
         await audit_place.execute(statement)
     assert (await verdict(audit_place)).entries == 5
+
+
+async def test_a_role_that_may_read_verifies_and_can_write_nothing(postgres):
+    owner = PostgresAuditPlace(await postgres.new_database())
+    await fill(owner)
+    role = f"auditor_{owner.url.rpartition('/')[2]}"
+    await owner.execute(
+        f"CREATE ROLE {role} LOGIN",
+        f"GRANT USAGE ON SCHEMA realtime TO {role}",
+        f"GRANT SELECT ON realtime.audit_entries, realtime.audit_chains TO {role}",
+    )
+    auditor = PostgresAuditPlace(owner.url.replace("//postgres@", f"//{role}@"))
+    assert (await verdict(auditor)).whole
+    for statement in ("DELETE FROM audit_entries", UNGUARD["postgres"], "UPDATE audit_chains SET seq = 1"):
+        with pytest.raises(Exception, match=r"permission denied|must be owner"):
+            await auditor.execute(statement)
+
+
+async def test_the_file_is_its_owners_and_groups_alone(tmp_path):
+    await fill(SqliteAuditPlace(tmp_path))
+    mode = stat.S_IMODE(os.stat(tmp_path / "audit.sqlite").st_mode)
+    assert mode & 0o137 == 0, oct(mode)
 
 
 # ---------------------------------------------------------------- the seal
@@ -280,6 +333,24 @@ async def test_retention_goes_on_over_its_own_entries_and_never_drops_the_end(au
     found = await verdict(audit_place)
     assert found.whole
     assert found.entries >= 1
+
+
+async def test_workers_that_drop_at_once_drop_everything_once(audit_place):
+    stores = [await audit_place.open() for _ in range(3)]
+    await stores[0].append(notes(*(an_event() for _ in range(5000))))
+
+    async def drop(store) -> int:
+        dropped = 0
+        while gone := await store.retain(1_700_000_000_000_000 + DAY_US):
+            dropped += gone
+        return dropped
+
+    dropped = sum(await asyncio.gather(*map(drop, stores)))
+    dropped += await drop(stores[0])  # who finds another at it leaves it to that one
+    for store in stores:
+        await store.close()
+    found = await verdict(audit_place)
+    assert (found.whole, dropped) == (True, 5000), found.flaws
 
 
 async def test_more_may_not_go_than_the_log_says(audit_place):
