@@ -128,7 +128,28 @@ class SqliteStore:
 
     async def page(self, room: RoomId, before: int | None, after: int | None, limit: int) -> Page:
         """As `Store.page`."""
-        return await self._ask(self._reader.page, room, before, after, limit)
+        rows, more = await self.placed(room, before, after, limit)
+        return Page([push for _, push in rows], more)
+
+    async def placed(
+        self, room: RoomId, before: int | None, after: int | None, limit: int
+    ) -> tuple[list[tuple[Position, bytes]], bool]:
+        """As `page`, each push with its position; and whether the history goes on."""
+        return await self._ask(self._reader.placed, room, before, after, limit)
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Have `work` done with the writing connection, between two groups, and return what it returns.
+
+        Raises:
+            Unavailable: it failed; what it had not committed is undone.
+        """
+        if self._closing:
+            raise Unavailable("the store is closing")
+        try:
+            return await self._loop.run_in_executor(self._writing, self._run, work)
+        except sqlite3.Error as error:
+            log.error("%s: %s", self._database.path, error)
+            raise Unavailable("the store failed; try again", retry_after_s=RETRY_S) from error
 
     async def migrate(self, feature: str, folder: Path) -> list[str]:
         """As `Store.migrate`."""
@@ -215,6 +236,14 @@ class SqliteStore:
             raise Unavailable("the store cannot be read; try again", retry_after_s=RETRY_S) from error
 
     # -- on the writer's thread -----------------------------------------------------------------------------
+
+    def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        db = self._database.db
+        try:
+            return work(db)
+        finally:
+            if db.in_transaction:  # it failed, or forgot: the next group has to find none
+                db.execute("ROLLBACK")
 
     def _write_groups(self) -> None:
         tell = self._loop.call_soon_threadsafe

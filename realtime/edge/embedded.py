@@ -12,6 +12,8 @@ from realtime.core.contracts import Broker, Clock, Stamp, Store
 from realtime.core.core import Core
 from realtime.core.room_rules import RoomRules
 from realtime.edge.process import node_name
+from realtime.edge.sealing import Sealing
+from realtime.policy import Policy
 from realtime.settings import Settings
 
 
@@ -24,7 +26,8 @@ class Embedded:
     revocations: Final = None
     audit: Final = NO_AUDITOR
 
-    def __init__(self, settings: Settings, clock: Clock, store: Store | None) -> None:
+    def __init__(self, settings: Settings, clock: Clock, store: Store | None, sealing: Sealing) -> None:
+        self._sealing = sealing
         self._settings = settings
         self._clock = clock
         self._store = store
@@ -46,7 +49,7 @@ class Embedded:
             return memory
         return DurableBroker(
             memory,
-            self._store,
+            self._sealing.store(self._store, rules),
             self._clock,
             stamp,
             recovery_window_s=settings.recovery_window_s,
@@ -59,17 +62,22 @@ class Embedded:
 
     def tick(self) -> None:
         """See `Foundation`."""
+        self._sealing.tick()
 
     def checks(self) -> dict[str, str]:
         """See `Foundation`. The broker is in this process: it answers as long as we do."""
         checks = {"broker": "ok"}
         if self._store is not None:
             checks["store"] = "ok" if self._store.ok else "failing"
-        return checks
+        return checks | self._sealing.checks()
 
     def stats(self) -> Mapping[str, int]:
         """See `Foundation`."""
-        return {}
+        return self._sealing.stats()
+
+    def check_policy(self, policy: Policy) -> None:
+        """See `Foundation`."""
+        self._sealing.check_policy(policy)
 
     async def leave(self) -> None:
         """See `Foundation`."""
@@ -78,3 +86,4 @@ class Embedded:
         """See `Foundation`."""
         if self._store is not None:
             await self._store.close()
+        await self._sealing.close()

@@ -16,8 +16,10 @@ from realtime.core.revocations import RevocationList
 from realtime.core.room_rules import RoomRules
 from realtime.edge.cluster import open_clustered
 from realtime.edge.embedded import Embedded
+from realtime.edge.sealing import open_sealing
 from realtime.edge.store import open_store
 from realtime.features import discover
+from realtime.policy import Policy
 from realtime.settings import Settings
 
 
@@ -62,6 +64,10 @@ class Foundation(Protocol):
         """Begin to serve `core`, which was made with all of the above. It waits for nothing."""
         ...
 
+    def check_policy(self, policy: Policy) -> None:
+        """Raise SettingsError where this cannot do what a policy says of rooms."""
+        ...
+
     def tick(self) -> None:
         """Look at the clock. About ten times a second."""
         ...
@@ -87,9 +93,16 @@ async def open_foundation(settings: Settings, clock: Clock, number: int = 0) -> 
     """Make what the settings name: a cluster with a `redis_url`. `number` is that of a supervised worker.
 
     Raises:
+        SettingsError: the master keys cannot be used.
         StartupError: the store cannot be used, or Redis refuses us. Redis that is not there is waited for,
             while the worker serves what it can.
     """
     if settings.redis_url:
         return await open_clustered(settings, clock, number)
-    return Embedded(settings, clock, await open_store(settings, clock, discover()))
+    store = await open_store(settings, clock, discover())
+    try:
+        return Embedded(settings, clock, store, await open_sealing(settings, clock, store))
+    except BaseException:
+        if store is not None:
+            await store.close()
+        raise

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from realtime.backends import migrations, postgres_database, sqlite_database
 from realtime.backends.migrations import Applied
+from realtime.backends.sealing import table as sealing
 from realtime.backends.store_postgres import PostgresStore, open_postgres
 from realtime.backends.store_sqlite import open_sqlite
 from realtime.core.clock import SystemClock
@@ -144,6 +145,7 @@ def _folders(features: Sequence[Feature]) -> list[tuple[str, Path]]:
     given = [(feature.name, feature.migrations) for feature in features]
     return [
         (migrations.CORE, migrations.CORE_FOLDER),
+        (sealing.FEATURE, sealing.FOLDER),
         *((name, folder) for name, folder in given if folder is not None),
     ]
 

@@ -29,7 +29,7 @@ from realtime.edge.foundation import Foundation
 from realtime.edge.gate import Gate, Guest, Pending, State
 from realtime.edge.http import HttpServer, Routes, upgrade_required
 from realtime.edge.pages import Report, system_routes, web_routes
-from realtime.edge.policies import Policies
+from realtime.edge.policies import Commit, Policies
 from realtime.edge.telemetry import LoopLag, worker_metrics
 from realtime.edge.welcome import Welcome
 from realtime.errors import CloseCode
@@ -38,6 +38,7 @@ from realtime.ids import UserId
 from realtime.native.encode import json_string
 from realtime.native.envelope import scan, scan_msgpack
 from realtime.native.hub import Hub
+from realtime.policy import Policy
 from realtime.protocol.closing import close_reason, is_for_good
 from realtime.settings import Settings
 
@@ -95,7 +96,11 @@ class Worker:
         return self._policies.reload()
 
     def _follow_policy(self) -> None:
-        self._policies.follow(lambda policy: partial(self._rules.replace, policy.rooms))
+        self._policies.follow(self._prepare_rooms)
+
+    def _prepare_rooms(self, policy: Policy) -> Commit:
+        self._foundation.check_policy(policy)
+        return partial(self._rules.replace, policy.rooms)
 
     def start(self, listening: socket.socket | None, admin: socket.socket | None = None) -> None:
         """Serve on a listening socket, which is the worker's from here on; without one it accepts nobody.
