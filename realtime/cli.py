@@ -1,4 +1,4 @@
-"""The `realtime` command: serve, check, settings, migrate, token, dev-cluster, replay, and `cli_control`.
+"""The `realtime` command: serve, check, settings, migrate, token, dev-cluster, replay, and the other `cli_…`.
 
 A user's mistake ends in one line on stderr and no traceback: exit code 2 for a wrong command line, 1 for what
 failed after that. What the commands do stands elsewhere; here are their options and what they print.
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from realtime import __version__
+from realtime import __version__, cli_keys
 from realtime.cli_control import add_commands
 from realtime.errors import RealtimeError, SettingsError
 from realtime.loading import CONFIG_VARIABLE, Loaded, convert, load
@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_token(commands)
     _add_dev_cluster(commands)
     add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
+    cli_keys.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     # Only for --help: main() hands replay's own options on unparsed.
     commands.add_parser("replay", help="play a recorded chat into a server, and check every delivery")
     return parser

@@ -71,8 +71,8 @@ class Sealing:
             for number, rule in enumerate(policy.rooms):
                 if rule.encrypted:
                     raise SettingsError(
-                        f"policy: rooms[{number}] ({', '.join(rule.rooms)}) is encrypted, and there is no "
-                        "master key: set encryption_keys, encryption_key_file or vault_url"
+                        f"policy: rooms[{number}] ({', '.join(rule.rooms)}) is encrypted, and there is "
+                        "no master key: set encryption_keys, encryption_key_file or vault_url"
                     )
 
     def store(self, store: Store, rules: RoomRules) -> Store:
@@ -92,8 +92,8 @@ class Sealing:
         return None if self.keyring is None else RoomSeals(self.keyring, rules)
 
     def checks(self) -> dict[str, str]:
-        """What /ready says: that tenants have no key to seal with, for the want of a master key. One that only
-        older keys need is in the log and the metrics; `realtime keys rotate` makes it one of these.
+        """What /ready says: tenants have no key to seal with, for the want of a master key. Where only older
+        keys need it, the log and the metrics say so; `realtime keys rotate` makes it one of these.
         """
         if self.keyring is None or not (self.masters or self._missing):
             return {}

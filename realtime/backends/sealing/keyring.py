@@ -190,9 +190,9 @@ class Keyring:
             self._told[tenant, what] = now + QUIET_S
             if len(self._told) > TENANTS_MAX:
                 self._told.popitem(last=False)
-            log.error("tenant %s: %s", tenant, what)
+            log.error("%s", what)
         else:
-            log.info("tenant %s: %s", tenant, what)
+            log.info("%s", what)
         detail = {"what": what}
         self._audit.record(
             Event(
@@ -337,7 +337,7 @@ class Keyring:
         key = key._replace(wrapped=await self.masters.wrap(key, secret))
         if not await self.table.add(key):
             return None
-        self.note(tenant, f"data key {key.name} was made", Outcome.ALLOWED, key.name)
+        self.note(tenant, f"data key {key.name} of tenant {tenant} was made", Outcome.ALLOWED, key.name)
         return key
 
     async def _find(self, tenant: TenantId, id: bytes) -> DataKey | str:
@@ -354,7 +354,11 @@ class Keyring:
                 f"data key {name} of tenant {tenant} is not there: it was lost, or this is of another tenant"
             )
         except KeyLost as error:
-            why = error.message if name in error.message else f"data key {name} of {tenant}: {error.message}"
+            why = (
+                error.message
+                if name in error.message
+                else f"data key {name} of tenant {tenant}: {error.message}"
+            )
         found.lost[id] = (self._clock.monotonic() + LOST_S, why)
         while len(found.lost) > KEYS_MAX:
             found.lost.popitem(last=False)

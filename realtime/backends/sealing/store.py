@@ -99,12 +99,14 @@ class Rows:
         try:
             key = await self.keyring.key(room.tenant, key_id(box))
         except Unreadable as error:
-            raise Unreadable(f"{room.room}: offset {offset} cannot be read: {error.message}") from error
+            raise Unreadable(
+                f"{room.tenant}/{room.room}: offset {offset} cannot be read: {error.message}"
+            ) from error
         try:
             return key.open(box, where)
         except Tampered:
             self.keyring.unreadable += 1
-            what = f"{room.room}: offset {offset} was tampered with: data key {key.name} has not sealed it so"
+            what = f"{room.tenant}/{room.room}: offset {offset} was tampered with: data key {key.name} has not sealed it so"
             self.keyring.note(room.tenant, what, Outcome.FAILED, room.room)
             raise Unreadable(what) from None
 
@@ -128,7 +130,7 @@ class SealedStore:
 
     def __init__(self, inner: PlacedStore, rows: Rows) -> None:
         self.inner = inner
-        self._rows = rows
+        self.rows = rows
 
     @property
     def epoch(self) -> bytes:
@@ -142,19 +144,19 @@ class SealedStore:
 
     def append(self, row: Row, kept: Kept) -> None:
         """As `Store.append`; Unavailable also where the tenant's data key is not at hand."""
-        if not self._rows.are_sealed(row.room):
+        if not self.rows.are_sealed(row.room):
             self.inner.append(row, kept)
         else:
-            self.inner.append(self._rows.seal(row), partial(_tell, row, kept))
+            self.inner.append(self.rows.seal(row), partial(_tell, row, kept))
 
     async def remembered(self, room: RoomId, since_ms: int) -> Remembered:
         """As `Store.remembered`. Who asks will append next, so the key to seal with is fetched too."""
         found = await self.inner.remembered(room, since_ms)
-        if self._rows.are_sealed(room):
+        if self.rows.are_sealed(room):
             await self._prepare(room)
         keys = []
         for sender, sealed, offset, at_ms in found.keys:
-            key = await self._rows.open_key(room, offset, sealed)
+            key = await self.rows.open_key(room, offset, sealed)
             if key is not None:
                 keys.append((sender, key, offset, at_ms))
         return Remembered(found.offset, keys)
@@ -182,14 +184,14 @@ class SealedStore:
 
     async def _prepare(self, room: RoomId) -> None:
         try:
-            await self._rows.keyring.ensure(room.tenant)
+            await self.rows.keyring.ensure(room.tenant)
         except Unavailable as error:
             # The room can be read, and joined; who publishes is told.
             log.debug("%s: %s", room.room, error.message)
 
     async def _opened(self, room: RoomId, rows: Sequence[Placed]) -> list[Placed]:
         return [
-            (position, await self._rows.open(room, position, push) if is_sealed(push) else push)
+            (position, await self.rows.open(room, position, push) if is_sealed(push) else push)
             for position, push in rows
         ]
 
@@ -214,7 +216,7 @@ class SealedSharedStore(SealedStore):
         """As `PostgresStore.keys_above`."""
         found = []
         for used in await self.inner.keys_above(room, after, since_ms, limit):
-            key = await self._rows.open_key(room, used.position.offset, used.key)
+            key = await self.rows.open_key(room, used.position.offset, used.key)
             if key is not None:
                 found.append(used._replace(key=key))
         return found

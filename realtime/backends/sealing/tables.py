@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -15,8 +15,9 @@ from realtime.ids import TenantId
 
 if TYPE_CHECKING:
     from realtime.backends.redis_client.client import RedisClient
-    from realtime.backends.store_postgres import PostgresStore
     from realtime.backends.store_sqlite import SqliteStore
+
+T = TypeVar("T")
 
 RETRY_S: Final = 1.0
 _REPLACE: Final = (
@@ -72,10 +73,18 @@ class SqliteKeys:
         return await self._store.run(lambda db: db.execute(statement, values).rowcount) == 1
 
 
+class Connected(Protocol):
+    """What has a connection to PostgreSQL: `PostgresStore`, and who works beside one."""
+
+    async def run(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        """As `PostgresStore.run`."""
+        ...
+
+
 class PostgresKeys:
     """A `KeyTable` in the database that the workers share."""
 
-    def __init__(self, store: PostgresStore) -> None:
+    def __init__(self, store: Connected) -> None:
         self._store = store
 
     async def keys_of(self, tenant: TenantId) -> Sequence[WrappedKey]:
