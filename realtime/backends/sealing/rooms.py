@@ -110,7 +110,8 @@ class RoomSeal:
         opened = self.open(blob)
         whole = [record for record in opened or () if record is not None]
         if opened is None or len(whole) < len(opened):
-            raise Unreadable(f"{self.room.room}: what Redis keeps of it cannot be read: {self._why(blob)}")
+            name = f"{self.room.tenant}/{self.room.room}"
+            raise Unreadable(f"{name}: what Redis keeps of it cannot be read: {self._why(blob)}")
         return whole
 
     async def fetch(self, blobs: Sequence[bytes] = ()) -> None:
@@ -162,7 +163,8 @@ class RoomSeal:
 
     def _tell_tampered(self, key: DataKey) -> None:
         what = (
-            f"{self.room.room}: what came over Redis was tampered with: it is not what {key.name} has sealed"
+            f"{self.room.tenant}/{self.room.room}: what came over Redis was tampered with: data key "
+            f"{key.name} has not sealed it so"
         )
         self._keyring.unreadable += 1
         self._keyring.note(self.room.tenant, what, Outcome.FAILED, self.room.room)

@@ -106,7 +106,8 @@ class Rows:
             return key.open(box, where)
         except Tampered:
             self.keyring.unreadable += 1
-            what = f"{room.tenant}/{room.room}: offset {offset} was tampered with: data key {key.name} has not sealed it so"
+            where_it_is = f"{room.tenant}/{room.room}: offset {offset}"
+            what = f"{where_it_is} was tampered with: data key {key.name} has not sealed it so"
             self.keyring.note(room.tenant, what, Outcome.FAILED, room.room)
             raise Unreadable(what) from None
 
