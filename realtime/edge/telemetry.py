@@ -92,8 +92,8 @@ BACKEND_HELP: Final = {
     "sealing_opened_total": "Messages and rows of encrypted rooms that were opened.",
     "sealing_sealed_total": "Messages, rows and their keys that were sealed.",
     "sealing_tenants": "Tenants whose data keys are at hand.",
-    "sealing_tenants_without_key": "Tenants of them with no key to seal with, or none newer than they have.",
-    "sealing_unreadable_total": "Times that something sealed could not be read: its key is lost, or tampering.",
+    "sealing_tenants_without_key": "Tenants of them whose newest key cannot be had.",
+    "sealing_unreadable_total": "Times that something sealed could not be read: a lost key, or tampering.",
 }
 # The same of a worker of a cluster.
 CLUSTER_HELP: Final = {
