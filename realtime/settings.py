@@ -462,7 +462,7 @@ class Settings(SecuritySettings, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def open_mode(self) -> bool:
-        """No key is configured: everybody may connect, as whoever they say. Development only."""
+        """No secret is set: unless the policy names issuers, everybody may connect, as whoever they say."""
         return not self.jwt_secret
 
     @property
@@ -507,7 +507,7 @@ class Knob:
     def show(self, settings: Settings) -> str:
         """Its value as text, without secrets."""
         value = getattr(settings, self.name)
-        return mask(value) if self.secret else as_text(value)
+        return mask(as_text(value)) if self.secret else as_text(value)
 
 
 def describe() -> tuple[Knob, ...]:

@@ -309,7 +309,7 @@ def test_cython_that_crosses_a_layer_is_found(source: str, line: int):
         ("realtime", "if TYPE_CHECKING:\n    from realtime.edge.asgi_hub import realtime_hub"),
         ("realtime.core.clock", "import time"),
         ("realtime.protocol.timestamps", "from datetime import UTC, datetime"),
-        ("realtime.backends.auth_jwt", "import jwt\nfrom realtime.errors import Unauthorized"),
+        ("realtime.backends.auth.keys", "import jwt\nfrom realtime.errors import Unauthorized"),
         ("realtime.protocol.deflate", "from websockets.headers import parse_extension"),
         ("realtime.backends.redis_client.address", "import ssl"),
         ("realtime.backends.redis_client.wire", "from socket import SO_LINGER"),

@@ -6,14 +6,16 @@ The worker makes its hub and its core; a foundation gives the core its broker, a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import Protocol
 
-from realtime.core.audit import Auditor
+from realtime.core.audit import NO_AUDITOR, Auditor
 from realtime.core.cluster import Cluster, Whereabouts
 from realtime.core.contracts import Broker, Clock, Stamp
 from realtime.core.core import Core
 from realtime.core.revocations import RevocationList
 from realtime.core.room_rules import RoomRules
+from realtime.edge.audit import open_audit
 from realtime.edge.cluster import open_clustered
 from realtime.edge.embedded import Embedded
 from realtime.edge.sealing import open_sealing
@@ -99,10 +101,13 @@ async def open_foundation(settings: Settings, clock: Clock, number: int = 0) -> 
     """
     if settings.redis_url:
         return await open_clustered(settings, clock, number)
-    store = await open_store(settings, clock, discover())
-    try:
-        return Embedded(settings, clock, store, await open_sealing(settings, clock, store))
-    except BaseException:
+    async with AsyncExitStack() as failing:
+        keeper = await open_audit(settings, clock)
+        if keeper is not None:
+            failing.push_async_callback(keeper.close)
+        store = await open_store(settings, clock, discover())
         if store is not None:
-            await store.close()
-        raise
+            failing.push_async_callback(store.close)
+        sealing = await open_sealing(settings, clock, store, audit=keeper or NO_AUDITOR)
+        failing.pop_all()  # they are the foundation's now
+    return Embedded(settings, clock, store, sealing, keeper)

@@ -29,10 +29,11 @@ from realtime.backends.cluster.stream import SIGNAL
 from realtime.backends.cluster.whereabouts import find_connections
 from realtime.backends.redis_client.client import RedisClient
 from realtime.backends.redis_client.contract import RedisError
+from realtime.core.audit import NO_AUDITOR, OPERATOR, Action, Auditor, Event, Outcome
 from realtime.core.catalog import Catalog
 from realtime.core.clock import SystemClock
 from realtime.core.cluster import NotServed, WorkerId, room_slot
-from realtime.core.contracts import Terms
+from realtime.core.contracts import Clock, Terms
 from realtime.core.control import KEEP_S, Orders, ask_all
 from realtime.core.notifications import NOTIFY, Sent, encode_letter, make_notification, pack
 from realtime.core.outside import (
@@ -46,9 +47,11 @@ from realtime.core.outside import (
     Published,
     check_publication,
 )
+from realtime.core.token_audit import TokenAudit
+from realtime.edge.audit_relay import RelayedAudit
 from realtime.errors import BadMessage, CloseCode, SettingsError, TooLarge, Unavailable
 from realtime.features import discover
-from realtime.ids import DEFAULT_TENANT, RoomId, parse_room, parse_tenant, parse_user
+from realtime.ids import DEFAULT_TENANT, RoomId, TenantId, parse_room, parse_tenant, parse_user
 from realtime.loading import load
 from realtime.native.encode import json_string
 from realtime.protocol.priority import Priority
@@ -149,7 +152,8 @@ class Publisher:
             member=False,
         )
         revocations = RedisRevocations(self._redis, prefix=prefix)
-        self._orders = Orders(self._ring, clock, revocations, self._workers)
+        self._audit = self._open_audit(clock)
+        self._orders = Orders(self._ring, clock, revocations, self._workers, TokenAudit(self._audit))
         self._known = asyncio.Event()  # some workers are
         await self._redis.start()
         self._ring.start()
@@ -160,6 +164,8 @@ class Publisher:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(self._audit, RelayedAudit):
+            await self._audit.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -211,6 +217,7 @@ class Publisher:
             offset, epoch, duplicate = await self._broker.publish(
                 name, kind, type, sender, asked.content, terms
             )
+        self._record(Action.ADMIN_PUBLISH, asked.tenant, asked.room, type=type, sender=user or "")
         return Receipt(offset, epoch.decode(), duplicate)
 
     async def signal(
@@ -242,6 +249,7 @@ class Publisher:
             await self._redis.ask(names.slot, "SPUBLISH", names.channel, bytes((SIGNAL,)) + push)
         except RedisError as error:
             raise Unavailable(f"Redis does not publish: {error.code}", retry_after_s=1.0) from error
+        self._record(Action.ADMIN_PUBLISH, asked.tenant, asked.room, type=type, sender=user or "")
 
     async def notify(
         self,
@@ -266,7 +274,9 @@ class Publisher:
         failed = [each for each in answers if isinstance(each, BaseException)]
         if failed and len(failed) == len(answers):
             raise failed[0]
-        return Sent(notification.id, sum(int(each) for each in answers if isinstance(each, bytes)))
+        reached = sum(int(each) for each in answers if isinstance(each, bytes))
+        self._record(Action.NOTIFY, within, whose, connections=reached)
+        return Sent(notification.id, reached)
 
     async def kick(
         self,
@@ -291,6 +301,7 @@ class Publisher:
         tenant: str = DEFAULT_TENANT,
         user: str | None = None,
         token_id: str | None = None,
+        everybody: bool = False,
         issued_before: float | None = None,
         keep_s: float = KEEP_S,
     ) -> float:
@@ -299,7 +310,12 @@ class Publisher:
         It needs no worker: each one learns it when it is there.
         """
         return await self._orders.revoke(
-            tenant=tenant, user=user, token_id=token_id, issued_before=issued_before, keep_s=keep_s
+            tenant=tenant,
+            user=user,
+            token_id=token_id,
+            everybody=everybody,
+            issued_before=issued_before,
+            keep_s=keep_s,
         )
 
     async def presence(self, room: str, *, tenant: str = DEFAULT_TENANT) -> Presence:
@@ -353,6 +369,24 @@ class Publisher:
         sender = None if user is None else parse_user(user)
         return Publication(parse_tenant(tenant), parse_room(room), type, sender, encoded, key)
 
+    def _open_audit(self, clock: Clock) -> Auditor:
+        if not self._settings.audit_path:
+            return NO_AUDITOR
+        return RelayedAudit(self._ring.ask, self._workers, clock)
+
+    def _record(self, action: Action, tenant: TenantId, target: str, **detail: str | int) -> None:
+        said = {name: value for name, value in detail.items() if value != ""}
+        self._audit.record(
+            Event(
+                tenant=tenant,
+                action=action,
+                outcome=Outcome.ALLOWED,
+                actor=OPERATOR,
+                target=target,
+                detail=said,
+            )
+        )
+
     # -- asking workers -------------------------------------------------------------------------------------
 
     async def _ask_one(self, room: RoomId, verb: str, body: bytes, *, again: bool) -> bytes:
@@ -401,6 +435,8 @@ class Publisher:
             try:
                 self._ring.tick()
                 self._broker.tick()
+                if isinstance(self._audit, RelayedAudit):
+                    self._audit.tick()
             except Exception:
                 log.exception("a tick failed")
             await asyncio.sleep(TICK_S)

@@ -30,7 +30,7 @@ from realtime.edge.process import (
 )
 from realtime.edge.supervisor import STOP_GRACE_S, Supervisor, WorkerProcess, command
 from realtime.edge.worker import Worker
-from realtime.errors import StartupError
+from realtime.errors import SettingsError, StartupError
 from realtime.loading import Loaded
 from realtime.settings import Settings
 
@@ -71,7 +71,7 @@ def _serve_leashed(settings: Settings, own: Leash) -> int:
     try:
         listening = listener.listen(settings, own.port, shared=True)
         uvloop.run(_serve(settings, listening, connections_allowed(files, settings), own))
-    except StartupError as error:
+    except (SettingsError, StartupError) as error:
         own.failed(error.message)
         return 1
     return 0

@@ -71,6 +71,14 @@ CORE_GAUGES: Final = {
 }
 # What backends count, `_total` for a counter; which of it there is depends on what the server stands on.
 BACKEND_HELP: Final = {
+    "audit_coalesced_total": "Audit events that became part of another one's count.",
+    "audit_dropped_total": "Audit entries dropped for their age.",
+    "audit_entries_total": "Audit entries kept.",
+    "audit_events_total": "Events that the audit log was told of.",
+    "audit_groups_total": "Groups of audit entries committed.",
+    "audit_lost_total": "Audit events that could not be kept.",
+    "audit_ok": "1 while the audit log takes entries, 0 while it fails.",
+    "audit_queued_entries": "Audit entries that wait to be committed.",
     "broker_failures_total": "Times that a durable room had to look what the store has kept.",
     "store_failed_rows_total": "Rows that the store gave up.",
     "store_refused_rows_total": "Rows that came too late: their room had gone on in a later epoch.",

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final
 
 from realtime import __version__
-from realtime.backends.auth_jwt import JwtAuthenticator
+from realtime.backends.auth.authenticator import TokenAuthenticator, authenticator_of
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.catalog import Catalog
 from realtime.core.contracts import Clock, Connection
@@ -26,20 +26,20 @@ from realtime.edge import metrics
 from realtime.edge.drain import drain, rebalance_reason
 from realtime.edge.expiry import SilentTokens
 from realtime.edge.foundation import Foundation
-from realtime.edge.gate import Gate, Guest, Pending, State
+from realtime.edge.gate import Deferred, Gate, Guest, Pending, State
 from realtime.edge.http import HttpServer, Routes, upgrade_required
 from realtime.edge.pages import Report, system_routes, web_routes
 from realtime.edge.policies import Commit, Policies
 from realtime.edge.telemetry import LoopLag, worker_metrics
 from realtime.edge.welcome import Welcome
-from realtime.errors import CloseCode
+from realtime.errors import SettingsError
 from realtime.features import discover
 from realtime.ids import UserId
 from realtime.native.encode import json_string
 from realtime.native.envelope import scan, scan_msgpack
 from realtime.native.hub import Hub
 from realtime.policy import Policy
-from realtime.protocol.closing import close_reason, is_for_good
+from realtime.protocol.closing import is_for_good
 from realtime.settings import Settings
 
 log: Final = logging.getLogger("realtime.edge")
@@ -74,20 +74,20 @@ class Worker:
         self._foundation = foundation
         self._node = foundation.node
         self._tasks: set[asyncio.Task[None]] = set()
-        self._silent = SilentTokens()
         self._lag = LoopLag()
         self._ticker: asyncio.TimerHandle | None = None
         self._listening: socket.socket | None = None
         self._audit = foundation.audit
         self._policies = Policies(settings, self._audit)
         self._rules = RoomRules()
-        authenticator = _authenticator(settings)
+        self._authenticator = authenticator = _authenticator(settings, self._policies.current, clock)
         self._gate = Gate(settings, authenticator, self._audit)
         self.hub = self._make_hub(connections_max)
         self._welcome = Welcome(settings, self._node, self.hub, foundation.worker)
         self.core = self._make_core(authenticator)
         self.hub.deliver_to(self.core.receive)  # no Python of ours between them: it is the hot path
-        self._gate.open(self.core, self._welcome, self._silent)
+        self._silent = SilentTokens(clock, self.core.token_audit, settings.token_warning_s)
+        self._gate.open(self.core, self._welcome, self._silent, self._defer)
         self._http = self._make_http()
         self._follow_policy()
 
@@ -97,10 +97,20 @@ class Worker:
 
     def _follow_policy(self) -> None:
         self._policies.follow(self._prepare_rooms)
+        self._policies.follow(self._prepare_issuers)
+        # Last: it looks at who is in rooms, by all that holds then.
+        self._policies.follow(lambda policy: self.core.prepare_access(policy.access))
 
     def _prepare_rooms(self, policy: Policy) -> Commit:
         self._foundation.check_policy(policy)
         return partial(self._rules.replace, policy.rooms)
+
+    def _prepare_issuers(self, policy: Policy) -> Commit:
+        if self._authenticator is not None:
+            return self._authenticator.prepare(policy)
+        if policy.issuers:
+            raise SettingsError("policy: issuers: this server began open, and stays so until it is restarted")
+        return lambda: None
 
     def start(self, listening: socket.socket | None, admin: socket.socket | None = None) -> None:
         """Serve on a listening socket, which is the worker's from here on; without one it accepts nobody.
@@ -136,6 +146,8 @@ class Worker:
             self._ticker.cancel()
         self._loop.remove_reader(self.hub.fileno())
         self._http.close()
+        if self._authenticator is not None:
+            self._authenticator.close()
 
     def _stop_listening(self) -> None:
         if self._listening is not None:
@@ -166,15 +178,32 @@ class Worker:
             return state
         if isinstance(state, Pending):
             session = self.core.connect(connection, None, state.user)
+        elif isinstance(state, Deferred):
+            session = self.core.connect_later(connection, state.take(), state.user, state.carrier)
         elif isinstance(state, Guest):
             identity = Identity(UserId(self._welcome.guest_name(connection.id)))
             self.core.admit(identity)
             session = self.core.connect(connection, identity)
         else:
             assert isinstance(state, Identity)  # the hub answers an Echo by itself
-            self._silent.remove(state)
-            session = self.core.connect(connection, state)
+            warned = self._silent.remove(state, connection.id)
+            session = self.core.connect(connection, state, warned=warned)
         return session
+
+    def _defer(self, state: Deferred) -> None:
+        """See to a connection whose token waits for a key, as soon as the hub has let it in."""
+        self._loop.call_soon(self._begin_deferred, state)
+
+    def _begin_deferred(self, state: Deferred) -> None:
+        if state.taken:
+            return  # its first message has come already
+        for connection in self.hub.connections_of(state.key):
+            if connection.state is state:
+                self._session(state, connection)
+                return
+        abandoned = state.take()  # it is gone before it was there
+        if isinstance(abandoned, Coroutine):
+            abandoned.close()
 
     def _on_close(self, state: State, code: int, reason: bytes, clean: bool) -> None:
         self._forget(state, self.hub.current().id, code)
@@ -184,7 +213,7 @@ class Worker:
         if isinstance(state, Session):
             self.core.disconnect(state, for_good=is_for_good(code))
         elif isinstance(state, Identity):
-            self._silent.remove(state)
+            self._silent.remove(state, number)
             self.core.release(state, number)
 
     def _on_wake(self, delay_s: float) -> None:
@@ -208,20 +237,9 @@ class Worker:
         self.hub.tick()
         self.core.tick()
         self._foundation.tick()
-        now = self._clock.time()
-        if self._silent.due(now):
-            self._expire_silent(now)
-
-    def _expire_silent(self, now: float) -> None:
-        reason = close_reason("token_expired")
-        for connection in self.hub.connections():
-            identity = connection.state
-            if (
-                isinstance(identity, Identity)
-                and identity.expires_at is not None
-                and identity.expires_at <= now
-            ):
-                connection.close(CloseCode.TOKEN_EXPIRED, reason)
+        self._silent.tick(self.hub.connections)
+        if self._authenticator is not None:
+            self._authenticator.tick()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coroutine)
@@ -281,6 +299,7 @@ class Worker:
             revocations=self._foundation.revocations,
             rules=self._rules,
             audit=self._audit,
+            token_warning_s=self._settings.token_warning_s,
         )
 
     def _greet(self, number: int, identity: Identity) -> bytes:
@@ -324,14 +343,17 @@ class Worker:
         )
 
 
-def _authenticator(settings: Settings) -> Authenticator | None:
-    if settings.open_mode:
+def _authenticator(settings: Settings, policy: Policy, clock: Clock) -> TokenAuthenticator | None:
+    """Return what judges tokens; None in open mode. The issuers of the policy are prepared with it later."""
+    if settings.open_mode and not policy.issuers:
         return None
-    return JwtAuthenticator(
-        settings.jwt_secret,
-        algorithms=settings.jwt_algorithms,
+    return authenticator_of(
+        (settings.jwt_secret, *settings.jwt_previous_secrets) if settings.jwt_secret else (),
+        settings.jwt_algorithms,
+        audiences=settings.jwt_audiences,
         leeway_s=settings.jwt_leeway_s,
         cache_tokens=settings.jwt_cache_tokens,
+        clock=clock,
     )
 
 

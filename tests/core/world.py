@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from realtime.backends.broker_memory import MemoryBroker
+from realtime.core.audit import NO_AUDITOR, Auditor
 from realtime.core.auth import Identity
 from realtime.core.catalog import Catalog
 from realtime.core.cluster import Cluster, Whereabouts
@@ -23,6 +24,7 @@ from realtime.core.router import Spawn
 from realtime.errors import TokenExpired, Unauthorized
 from realtime.features import discover
 from realtime.ids import TenantId, UserId
+from realtime.policy.loading import read_policy
 from tests.oracles.hub import FakeClock, FakeConnection, FakeHub
 
 Message = dict[str, Any]
@@ -41,6 +43,7 @@ class World:
         cluster: Cluster | None = None,
         whereabouts: Whereabouts | None = None,
         revocations: RevocationList | None = None,
+        audit: Auditor = NO_AUDITOR,
         spawn: Spawn | None = None,
         **broker_options: Any,
     ) -> None:
@@ -64,6 +67,7 @@ class World:
             cluster=cluster,
             whereabouts=whereabouts,
             revocations=revocations,
+            audit=audit,
         )
 
     def authenticate(self, token: str) -> Identity:
@@ -75,17 +79,29 @@ class World:
         return identity
 
     def member(
-        self, user: str, *, tenant: str = "default", variant: int = 0, expires_in: float | None = None
+        self,
+        user: str,
+        *,
+        tenant: str = "default",
+        roles: Iterable[str] = (),
+        variant: int = 0,
+        expires_in: float | None = None,
     ) -> Member:
         """Connect a user who has authenticated."""
         expires_at = None if expires_in is None else self.clock.time() + expires_in
-        identity = Identity(UserId(user), TenantId(tenant), expires_at=expires_at)
+        identity = Identity(UserId(user), TenantId(tenant), frozenset(roles), expires_at=expires_at)
         self.core.admit(identity)
         return Member(self, variant, identity)
 
     def stranger(self, *, variant: int = 0, user: str | None = None) -> Member:
         """Connect somebody who has not authenticated, and is to be `user` where that is given."""
         return Member(self, variant, None, None if user is None else UserId(user))
+
+    def rule(self, *rules: dict[str, Any], default: str = "allow") -> None:
+        """Let these rules of a policy hold, for those who are in rooms too."""
+        policy = read_policy({"access": {"default": default, "rules": list(rules)}}, "test")
+        self.core.prepare_access(policy.access)()
+        self.run_waiting()
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass, with a tick at its end."""
