@@ -250,7 +250,7 @@ class DurableStream:
         try:
             await self._catch_up()
         except Unavailable as error:
-            failure = _refusal(error, "the store gives no answer")
+            failure = _refusal(error, f"the store gives no answer: {error.message}")
         except Exception:
             log.exception("%s: the store failed", self.room.room)
             failure = Unavailable("the store failed", retry_after_s=RETRY_S)

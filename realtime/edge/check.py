@@ -12,7 +12,7 @@ from pkgutil import iter_modules
 
 from realtime.edge import listener
 from realtime.edge.process import connections_allowed, file_limit_warning, worker_count
-from realtime.errors import StartupError
+from realtime.errors import SettingsError, StartupError
 from realtime.loading import Loaded
 from realtime.settings import Settings
 
@@ -43,6 +43,7 @@ def findings(loaded: Loaded) -> Iterator[Finding]:
         yield _features()
         yield _store(settings)
         yield _audit(settings)
+        yield _keys(settings)
         yield _workers(settings)
     yield _files(settings)
     yield _port(settings)
@@ -93,6 +94,15 @@ def _audit(settings: Settings) -> Finding:
     except StartupError as error:
         return Finding(False, f"audit log: {error.message}")
     return Finding(True, f"audit log: {text}", warning=text.startswith("none"))
+
+
+def _keys(settings: Settings) -> Finding:
+    from realtime.edge import sealing  # not at the top: as the features
+
+    try:
+        return Finding(True, f"encryption at rest: {sealing.finding(settings)}")
+    except SettingsError as error:
+        return Finding(False, f"encryption at rest: {error.message}")
 
 
 def _workers(settings: Settings) -> Finding:

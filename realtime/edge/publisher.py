@@ -4,8 +4,8 @@
         await publisher.publish("chat:lobby", "chat_message", {"text": "hello"}, key="order-17")
 
 What is not kept by a store is ordered by the same function that the workers use, and needs no worker to run.
-All else is asked of workers. The settings of rooms and sizes have to be theirs: they are read from the same
-environment, unless given.
+All else is asked of workers. The settings of rooms and sizes have to be theirs, and so the policy:
+they are read from the same environment, unless given; the policy once.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
@@ -47,6 +48,7 @@ from realtime.core.outside import (
     Published,
     check_publication,
 )
+from realtime.core.room_rules import RoomRules
 from realtime.core.token_audit import TokenAudit
 from realtime.edge.audit_relay import RelayedAudit
 from realtime.errors import BadMessage, CloseCode, SettingsError, TooLarge, Unavailable
@@ -54,6 +56,7 @@ from realtime.features import discover
 from realtime.ids import DEFAULT_TENANT, RoomId, TenantId, parse_room, parse_tenant, parse_user
 from realtime.loading import load
 from realtime.native.encode import json_string
+from realtime.policy import Policy, load_policy
 from realtime.protocol.priority import Priority
 from realtime.settings import Settings
 
@@ -101,7 +104,7 @@ class Publisher:
         """Take what is None from `settings`, which are the environment's unless given.
 
         Raises:
-            SettingsError: there is no redis_url.
+            SettingsError: there is no redis_url, or the policy file holds none.
         """
         settings = settings or load(environ=os.environ).settings
         self._url = redis_url or settings.redis_url
@@ -110,6 +113,8 @@ class Publisher:
         self._settings = settings
         self._prefix = prefix or settings.redis_prefix
         self._catalog = Catalog(discover())
+        policy = load_policy(Path(settings.policy_path)) if settings.policy_path else Policy()
+        self._rules = RoomRules(policy.rooms)
         self._content_bytes = settings.max_message_bytes
         self._timeout_s = settings.redis_timeout_s
         self._tasks: set[asyncio.Task[None]] = set()
@@ -208,7 +213,8 @@ class Publisher:
         asked = self._publication(room, type, content, tenant, user, key)
         kind = check_publication(self._catalog, asked)
         name = RoomId(asked.tenant, asked.room)
-        if kind.durable:
+        # Who seals has the keys: the workers. What they are sent for it rests nowhere.
+        if kind.durable or self._rules.of(name).encrypted:
             answer = await self._ask_one(name, PUBLISH, msgspec.msgpack.encode(asked), again=False)
             offset, epoch, duplicate = msgspec.structs.astuple(msgspec.msgpack.decode(answer, type=Published))
         else:

@@ -22,7 +22,7 @@ from realtime.core.audit import NO_AUDITOR, Auditor
 from realtime.core.contracts import Clock, Store
 from realtime.core.room_rules import RoomRules
 from realtime.errors import SettingsError, Unavailable
-from realtime.policy import Policy
+from realtime.policy import Policy, load_policy
 from realtime.settings import Settings
 
 log: Final = logging.getLogger("realtime.sealing")
@@ -68,12 +68,7 @@ class Sealing:
     def check_policy(self, policy: Policy) -> None:
         """Raise SettingsError where a policy encrypts rooms and there is no key to do it with."""
         if self.keyring is not None and not self.masters:
-            for number, rule in enumerate(policy.rooms):
-                if rule.encrypted:
-                    raise SettingsError(
-                        f"policy: rooms[{number}] ({', '.join(rule.rooms)}) is encrypted, and there is "
-                        "no master key: set encryption_keys, encryption_key_file or vault_url"
-                    )
+            check_policy(policy)
 
     def store(self, store: Store, rules: RoomRules) -> Store:
         """Return `store`, sealing."""
@@ -151,6 +146,28 @@ def open_masters(settings: Settings) -> Masters:
             timeout_s=settings.vault_timeout_s,
         )
     return Masters(keys, vault)
+
+
+def finding(settings: Settings) -> str:
+    """Say which master keys there are. Neither Vault nor a database is asked: `realtime keys status` does.
+
+    Raises:
+        SettingsError: the settings name no usable master keys, or the policy encrypts rooms without one.
+    """
+    masters = open_masters(settings)
+    if settings.policy_path and not masters:
+        check_policy(load_policy(Path(settings.policy_path)))
+    return ", ".join(masters.names) or "no master keys, and no rooms that need one"
+
+
+def check_policy(policy: Policy) -> None:
+    """Raise SettingsError where a policy encrypts rooms, for a server that has no key to do it with."""
+    for number, rule in enumerate(policy.rooms):
+        if rule.encrypted:
+            raise SettingsError(
+                f"policy: rooms[{number}] ({', '.join(rule.rooms)}) is encrypted, and there is no master "
+                "key: set encryption_keys, encryption_key_file or vault_url"
+            )
 
 
 def key_table(settings: Settings, store: Store | None, redis: RedisClient | None) -> KeyTable | None:

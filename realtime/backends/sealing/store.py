@@ -151,7 +151,12 @@ class SealedStore:
             self.inner.append(self.rows.seal(row), partial(_tell, row, kept))
 
     async def remembered(self, room: RoomId, since_ms: int) -> Remembered:
-        """As `Store.remembered`. Who asks will append next, so the key to seal with is fetched too."""
+        """As `Store.remembered`. Who asks will append next, so the key to seal with is fetched too.
+
+        Raises:
+            Unavailable: keys of repeats are sealed with a data key that cannot be had now. One that is lost
+                stops nobody: repeats of what it has sealed are taken anew.
+        """
         found = await self.inner.remembered(room, since_ms)
         if self.rows.are_sealed(room):
             await self._prepare(room)
