@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -74,7 +74,7 @@ class Rows:
         if row.key is not None:
             sealed = data_key.seal(key_column(row.key), key_place(row.room, row.position.offset))
             key = key_text(sealed)
-        return row._replace(push=push, key=key)
+        return Row(row.room, row.position, push, row.sender, key, row.at_ms)
 
     async def open(self, room: RoomId, position: Position, push: bytes) -> bytes:
         """Return the push of a row.
@@ -113,17 +113,18 @@ class Rows:
 
 
 def push_place(room: RoomId, position: Position) -> bytes:
-    """What a row's push is bound to."""
-    return place("row", *_named(room), b"%d" % position.offset, position.epoch)
+    """What a row's push is bound to: the room, eight bytes of the offset, and the epoch."""
+    return _room_place("row", room) + position.offset.to_bytes(8, "little") + position.epoch
 
 
 def key_place(room: RoomId, offset: int) -> bytes:
-    """What a row's idempotency key is bound to."""
-    return place("key", *_named(room), b"%d" % offset)
+    """What a row's idempotency key is bound to: the room, and eight bytes of the offset."""
+    return _room_place("key", room) + offset.to_bytes(8, "little")
 
 
-def _named(room: RoomId) -> tuple[bytes, bytes]:
-    return room.tenant.encode(), room.room.encode()
+@lru_cache(maxsize=10_000)  # made anew for each row it took 3.4 us, more than to seal 300 bytes
+def _room_place(what: str, room: RoomId) -> bytes:
+    return place(what, room.tenant.encode(), room.room.encode())
 
 
 class SealedStore:
