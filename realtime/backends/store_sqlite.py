@@ -87,6 +87,7 @@ class SqliteStore:
         self._busy = False  # the writer has been asked to write and has not said that it is done
         self._idle = asyncio.Event()
         self._idle.set()
+        self._works = 0  # what waits for the writer beside the queue
         self._closing = False
         self._trouble = Episode(str(database.path), clock)
         self._lazy = lazy  # commits are not synced; that is for us to do
@@ -145,11 +146,14 @@ class SqliteStore:
         """
         if self._closing:
             raise Unavailable("the store is closing")
+        self._works += 1
         try:
             return await self._loop.run_in_executor(self._writing, self._run, work)
         except sqlite3.Error as error:
             log.error("%s: %s", self._database.path, error)
             raise Unavailable("the store failed; try again", retry_after_s=RETRY_S) from error
+        finally:
+            self._works -= 1
 
     async def migrate(self, feature: str, folder: Path) -> list[str]:
         """As `Store.migrate`."""
@@ -254,4 +258,6 @@ class SqliteStore:
                 tell(self._failed, group, error)
                 break  # what waits for the same rooms must fail first
             tell(self._committed, group)
+            if self._works:
+                break  # under load there is always one more group
         tell(self._wrote)

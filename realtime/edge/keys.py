@@ -17,8 +17,10 @@ from realtime.backends.sealing.stored import PostgresAccess, PostgresRows, Sqlit
 from realtime.backends.sealing.table import KeyTable
 from realtime.backends.sealing.tables import PostgresKeys, RedisKeys, SqliteKeys
 from realtime.backends.store_sqlite import open_sqlite
+from realtime.core.audit import NO_AUDITOR, OPERATOR
 from realtime.core.clock import SystemClock
 from realtime.core.room_rules import RoomRules
+from realtime.edge.audit import open_audit
 from realtime.edge.cluster import make_client
 from realtime.edge.sealing import open_masters
 from realtime.edge.store import OWN_FOLDERS
@@ -104,7 +106,10 @@ async def _opened(settings: Settings) -> AsyncIterator[Place]:
             closing.push_async_callback(store.close)
             await store.migrate(*OWN_FOLDERS[1])
             table, rows = SqliteKeys(store), SqliteRows(store)
-        keyring = Keyring(masters, table, clock)
+        keeper = await open_audit(settings, clock)
+        if keeper is not None:
+            closing.push_async_callback(keeper.close)
+        keyring = Keyring(masters, table, clock, audit=keeper or NO_AUDITOR, actor=OPERATOR)
         closing.push_async_callback(keyring.close)
         yield Place(keyring, rows)
 

@@ -263,6 +263,25 @@ async def test_a_key_that_was_lost_and_is_back_opens(stage):
     assert isinstance(await ring.key(ACME, id), DataKey)
 
 
+async def test_a_key_that_its_table_has_lost_is_put_back_by_who_uses_it(stage):
+    ring = stage.process()
+    await ring.ensure(ACME)
+    (kept,) = stage.table.keys.values()
+    await ring.rotate(ACME)
+    newest = ring.active(ACME)
+    for lost in ([(ACME, 2)], [(ACME, 1), (ACME, 2)]):
+        for at in lost:
+            stage.table.keys.pop(at, None)
+        stage.clock.advance(REFRESH_S)
+        await ring.ensure(ACME)
+        assert ring.active(ACME) is newest
+        assert stage.table.keys[ACME, 2].id == newest.id
+    stage.table.keys = {(ACME, 2): kept._replace(number=2)}  # another took its place meanwhile
+    stage.clock.advance(REFRESH_S)
+    await ring.ensure(ACME)
+    assert ring.active(ACME).id == kept.id
+
+
 async def test_nobody_knows_is_not_lost(stage):
     ring = stage.process()
     stage.table.away = True

@@ -9,7 +9,7 @@ what Redis keeps, tells what cannot be had, and goes on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - a class, though it is not named like one
@@ -29,7 +29,7 @@ from realtime.errors import Unavailable
 from realtime.ids import RoomId
 from realtime.native.blob import SealedRecord, count_records, pushes_of
 from realtime.native.encode import json_string
-from realtime.native.sequence import Sequence as Ring
+from realtime.native.sequence import Sequence
 
 if TYPE_CHECKING:
     from realtime.backends.cluster.broker import RedisBroker
@@ -86,7 +86,7 @@ class RedisStream:
         "room",
     )
 
-    sequence: Ring | None = None  # Redis gives the order
+    sequence: Sequence | None = None  # Redis gives the order
 
     def __init__(
         self,
@@ -473,18 +473,17 @@ class RedisStream:
 
     def _append_sealed(self, order: KeptOrder, first: int, blob: bytes, start: int) -> bool:
         """As `_append`. What cannot be read is told as lost: its key is, or it was tampered with."""
-        records: Sequence[bytes | None] | None
-        records = [None] * count_records(blob, start) if self._seal is None else self._seal.open(blob, start)
+        count = count_records(blob, start)
+        if first + count - 1 <= order.offset:
+            return True  # this worker's own, back over the channel: nothing of it need be opened
+        records = [None] * count if self._seal is None else self._seal.open(blob, start)
         if records is None:
             return False
         for offset, record in enumerate(records, first):
-            if offset <= order.offset:
-                continue
-            if record is None:
+            if offset > order.offset and record is None:
                 self._lose(offset)
-                continue
-            for push in pushes_of(record, 0, self._room_json, order.epoch, offset):
-                self._append_push(order, push)
+            elif offset > order.offset and record is not None:
+                self._append_push(order, *pushes_of(record, 0, self._room_json, order.epoch, offset))
         return True
 
     def _append_push(self, order: KeptOrder, push: bytes) -> None:

@@ -56,7 +56,7 @@ class Tenant:
 
 
 class Keyring:
-    """Data keys by tenant. `uses_block` and `uses_max` are how uses are counted; see `box.DataKey`."""
+    """Data keys by tenant, for whom `actor` stands. `uses_block` and `uses_max` are how uses are counted."""
 
     def __init__(
         self,
@@ -65,6 +65,7 @@ class Keyring:
         clock: Clock,
         *,
         audit: Auditor = NO_AUDITOR,
+        actor: str = "server",
         uses_block: int = USES_BLOCK,
         uses_max: int = USES_MAX,
     ) -> None:
@@ -72,6 +73,7 @@ class Keyring:
         self.table = table
         self._clock = clock
         self._audit = audit
+        self._actor = actor
         self._block, self._max = uses_block, uses_max
         self._tenants: OrderedDict[TenantId, Tenant] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -199,7 +201,7 @@ class Keyring:
                 tenant=tenant,
                 action=Action.KEY,
                 outcome=outcome,
-                actor="server",
+                actor=self._actor,
                 target=target,
                 detail=detail,
             )
@@ -292,7 +294,10 @@ class Keyring:
     async def _load_active(self, tenant: TenantId, found: Tenant) -> None:
         """Raises KeyLost or Unavailable."""
         while True:
+            had = None if found.active is None else found.wrapped.get(found.active.id)
             wrapped = await self._wrapped(tenant, found)
+            if had is not None and had.id not in found.wrapped and await self._put_back(had):
+                continue
             if not wrapped:
                 await self._make(tenant, 0)
                 continue
@@ -303,6 +308,17 @@ class Keyring:
                 continue
             found.active = key
             return
+
+    async def _put_back(self, key: WrappedKey) -> bool:
+        """Keep a key again that its table has lost: a Redis that failed over, or began empty. What it has
+        sealed may still be there.
+        """
+        if not await self.table.add(key):
+            return False  # there is another of its number
+        self.note(
+            key.tenant, f"data key {key.name} of tenant {key.tenant} was lost and put back", Outcome.ALLOWED
+        )
+        return True
 
     async def _wrapped(self, tenant: TenantId, found: Tenant) -> Sequence[WrappedKey]:
         wrapped = await self.table.keys_of(tenant)

@@ -43,12 +43,13 @@ class RoomSeals:
 class RoomSeal:
     """Seals and opens what one room's workers tell each other. What has no key at hand is `lacking`."""
 
-    __slots__ = ("_keyring", "_lacking", "_record", "_rules", "_signal", "room")
+    __slots__ = ("_can", "_keyring", "_lacking", "_record", "_rules", "_signal", "room")
 
     def __init__(self, seals: RoomSeals, room: RoomId) -> None:
         self.room = room
         self._keyring = seals.keyring
         self._rules = seals.rules
+        self._can = bool(seals.keyring.masters)
         named = room.tenant.encode(), room.room.encode()
         self._record, self._signal = place("record", *named), place("signal", *named)
         self._lacking: dict[bytes, None] = {}
@@ -56,7 +57,7 @@ class RoomSeal:
     @property
     def on(self) -> bool:
         """Whether what is published is to be sealed from now on."""
-        return self._rules.of(self.room).encrypted
+        return self._can and self._rules.of(self.room).encrypted
 
     @property
     def lacks(self) -> bool:

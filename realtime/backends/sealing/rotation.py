@@ -13,6 +13,7 @@ from realtime.backends.sealing.keyring import Keyring
 from realtime.backends.sealing.masters import KeyLost
 from realtime.backends.sealing.store import Rows, key_place, push_place
 from realtime.backends.sealing.stored import START, Change, Due, Stored, StoredRows
+from realtime.core.audit import NO_TENANT, Outcome
 from realtime.core.contracts import Clock
 from realtime.core.room_rules import RoomRules
 from realtime.errors import Unavailable, Unreadable
@@ -77,7 +78,10 @@ class Rotation:
                 progress.failed += 1
                 continue
             # Where somebody else has wrapped it meanwhile, it is wrapped.
-            progress.done += wrapped == key.wrapped or await keyring.table.replace(key, wrapped)
+            if wrapped == key.wrapped or await keyring.table.replace(key, wrapped):
+                progress.done += 1
+                what = f"data key {key.name} of tenant {key.tenant} was wrapped by {keyring.masters.names[0]}"
+                keyring.note(key.tenant, what, Outcome.ALLOWED, key.name)
             self._tell(progress)
         return self._end(progress)
 
@@ -117,6 +121,9 @@ class Rotation:
                 progress.failed += len(batch) - len(changes)
                 self._tell(progress)
         self._end(progress)
+        if progress.total:
+            done = Outcome.FAILED if progress.failed else Outcome.ALLOWED
+            self._keyring.note(NO_TENANT, progress.line(self._clock.monotonic()), done)
         if progress.done:
             self._say(await rows.wipe())
         return progress
