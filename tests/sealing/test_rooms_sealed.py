@@ -133,7 +133,7 @@ async def test_a_signal_is_sealed_and_heard(stage):
     await al.publish("first")  # with it both have the key
     await until(lambda: bo.texts == ["first"])
     al.stream.signal(b'{"type":"chat_typing","content":"MARKER"}')
-    await until(lambda: bo.signals)
+    await until(lambda: bo.signals and al.signals)
     assert bo.signals == al.signals == [b'{"type":"chat_typing","content":"MARKER"}']
     assert b"MARKER" not in b"".join(each for each in one.redis.sent[-1] if isinstance(each, bytes))
 
