@@ -97,6 +97,14 @@ class SecuritySettings(ClusterSettings, frozen=True, kw_only=True):
             extra={"unit": "text", "secret": True},
         ),
     ] = ""
+    vault_token_file: Annotated[
+        str,
+        Meta(
+            description="File with the token for Vault, where vault_token is empty; it is read for each "
+            "question, so that Vault Agent may renew it.",
+            extra=Text,
+        ),
+    ] = ""
     vault_key: Annotated[
         str,
         Meta(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +38,7 @@ class Sealing:
         self.keyring = None if table is None else Keyring(masters, table, clock, audit=audit)
         self._clock = clock
         self._missing: dict[str, Missing] = {}
+        self._unsure = False  # there was no answer
         self._look_at = 0.0
         self._looking: asyncio.Task[None] | None = None
 
@@ -49,8 +50,11 @@ class Sealing:
         try:
             missing = await self.keyring.missing()
         except Unavailable as error:
-            log.warning("which data keys there are cannot be said now: %s", error.message)
+            if not self._unsure:
+                log.warning("which data keys there are cannot be said now: %s", error.message)
+            self._unsure = True
             return
+        self._unsure = False
         for name, what in missing.items():
             if name not in self._missing:
                 log.error(
@@ -61,8 +65,8 @@ class Sealing:
         self._missing = missing
 
     def tick(self) -> None:
-        """Look again, while master keys are missing."""
-        if self._missing and self._clock.monotonic() >= self._look_at:
+        """Look again, while master keys are missing or nobody knows."""
+        if (self._missing or self._unsure) and self._clock.monotonic() >= self._look_at:
             self._looking = asyncio.get_running_loop().create_task(self.look())
 
     def check_policy(self, policy: Policy) -> None:
@@ -139,13 +143,29 @@ def open_masters(settings: Settings) -> Masters:
     if settings.vault_url:
         vault = VaultTransit(
             settings.vault_url,
-            token=settings.vault_token,
+            token=_token_of(settings),
             key=settings.vault_key,
             mount=settings.vault_mount,
             ca_file=settings.vault_ca_file,
             timeout_s=settings.vault_timeout_s,
         )
     return Masters(keys, vault)
+
+
+def _token_of(settings: Settings) -> Callable[[], str]:
+    """Return what gives Vault's token: from the settings, or from a file that is read each time."""
+    if settings.vault_token or not settings.vault_token_file:
+        return lambda: settings.vault_token
+    path = Path(settings.vault_token_file)
+
+    def read() -> str:
+        try:
+            return path.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "it is no ASCII"
+            raise SettingsError(f"vault_token_file {path}: {why}") from error
+
+    return read
 
 
 def finding(settings: Settings) -> str:

@@ -17,8 +17,10 @@ from cryptography.x509.oid import NameOID
 from realtime.backends.sealing.masters import KeyLost, Masters
 from realtime.backends.sealing.table import WrappedKey
 from realtime.backends.sealing.vault import VaultTransit
+from realtime.edge.sealing import open_masters
 from realtime.errors import SettingsError, Unavailable
 from realtime.ids import TenantId
+from realtime.settings import Settings
 from tests.sealing.fake_vault import FakeVault
 from tests.sealing.stage import master
 
@@ -33,7 +35,8 @@ async def vault(request) -> AsyncIterator[FakeVault]:
 
 
 def client(vault: FakeVault, **options) -> VaultTransit:
-    return VaultTransit(vault.url, **{"token": vault.token, "timeout_s": 5.0, **options})
+    token = options.pop("token", vault.token)
+    return VaultTransit(vault.url, token=lambda: token, **{"timeout_s": 5.0, **options})
 
 
 async def test_a_data_key_comes_back_and_vault_alone_can_open_it(vault):
@@ -110,6 +113,21 @@ async def test_a_wrong_token_is_refused(vault):
     assert vault.asked == []
 
 
+async def test_a_token_in_a_file_may_be_another_at_any_time(vault, tmp_path):
+    path = tmp_path / "token"
+    path.write_text("expired\n")
+    masters = open_masters(Settings(vault_url=vault.url, vault_token_file=str(path)))
+    with pytest.raises(KeyLost, match="permission denied"):
+        await masters.wrap(KEY, SECRET)
+    path.write_text(f"{vault.token}\n")
+    assert await masters.wrap(KEY, SECRET)
+    path.unlink()
+    with pytest.raises(Unavailable, match=r"Vault cannot be asked: vault_token_file .*token: No such file"):
+        await masters.wrap(KEY, SECRET)
+    with pytest.raises(SettingsError, match=r"vault_token_file .*token: No such file"):
+        open_masters(Settings(vault_url=vault.url, vault_token_file=str(path)))
+
+
 async def test_a_vault_that_is_away_is_named_and_found_again(vault):
     transit = client(vault)
     sealed = await transit.encrypt(SECRET)
@@ -167,8 +185,8 @@ async def test_an_answer_that_is_none_is_no_crash(vault, raw):
 @pytest.mark.parametrize(
     ("url", "token", "said"),
     [
-        ("https://vault.example:8200", "", "needs vault_token"),
-        ("https://vault.example:8200", "two\r\nlines", "needs vault_token: one line"),
+        ("https://vault.example:8200", "", "needs vault_token or vault_token_file"),
+        ("https://vault.example:8200", "two\r\nlines", "one line of ASCII"),
         ("http://vault.example:8200", "t", "without TLS"),
         ("https://me:secret@vault.example", "t", "the token is vault_token's"),
         ("https://vault.example:99999", "t", "vault_url: Port out of range"),
@@ -176,7 +194,7 @@ async def test_an_answer_that_is_none_is_no_crash(vault, raw):
 )
 async def test_settings_that_will_not_do_are_named(url, token, said):
     with pytest.raises(SettingsError, match=said) as caught:
-        VaultTransit(url, token=token)
+        VaultTransit(url, token=lambda: token)
     assert "secret" not in caught.value.message
 
 
@@ -237,4 +255,4 @@ async def test_a_certificate_of_another_host_is_not_trusted(tmp_path):
 
 async def test_certificates_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(SettingsError, match=r"vault_ca_file .*nothing\.pem"):
-        VaultTransit("https://localhost", token="t", ca_file=str(tmp_path / "nothing.pem"))
+        VaultTransit("https://localhost", token=lambda: "t", ca_file=str(tmp_path / "nothing.pem"))

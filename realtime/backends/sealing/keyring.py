@@ -279,11 +279,13 @@ class Keyring:
             await self._load_active(tenant, found)
         except (KeyLost, Unavailable) as error:
             found.due = self._clock.monotonic() + RETRY_S
+            if found.active is not None and found.active.left > 0:
+                log.debug("tenant %s: it could not be looked for a newer key: %s", tenant, error.message)
+                return
             found.trouble = f"tenant {tenant} has no key to seal with: {error.message}"
             self._troubled[tenant] = found.trouble
             self.note(tenant, found.trouble, Outcome.FAILED)
-            if found.active is None or found.active.left <= 0:
-                raise Unavailable(found.trouble, retry_after_s=RETRY_S) from error
+            raise Unavailable(found.trouble, retry_after_s=RETRY_S) from error
         else:
             found.due = self._clock.monotonic() + REFRESH_S
             found.trouble = ""

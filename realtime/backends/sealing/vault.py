@@ -10,6 +10,7 @@ import asyncio
 import base64
 import binascii
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -35,16 +36,15 @@ class VaultTransit:
         self,
         url: str,
         *,
-        token: str,
+        token: Callable[[], str],
         key: str = "realtime",
         mount: str = "transit",
         ca_file: str = "",
         timeout_s: float = 5.0,
     ) -> None:
-        """Raises SettingsError: the URL, the token or the certificates will not do."""
+        """`token` is asked for each question. Raises SettingsError: something of it will not do."""
         parts = urlsplit(url)
-        if not token or not token.isascii() or not token.isprintable():
-            raise SettingsError("vault_url needs vault_token: one line of ASCII")
+        _checked(token())
         if parts.username is not None or parts.hostname is None:
             raise SettingsError("vault_url is not https://host[:port][/prefix]; the token is vault_token's")
         if parts.scheme == "http" and parts.hostname not in LOOPBACK:
@@ -86,15 +86,19 @@ class VaultTransit:
 
     async def _ask(self, verb: str, wanted: str, **body: str) -> str:
         try:
+            token = _checked(self._token())
+        except SettingsError as error:  # it was there at the start
+            raise self._away(error.message) from error
+        try:
             async with self._turn, asyncio.timeout(self._timeout_s):
                 status, answer = await self._post(
-                    f"{self._prefix}/{verb}/{self.key}", msgspec.json.encode(body)
+                    token, f"{self._prefix}/{verb}/{self.key}", msgspec.json.encode(body)
                 )
         except TimeoutError:
             raise self._away(f"no answer in {self._timeout_s:g} s") from None
         except (OSError, ValueError, EOFError) as error:
             raise self._away(_said_by(error)) from error
-        return self._read(verb, wanted, status, answer)
+        return self._read(verb, wanted, status, answer.replace(token.encode(), b"***"))
 
     def _read(self, verb: str, wanted: str, status: int, answer: bytes) -> str:
         try:
@@ -113,7 +117,7 @@ class VaultTransit:
     def _refusal(self, verb: str, status: int, errors: Any) -> Exception:
         """400, 403 and 404 are for an operator to mend; all else passes (429, 5xx, sealed, standby)."""
         listed = [each for each in errors if isinstance(each, str)] if isinstance(errors, list) else []
-        said = "; ".join(listed).replace(self._token, "***")
+        said = "; ".join(listed)
         said = "".join(each if each.isprintable() else " " for each in said)[:SAID_CHARS_MAX].strip()
         why = f"{status}{f' ({said})' if said else ''}"
         if status in (400, 403, 404):
@@ -125,7 +129,7 @@ class VaultTransit:
 
     # -- HTTP/1.1, as much of it as one answer takes --------------------------------------------------------
 
-    async def _post(self, path: str, body: bytes) -> tuple[int, bytes]:
+    async def _post(self, token: str, path: str, body: bytes) -> tuple[int, bytes]:
         """Return status and body. Raises OSError, EOFError, ValueError."""
         reader, writer = await asyncio.open_connection(
             self._host, self._port, ssl=self._tls, limit=LINE_BYTES_MAX
@@ -133,7 +137,7 @@ class VaultTransit:
         try:
             host = f"[{self._host}]" if ":" in self._host else self._host
             head = (
-                f"POST {path} HTTP/1.1\r\nHost: {host}:{self._port}\r\nX-Vault-Token: {self._token}\r\n"
+                f"POST {path} HTTP/1.1\r\nHost: {host}:{self._port}\r\nX-Vault-Token: {token}\r\n"
                 f"X-Vault-Request: true\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
                 f"Connection: close\r\n\r\n"
             )
@@ -141,6 +145,13 @@ class VaultTransit:
             return await _read_answer(reader)
         finally:
             writer.transport.abort()
+
+
+def _checked(token: str) -> str:
+    """Return a token that may stand in a header. Raises SettingsError, without it."""
+    if not token or not token.isascii() or not token.isprintable():
+        raise SettingsError("vault_url needs vault_token or vault_token_file: one line of ASCII")
+    return token
 
 
 async def _read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
