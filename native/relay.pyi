@@ -54,6 +54,8 @@ class RoomBase:
     log: Log | None
     arriving: int
     members: int
+    def take(self, types: frozenset[str]) -> None:
+        """Let any member publish `types` from now on, without another look."""
     def deliver(self, push: bytes, offset: int) -> None:
         """Give one publication to the members."""
     def deliver_to_all(self, push: bytes, offset: int) -> None: ...

@@ -62,6 +62,12 @@ cdef class RoomBase:
     where there is one and it is uncompressed JSON; else None, and `deliver_to_all(push, offset)` is called.
     """
 
+    def take(self, frozenset types not None):
+        """Let any member publish `types` from now on, without another look."""
+        self.types = types
+        self.last_type = None
+        self.last_handlers = None
+
     def deliver(self, bytes push not None, offset):
         """Give one publication to the members."""
         if self.log is not None and self.arriving == 0:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from realtime import __version__, cli_audit, cli_keys, cli_token
+from realtime import __version__, cli_audit, cli_keys, cli_policy, cli_token, cli_user
 from realtime.cli_control import add_commands
 from realtime.errors import RealtimeError, SettingsError
 from realtime.loading import CONFIG_VARIABLE, Loaded, convert, load
@@ -83,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     cli_keys.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     cli_audit.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
+    cli_user.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
+    cli_policy.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     # Only for --help: main() hands replay's own options on unparsed.
     commands.add_parser("replay", help="play a recorded chat into a server, and check every delivery")
     return parser

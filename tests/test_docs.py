@@ -36,7 +36,11 @@ HAND_WRITTEN = [
     "docs/encryption.md",
     "docs/failover.md",
     "docs/control.md",
+    "docs/audit.md",
+    "docs/tokens.md",
     "docs/architecture.md",
+    "docs/access.md",
+    "docs/end-to-end.md",
 ]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [*HAND_WRITTEN, *docs.PAGES]
@@ -199,7 +203,8 @@ def test_every_page_that_the_readme_names_answers(server: Server, path: str):
 
 
 def test_the_metrics_page_has_what_a_server_says(serve: Callable[..., Server], tmp_path: Path):
-    server = serve(sqlite_path=str(tmp_path / "rooms.sqlite"))
+    files = {name: str(tmp_path / name) for name in ("sqlite_path", "audit_path")}
+    server = serve(jwt_secret="s" * 32, **files)
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as answer:
         said = set(re.findall(r"^# TYPE (\w+) ", answer.read().decode(), re.MULTILINE))
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")

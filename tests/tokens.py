@@ -144,6 +144,7 @@ class KeyServer:
 
     documents: dict[str, tuple[int, dict[str, str], bytes]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    told: threading.Condition = field(default_factory=threading.Condition)  # of each that is asked
     url: str = ""
     held: threading.Event = field(default_factory=threading.Event)  # cleared: answers wait for it
 
@@ -164,7 +165,9 @@ def key_server() -> Iterator[KeyServer]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            state.asked.append(self.path)
+            with state.told:
+                state.asked.append(self.path)
+                state.told.notify_all()
             state.held.wait(20)
             status, headers, body = state.documents.get(self.path, (404, {}, b"not here"))
             self.send_response(status)
@@ -178,7 +181,11 @@ def key_server() -> Iterator[KeyServer]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            """A client that hangs up on too much is none."""
+
+    server = Server(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
@@ -192,6 +199,9 @@ def key_server() -> Iterator[KeyServer]:
 
 async def asked_for(server: KeyServer, count: int, patience_s: float = 10.0) -> None:
     """Wait until so many documents have been asked for."""
-    async with asyncio.timeout(patience_s):
-        while len(server.asked) < count:
-            await asyncio.sleep(0.01)
+
+    def wait() -> bool:
+        with server.told:
+            return server.told.wait_for(lambda: len(server.asked) >= count, patience_s)
+
+    assert await asyncio.to_thread(wait), f"{server.asked} within {patience_s} s"

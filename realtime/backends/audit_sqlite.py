@@ -7,10 +7,11 @@ chains end, and goes on from there. Why statements are so few: see `backends/sql
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -30,7 +31,14 @@ from realtime.backends.audit_rows import (
     values_of,
     with_entries,
 )
-from realtime.backends.sqlite_database import Synchronous, connect, migrate, startup_errors, transaction
+from realtime.backends.sqlite_database import (
+    Synchronous,
+    connect,
+    connect_reading,
+    migrate,
+    startup_errors,
+    transaction,
+)
 from realtime.core import audit_chain
 from realtime.core.audit import Event
 from realtime.core.audit_chain import Entry, Head
@@ -103,7 +111,9 @@ class SqliteAudit:
 
     async def erase(self, tenant: TenantId, user: str, told: Event) -> int:
         """See `AuditStore`."""
-        return await self._do(self._erase, tenant, user, told)
+        erased = await self._do(self._erase, tenant, user, told)
+        await self._do(self._checkpoint)
+        return erased
 
     async def close(self) -> None:
         """See `AuditStore`."""
@@ -165,6 +175,13 @@ class SqliteAudit:
                 self._extend(heads, [self._note(with_entries(told, erased))])
             return erased
 
+    def _checkpoint(self) -> None:
+        """Copy the write-ahead log into the file: what was erased is not left there either.
+
+        A reader in another process may keep it from that; the next one does it then.
+        """
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def _about(self, tenant: TenantId, user: str) -> list[tuple[Entry, set[str]]]:
         """The first entries that still say something of a user, at most a slice, and which fields do."""
         found: list[tuple[Entry, set[str]]] = []
@@ -213,7 +230,7 @@ class SqliteAuditReader:
             raise StartupError(f"there is no audit log {path}: a server makes it; name another by {OPTION}")
         self._path = path
         with startup_errors(path, OPTION):
-            self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
+            self._db = connect_reading(path)
             self._db.execute("BEGIN")  # what it reads first is what it reads until its end
             self._db.execute("SELECT count(*) FROM audit_chains").fetchone()
 
@@ -251,17 +268,33 @@ class SqliteAuditReader:
 
 def _open(path: Path, synchronous: Synchronous, now_s: int) -> sqlite3.Connection:
     with startup_errors(path, OPTION):
+        _make(path)
         db = connect(path)
         try:
             (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
                 raise StartupError(f"{path} cannot have a write-ahead log ({mode}): {_ELSEWHERE}")
             db.execute(f"PRAGMA synchronous = {synchronous.upper()}")
+            db.execute("PRAGMA secure_delete = ON")  # what is erased is not left in free space
             migrate(db, FEATURE, FOLDER, now_s)
         except BaseException:
             db.close()
             raise
     return db
+
+
+def _make(path: Path) -> None:
+    """Make the file where there is none, for its owner and group alone: it says who came from where."""
+    with suppress(FileExistsError):
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise StartupError(
+                f"cannot make {path}: {error.strerror}; make its folder and let this user write there, or "
+                f"name another file by {OPTION} (empty: keep no audit log)"
+            ) from error
 
 
 _ELSEWHERE: Final = f"put it on a local disk, by {OPTION}"

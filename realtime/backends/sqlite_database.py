@@ -179,7 +179,7 @@ def applied(path: Path) -> list[Applied]:
     if not path.exists():
         return []
     with startup_errors(path):
-        db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)
+        db = connect_reading(path)
         try:
             return _applied(db)
         finally:
@@ -222,6 +222,12 @@ def startup_errors(path: Path, option: str = "--sqlite-path") -> Iterator[None]:
 def connect(path: Path) -> sqlite3.Connection:
     """Open the file, made if absent, in autocommit mode. Raises sqlite3.Error."""
     return sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+
+
+def connect_reading(path: Path) -> sqlite3.Connection:
+    """Open a file that is there for reading, whoever writes it. Raises sqlite3.Error."""
+    uri = f"{path.resolve().as_uri()}?mode=ro"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
 
 
 def _applied(db: sqlite3.Connection) -> list[Applied]:

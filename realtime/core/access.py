@@ -82,9 +82,12 @@ class Rules:
         self._denies: Bits = sum(1 << n for n, rule in enumerate(rules) if rule.effect == "deny")
         self._catalog = catalog
         actions = actions_of(catalog)
+        known = {*actions, *actions.values()}
+        named: set[str] = set()  # there are few words for actions, however many rules
         for place, rule in enumerate(rules):
-            _check_actions(place, rule.actions, actions)
+            _check_actions(place, set(rule.actions) - named, known)
             _check_kinds(place, rule.rooms, catalog)
+            named.update(rule.actions)
         self._actions = {
             action: Names(rule.actions for rule in rules).find({action, head})
             for action, head in actions.items()
@@ -166,6 +169,8 @@ class Access:
             for kind, types in catalog.types_by_kind.items()
         }
         self._rules: Rules | None = None
+        self.open = True  # there are no rules: everybody may do all
+        self.denied = 0  # requests and stays, since the start
 
     def prepare(self, section: Section) -> Commit:
         """Compile other rules; they hold when what is returned is called.
@@ -177,6 +182,7 @@ class Access:
 
         def commit() -> None:
             self._rules = rules if rules.any else None
+            self.open = self._rules is None
 
         return commit
 
@@ -201,6 +207,7 @@ class Access:
         """Put on record that the session may not do `what` in `room`."""
         identity = session.identity
         assert identity is not None  # nobody's sessions ask for no rooms
+        self.denied += 1
         self._auditor.record(
             Event(
                 tenant=identity.tenant,
@@ -214,11 +221,10 @@ class Access:
         )
 
 
-def _check_actions(place: int, patterns: Iterable[str], actions: dict[str, str]) -> None:
-    known = {*actions, *actions.values()}
+def _check_actions(place: int, patterns: Iterable[str], known: set[str]) -> None:
     for pattern in patterns:
         if not any(map(matcher([pattern]), known)):
-            words = sorted(set(actions.values()))
+            words = sorted({action.partition(":")[0] for action in known})
             _refuse(place, f"no action is called {pattern!r}; they begin with {', '.join(words)}")
 
 

@@ -87,32 +87,21 @@ class Core:
         self.rules, self.audit = rules or RoomRules(), audit
         self.cluster = cluster = LocalCluster(clock, spawn) if cluster is None else cluster
         self._broker = broker
-        self._router = Router(Meters(limits, clock), limits, spawn)
+        router = self._router = Router(Meters(limits, clock), limits, spawn, audit)
         tenants = self._tenants = Tenants()
         self.access = access = Access(catalog, audit)  # for features that ask for permissions of their own
         self.token_audit, revoked = TokenAudit(audit), Revoked(clock)
         doors = Doors(self.rules, authenticator, revoked, clock, audit, limits.rooms_per_connection)
-        router = self._router
-        self._membership = Membership(catalog, tenants, broker, fanout, clock, limits, router, access, doors)
-        self._reviews = Reviews(access, self._membership, fanout, spawn)
-        self.prepare_access = self._reviews.prepare  # (section of the policy) -> what lets it hold
+        governed = access, self.rules, doors
+        self._membership = Membership(catalog, tenants, broker, fanout, clock, limits, router, *governed)
+        # (section of the policy) -> what lets it hold
+        self.prepare_access = Reviews(access, self._membership, fanout, spawn).prepare
         publisher = Publisher(catalog, broker, fanout, limits, self._membership)
         users = Users(fanout, limits)
         self._whereabouts, self._spawn = whereabouts, spawn
-        self._entry = Entry(
-            router,
-            self._membership,
-            tenants,
-            users,
-            clock,
-            limits,
-            authenticator,
-            greet,
-            revoked,
-            whereabouts,
-            self.token_audit,
-            token_warning_s,
-        )
+        stage = router, self._membership, tenants, users, clock, limits
+        tokens = authenticator, greet, revoked, whereabouts, self.token_audit, token_warning_s
+        self._entry = Entry(*stage, *tokens)
         self._owners = Owners(
             self, catalog, cluster, clock, publisher.permit, publisher.publish_to, self._membership.visit
         )
@@ -212,6 +201,7 @@ class Core:
             "lingering_users": self._membership.rosters.lingering,
             "errors": self._router.errors,
             "failures": self._router.failures,
+            "denied": self.access.denied,
             "acks_owed": self._router.owed,
             **self._broker.stats(),
             **self._owners.stats(),
@@ -264,15 +254,18 @@ class Core:
             handle = self._owners.command
         elif message.ephemeral:
             handle = self._signal
-        return handle if message.content is None else _checked(handle, message.content)
+        if message.content is None:
+            return handle
+        return _checked(handle, message.content, self._membership.is_end_to_end)
 
 
-def _checked(handle: Handle, content: object) -> Handle:
-    """Return `handle` behind a check that the content is what its type says."""
+def _checked(handle: Handle, content: object, is_sealed: Callable[[Session, Envelope], bool]) -> Handle:
+    """Return `handle` behind a check that the content is what its type says, where that can be seen."""
     decoder = msgspec.json.Decoder(content)
 
     def check(session: Session, message: Envelope) -> Awaitable[None] | None:
-        decode(decoder, message.content)
+        if not is_sealed(session, message):
+            decode(decoder, message.content)
         return handle(session, message)
 
     return check

@@ -16,6 +16,7 @@ from realtime.core.kinds import RoomKind
 from realtime.core.limits import Limits
 from realtime.core.passive import Passives
 from realtime.core.room import Room
+from realtime.core.room_rules import RoomRules
 from realtime.core.rosters import Rosters
 from realtime.core.router import Router
 from realtime.core.session import Handlers, Session
@@ -47,6 +48,7 @@ class Membership:
         limits: Limits,
         router: Router,
         access: Access,
+        rules: RoomRules,
         doors: Doors,
     ) -> None:
         self._catalog = catalog
@@ -56,6 +58,7 @@ class Membership:
         self._limits = limits
         self._router = router
         self.access = access
+        self.rules = rules
         self.doors = doors
         self._passives = Passives(clock)
         self.rosters = Rosters(clock, limits, self._on_idle)
@@ -201,6 +204,13 @@ class Membership:
                 self.access.note(session, audit.Action.JOIN, room.key.room, "stay")
                 self.put_out(session, room, FORBIDDEN)
 
+    def review_rooms(self) -> None:
+        """Let hold for the rooms that are live what the policy says of them now."""
+        for room in self._tenants.rooms():
+            end_to_end = self.rules.of(room.key).end_to_end
+            if end_to_end != room.end_to_end:
+                room.seal(end_to_end)
+
     def put_out(self, session: Session, room: Room, reason: str) -> None:
         """Let a session out of a room that it may be in no longer, and tell it why.
 
@@ -229,6 +239,12 @@ class Membership:
         if name is None:
             raise BadMessage("no room: give `room`, or a content with a key that names one")
         return name
+
+    def is_end_to_end(self, session: Session, message: Envelope) -> bool:
+        """Whether a message is for a room that is sealed end to end, by its envelope."""
+        if not self.rules.any or message.room is None:
+            return False
+        return self.rules.of(RoomId(session.tenant.id, RoomName(message.room))).end_to_end
 
     def find(self, room: RoomId) -> Room | None:
         """Return a room that is live here, None where it is not."""
@@ -292,7 +308,8 @@ class Membership:
         kind = self._catalog.kind_of(name) if room is None else room.kind
         identity = session.identity
         assert identity is not None  # nobody's sessions have no join
-        self._check_join(session, identity, kind, name)
+        if kind.may_join is not None or not self.access.open:
+            self._check_join(session, identity, kind, name)
         if len(session.rooms) >= self._limits.rooms_per_connection:
             allowed = self._limits.rooms_per_connection
             message = f"a connection may be in {allowed} rooms; leave one first"
@@ -310,6 +327,10 @@ class Membership:
             return False
         return self.access.rights(identity, kind, name).join
 
+    def _is_let_in(self, session: Session, room: Room) -> bool:
+        identity = session.identity
+        return identity is not None and self.may_join(identity, room.kind, room.key.room)
+
     def _make(self, tenant: Tenant, name: str, kind: RoomKind) -> Room:
         """Return a new live room."""
         members_named = self._limits.presence_members
@@ -319,7 +340,17 @@ class Membership:
         types = self._catalog.types_by_kind[kind.name]
         named = members_named if kind.presence else 0
         newest_bytes = self._limits.answer_bytes // 2
-        room = Room(key, kind, types, self._broker, self._fanout, named, self.rosters.hear, newest_bytes)
+        room = Room(
+            key,
+            kind,
+            types,
+            self._broker,
+            self._fanout,
+            named,
+            self.rosters.hear,
+            newest_bytes,
+            end_to_end=self.rules.of(key).end_to_end,
+        )
         tenant.rooms[name] = room
         self.rooms += 1
         return room
@@ -335,7 +366,7 @@ class Membership:
         """
         is_new = room not in session.rooms
         rights = self.rights(session, room)
-        if not rights.join:
+        if not rights.join or (room.kind.may_join is not None and not self._is_let_in(session, room)):
             self.access.refuse(session, audit.Action.JOIN, room.key.room, JOIN, MAY_NOT_JOIN)
         if not rights.history and recovery.messages:
             recovery = recovery._replace(recovered=False, messages=())
@@ -449,12 +480,13 @@ def _is_limited(room: Room, rights: Rights) -> bool:
 
 def _joined(room: Room, recovery: Recovery, *, told: bool) -> bytes:
     """Encode the content of `joined`; `told`: with who is there."""
-    return b'{"members":%b,"count":%d,"offset":%d,"epoch":"%b","recovered":%b,"messages":[%b]}' % (
+    return b'{"members":%b,"count":%d,"offset":%d,"epoch":"%b","recovered":%b,%b"messages":[%b]}' % (
         room.roster.listed() if told else b"[]",
         len(room.roster) if told else 0,
         recovery.offset,
         recovery.epoch,
         b"true" if recovery.recovered else b"false",
+        b'"end_to_end":true,' if room.end_to_end else b"",
         b",".join(recovery.messages),
     )
 

@@ -13,6 +13,7 @@ from realtime.core.limits import Limits, rate_limited
 from realtime.core.membership import MAY_NOT_JOIN, Membership
 from realtime.core.pending import Owed, Pending
 from realtime.core.room import Room
+from realtime.core.sealed import check_sealed, refuse_reader
 from realtime.core.session import Session
 from realtime.errors import BadMessage, Forbidden, NotJoined, TooLarge, Unauthorized
 from realtime.ids import RoomId, RoomName, id_in_kind
@@ -41,7 +42,7 @@ class Publisher:
         once where the broker knows the answer; else the awaitable returned sends it.
 
         Raises:
-            BadMessage: it names no room.
+            BadMessage: it names no room, or one that is sealed end to end, and the content is not.
             NotJoined, Forbidden: this session may not publish this there.
             TooLarge: the content is over `content_bytes`.
             RateLimited: its user or tenant may not cause as many deliveries now.
@@ -85,11 +86,13 @@ class Publisher:
         """Publish for the server, which may do so; whether or not anybody here is in the room.
 
         Raises (the awaitable too):
-            BadMessage: it is no room's name.
+            BadMessage: it is no room's name, or the room is sealed end to end and the content is not.
             TooLarge: the content is over `content_bytes`.
             Conflict, Unavailable: as `Broker.publish`.
         """
         self._check_size(content)
+        if self._membership.rules.of(room).end_to_end:
+            check_sealed(content)
         live = self._membership.find(room)
         if live is not None:
             return live.stream.publish(type, sender, content, terms)
@@ -121,6 +124,12 @@ class Publisher:
         if message.id is not None:
             session.send(encode_reply("ack", message.id, room.json, b"{}"))
 
+    def _check_end_to_end(self, message: Envelope) -> None:
+        """Raise BadMessage where a message to an end-to-end room is not sealed, or is to be read there."""
+        if self._catalog.messages[message.type].owner is not None:
+            raise refuse_reader(f"{message.type!r}")
+        check_sealed(message.content or b"null")
+
     def _content(self, message: Envelope) -> bytes:
         """Return the content of a publication."""
         content = message.content or b"null"
@@ -148,6 +157,8 @@ class Publisher:
         if not allowed or message.type not in self._membership.rights_in(session, kind, name).types:
             said = f"you may not publish {message.type!r} here"
             access.refuse(session, audit.Action.PUBLISH, name, sending(self._catalog, message.type), said)
+        if self._membership.rules.of(RoomId(session.tenant.id, RoomName(name))).end_to_end:
+            self._check_end_to_end(message)
         if not joined and not kind.open_to_publish:
             # Whoever may not join is told just that, so that nobody learns here which rooms exist.
             if not self._membership.may_join(identity, kind, name):

@@ -1,4 +1,4 @@
-"""What a change of the rules means for those who are in rooms already."""
+"""What a change of the policy means for the rooms that are live, and for those who are in them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from realtime.core.router import Spawn
 from realtime.core.session import Session
 from realtime.policy import Access as Section
 
-# Looked at in one go: 2 to 4 ms where each is in three rooms, beside which the rest is not held up.
-CONNECTIONS_AT_ONCE: Final = 500
+# Looked at in one go: 1.5 to 2.5 ms with three rooms each and 1,000 rules, beside which the rest goes on.
+CONNECTIONS_AT_ONCE: Final = 250
 
 
 class Reviews:
@@ -43,10 +43,11 @@ class Reviews:
     def begin(self) -> None:
         """Look at all sessions again; a look that is under way ends."""
         self._begun += 1
-        if self._registry.connections():
+        if self._membership.rooms:
             self._spawn(self._look(self._begun))
 
     async def _look(self, number: int) -> None:
+        self._membership.review_rooms()
         for done, connection in enumerate(self._registry.connections(), start=1):
             session = connection.state
             if connection.open and isinstance(session, Session):

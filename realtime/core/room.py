@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from realtime.core.contracts import Broker, Fanout, Log
-from realtime.core.kinds import RoomKind, SlowReader
+from realtime.core.kinds import RoomKind, SlowReader, by_type
 from realtime.core.passive import Rest, epoch_of
 from realtime.core.presence import Roster
 from realtime.core.session import Session
@@ -45,15 +45,19 @@ class Room(RoomBase):
     that are in none of its logs, `blind` those who are not told who is here. `kept` counts the reasons why it
     stays without members: who may come back.
 
+    In one that is `end_to_end` members seal what they say for each other.
+
     What the relay reads stands in `RoomBase`: `json`, `types`, `sequence`, `log`, `members`, and
     `arriving`, which counts the joins that wait for the broker.
     """
 
     __slots__ = (
+        "_all_types",
         "_delivered",
         "_fanout",
         "alone",
         "blind",
+        "end_to_end",
         "kept",
         "key",
         "kind",
@@ -77,11 +81,12 @@ class Room(RoomBase):
         presence_members: int,
         hear: Hear,
         newest_bytes: int = 256 * 1024,
+        *,
+        end_to_end: bool = False,
     ) -> None:
         self.key = key
         self.kind = kind
-        # What every member may publish; nothing where the kind has to be asked who and what each time.
-        self.types = types if kind.may_publish is None else NO_TYPES
+        self._all_types = types
         self.json = json_string(key.room)
         self.roster = Roster(presence_members)
         self.members = 0
@@ -97,6 +102,7 @@ class Room(RoomBase):
         self.newest: Newest | None = None
         if kind.slow_reader is SlowReader.LATEST:
             self.newest = Newest(kind.conflate, newest_bytes)
+        self.seal(end_to_end)
         self._fanout = fanout
         self.alone: tuple[Room, ...] = (self,)  # the rooms of a session that is in this one only
         self.stream = broker.open(
@@ -107,6 +113,15 @@ class Room(RoomBase):
         self.readers: set[Session] | None = None
         if self.sequence is None and kind.slow_reader is not SlowReader.DISCONNECT:
             self.readers = set()
+
+    def seal(self, end_to_end: bool) -> None:
+        """Take what is sealed end to end alone, or anything."""
+        self.end_to_end = end_to_end
+        # What every member may publish; nothing where the kind has to be asked who and what each time, or
+        # each content has to be looked at.
+        self.take(NO_TYPES if end_to_end or self.kind.may_publish is not None else self._all_types)
+        if self.newest is not None:  # a kind that looks into contents finds nothing in them
+            self.newest.conflate = by_type if end_to_end else self.kind.conflate
 
     def deliver_to_all(self, push: bytes, offset: int) -> None:
         """Give one publication of the broker to all members, where `log` alone does not do it."""
@@ -156,7 +171,8 @@ class Room(RoomBase):
 
     def enter(self, session: Session, *, blind: bool = False) -> None:
         """Let one session in: it gets what is delivered from now on; `blind`: but not who is here."""
-        self._note_blind(session, blind=blind and self.kind.presence)
+        if blind and self.kind.presence:
+            self._note_blind(session, blind=True)
         self._listen(session)
         self.members += 1
 
@@ -166,7 +182,8 @@ class Room(RoomBase):
             self._unlisten(session)
         elif not self.passive:
             self._choose_log()
-        self._note_blind(session, blind=False)
+        if self.blind:
+            self._note_blind(session, blind=False)
         self.members -= 1
 
     def rest(self, session: Session, rest: Rest) -> None:
@@ -265,7 +282,7 @@ class Room(RoomBase):
         return session.variant | BLIND if session in self.blind else session.variant
 
     def _listen(self, session: Session) -> None:
-        variant = self._lane_of(session)
+        variant = self._lane_of(session) if self.blind else session.variant
         lane = self.lanes.get(variant)
         if lane is None:
             log = self._new_log(session.variant)
@@ -277,7 +294,7 @@ class Room(RoomBase):
             self.readers.add(session)
 
     def _unlisten(self, session: Session) -> None:
-        variant = self._lane_of(session)
+        variant = self._lane_of(session) if self.blind else session.variant
         lane = self.lanes[variant]
         session.connection.leave(lane.log)
         lane.members -= 1

@@ -1,7 +1,8 @@
 """Which of many rules speak of a name: each rule is a bit, and an answer is a number with the bits of all.
 
 So a thousand rules cost a room a few lookups and no walk over them: a pattern is found by the letters before
-its first `*`, and those of one length are one dict.
+its first `*`, and those behind it, of one length, are one dict. One with several `*` between the same first
+letters is looked at by itself.
 """
 
 from __future__ import annotations
@@ -84,10 +85,10 @@ class OwnRooms:
 class _Head:
     """The patterns that begin with the same letters."""
 
-    __slots__ = ("others", "own", "plain")
+    __slots__ = ("others", "own", "tails")
 
     def __init__(self) -> None:
-        self.plain: Bits = 0  # there is nothing but `*` behind the letters
+        self.tails: dict[str, Bits] = {}  # with one `*` behind the letters, by what follows it
         self.others: dict[str, Bits] = {}
         self.own: dict[str, Bits] = {}
 
@@ -95,7 +96,8 @@ class _Head:
 class _Found(NamedTuple):
     """The same, ready to be asked."""
 
-    plain: Bits
+    plain: Bits  # nothing follows the `*`
+    tails: tuple[tuple[int, dict[str, Bits]], ...]  # by their lengths
     others: tuple[tuple[Callable[[str], bool], Bits], ...]
     own: tuple[OwnRooms, ...]
 
@@ -123,6 +125,9 @@ class Rooms:
             if found is None:
                 continue
             bits |= found.plain
+            for tail_length, tails in found.tails:
+                if length + tail_length <= len(room):
+                    bits |= tails.get(room[-tail_length:], 0)
             for matches, theirs in found.others:
                 if matches(room):
                     bits |= theirs
@@ -136,16 +141,19 @@ class Rooms:
             own[pattern] = own.get(pattern, 0) | bit
         elif "*" not in pattern:
             self._exact[pattern] = self._exact.get(pattern, 0) | bit
-        elif pattern.strip("*") == literal:
-            heads.setdefault(literal, _Head()).plain |= bit
+        elif "*" not in (tail := pattern[len(literal) :].lstrip("*")):
+            tails = heads.setdefault(literal, _Head()).tails
+            tails[tail] = tails.get(tail, 0) | bit
         else:
             others = heads.setdefault(literal, _Head()).others
             others[pattern] = others.get(pattern, 0) | bit
 
 
 def _ready(head: _Head) -> _Found:
+    lengths = sorted({len(tail) for tail in head.tails if tail})
     return _Found(
-        head.plain,
+        head.tails.get("", 0),
+        tuple((n, {tail: bits for tail, bits in head.tails.items() if len(tail) == n}) for n in lengths),
         tuple((matcher([pattern]), bits) for pattern, bits in head.others.items()),
         tuple(OwnRooms(pattern, bits) for pattern, bits in head.own.items()),
     )

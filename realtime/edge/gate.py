@@ -21,7 +21,7 @@ from realtime.core.token_audit import TokenAudit
 from realtime.core.users import KEY_BITS
 from realtime.edge.expiry import SilentTokens
 from realtime.edge.welcome import Welcome
-from realtime.errors import BadMessage, ConnectionLimit, Forbidden, RealtimeError
+from realtime.errors import BadMessage, ConnectionLimit, Forbidden, RealtimeError, TokenExpired
 from realtime.ids import UserId, parse_user
 from realtime.native.encode import json_string
 from realtime.native.hub import Accept, Handshake, Refuse
@@ -343,7 +343,10 @@ def _query_token(query: str) -> str | None:
 
 def _refuse(error: RealtimeError) -> Refuse:
     """Refuse by an HTTP status, for a client that set a header and so will see it."""
-    headers = 'WWW-Authenticate: Bearer error="invalid_token"\r\n' if error.number == 401 else ""
+    headers = ""
+    if error.number == 401:
+        headers = 'WWW-Authenticate: Bearer error="invalid_token"'  # RFC 6750, 3
+        headers += ', error_description="expired"\r\n' if isinstance(error, TokenExpired) else "\r\n"
     if error.retry_after_s is not None:
         headers += f"Retry-After: {math.ceil(error.retry_after_s)}\r\n"
     limit = "" if error.limit is None else f"{error.limit}: "

@@ -211,7 +211,7 @@ class Publisher:
             TooLarge: the content is over `max_message_bytes`.
         """
         asked = self._publication(room, type, content, tenant, user, key)
-        kind = check_publication(self._catalog, asked)
+        kind = check_publication(self._catalog, self._rules, asked)
         name = RoomId(asked.tenant, asked.room)
         # Who seals has the keys: the workers. What they are sent for it rests nowhere.
         if kind.durable or self._rules.of(name).encrypted:
@@ -241,7 +241,7 @@ class Publisher:
             BadMessage, Forbidden, TooLarge: as `publish`.
         """
         asked = self._publication(room, type, content, tenant, user, None)
-        check_publication(self._catalog, asked, ephemeral=True)
+        check_publication(self._catalog, self._rules, asked, ephemeral=True)
         sender = b"" if asked.user is None else b'"from":%b,' % json_string(asked.user)
         push = b'{"type":%b,"room":%b,%b"content":%b,"timestamp":"%b"}' % (
             json_string(type),

@@ -60,6 +60,10 @@ HUB_GAUGES: Final = {
 CORE_COUNTERS: Final = {
     "errors": ("errors_total", "Messages answered with an error."),
     "failures": ("handler_failures_total", "Handlers that failed over our own mistakes."),
+    "denied": (
+        "denied_total",
+        "Requests that the rules, or a room's kind, did not allow, and members put out.",
+    ),
 }
 CORE_GAUGES: Final = {
     "sessions": ("sessions", "Connections that have spoken."),
@@ -67,6 +71,7 @@ CORE_GAUGES: Final = {
     "rooms": ("rooms", "Rooms with members here."),
     "passive_members": ("passive_members", "Members that get counts instead of messages, in each room."),
     "lingering_users": ("lingering_users", "Users without a connection who may come back, in each room."),
+    "room_token_sessions": ("room_token_sessions", "Connections that are in private rooms."),
     "acks_owed": ("acks_owed", "Publications received whose commit is waited for."),
 }
 # What backends count, `_total` for a counter; which of it there is depends on what the server stands on.
@@ -93,6 +98,9 @@ BACKEND_HELP: Final = {
     "broker_rooms": "Rooms held in memory.",
     "broker_unknown_rooms": "Durable rooms that have still to find out what the store has kept.",
     "broker_waiting": "Publications that wait for their rooms to be loaded.",
+    "token_key_fetches_total": "Times that issuers were asked for their keys.",
+    "token_key_failures_total": "Of these those that brought none.",
+    "tokens_remembered": "Verified tokens in memory, room tokens included.",
     "store_ok": "1 while the store takes rows, 0 while it fails.",
     "store_queued_bytes": "Bytes that wait to be committed.",
     "store_queued_rows": "Rows that wait to be committed.",

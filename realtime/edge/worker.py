@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -21,7 +21,9 @@ from realtime.core.contracts import Clock, Connection
 from realtime.core.core import Core
 from realtime.core.limits import Limits, rate_limited
 from realtime.core.room_rules import RoomRules
+from realtime.core.router import limit_exceeded
 from realtime.core.session import Session
+from realtime.core.users import identity_of
 from realtime.edge import metrics
 from realtime.edge.drain import drain, rebalance_reason
 from realtime.edge.expiry import SilentTokens
@@ -32,7 +34,7 @@ from realtime.edge.pages import Report, system_routes, web_routes
 from realtime.edge.policies import Commit, Policies
 from realtime.edge.telemetry import LoopLag, worker_metrics
 from realtime.edge.welcome import Welcome
-from realtime.errors import SettingsError
+from realtime.errors import CloseCode, SettingsError
 from realtime.features import discover
 from realtime.ids import UserId
 from realtime.native.encode import json_string
@@ -206,7 +208,11 @@ class Worker:
             abandoned.close()
 
     def _on_close(self, state: State, code: int, reason: bytes, clean: bool) -> None:
-        self._forget(state, self.hub.current().id, code)
+        connection = self.hub.current()
+        if code == CloseCode.SLOW_CONSUMER and not clean:  # the peer's own word for it would be clean
+            who = identity_of(connection)
+            self._audit.record(limit_exceeded(who, connection, "room_lag_limit", code))
+        self._forget(state, connection.id, code)
 
     def _forget(self, state: State, number: int, code: int) -> None:
         """Let the core know that connection `number` is gone, closed with `code`."""
@@ -324,12 +330,15 @@ class Worker:
         checks = {"listener": listener, **self._foundation.checks()}
         return Report(all(state == "ok" for state in checks.values()), {"checks": checks})
 
+    def _token_stats(self) -> Mapping[str, int]:
+        return {} if self._authenticator is None else self._authenticator.stats()
+
     def _render_metrics(self) -> bytes:
         worker = self._foundation.worker
         return metrics.render(
             worker_metrics(
                 self.hub.stats(),
-                {**self.core.stats(), **self._foundation.stats()},
+                {**self.core.stats(), **self._foundation.stats(), **self._token_stats()},
                 refusals={
                     limit: count + self._gate.refusals[limit] for limit, count in self.core.refusals.items()
                 },

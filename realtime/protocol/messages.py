@@ -88,6 +88,9 @@ class Joined(Content, frozen=True):
     epoch: Epoch
     recovered: Annotated[bool, Meta(description="Whether `messages` is all that was missed; never a part.")]
     messages: Annotated[list[dict[str, Any]], Meta(description="The pushes that were missed, by offset.")]
+    end_to_end: Annotated[
+        bool, Meta(description="Members seal what they say for each other; nothing else is taken here.")
+    ] = False
 
 
 class Presence(Content, frozen=True):

@@ -215,9 +215,10 @@ def test_presence_is_denied_and_given_back_under_a_live_member(world: World):
 def test_other_rules_hold_for_members_at_once(world: World):
     alice, boss = world.member("alice"), world.member("boss", roles=["staff"])
     for each in (alice, boss):
-        each.join("chat:a")
         each.join("chat:b")
-        each.publish("chat:a", "warm")
+        each.join("chat:a")
+        for _ in range(3):  # the last one by the straightest way, which looks at the least
+            each.publish("chat:a", "warm")
     alice.read()
     world.rule(STAFF, {"actions": ["join"], "rooms": ["chat:a"]}, default="deny")
     assert [each["room"] for each in alice.pushes("left")] == ["chat:b"]

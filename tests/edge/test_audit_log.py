@@ -9,14 +9,17 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 from tests.conftest import ROOT, Server
 from tests.edge.peer import KEY, ask, bearer, closed, get, metric, receive, refused, token
 from tests.edge.workers import deployment, until_ready
+from tests.oracles.audit import first_bad
 
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(1)", "|calc", "%0A", "＝1", '"=1', "'=1"]  # noqa: RUF001
 
@@ -77,6 +80,33 @@ async def test_who_came_and_who_was_refused_is_on_record_while_the_server_runs(s
     assert (denied["tenant"], denied["outcome"], denied["source"]) == ("", "denied", "127.0.0.1")
     assert denied["detail"]["reason"] == "unauthorized"
     assert [line[:3] for line in await place.lines("verify")] == ["ok ", "ok "]
+
+
+async def test_who_is_cut_off_over_a_limit_is_on_record(serve, place: Place):
+    server = serve(jwt_secret=KEY, errors_burst=3, room_lag_limit_messages=20, **place.settings)
+    nagging = await connect(server.ws_url, additional_headers=bearer(token("nagging", tenant="acme")))
+    with suppress(ConnectionClosed):
+        for _ in range(10):
+            await nagging.send('{"type":"nonsense"}')
+    assert (await closed(nagging))[0] == 4509
+    slow = await connect(server.ws_url, additional_headers=bearer(token("slow", tenant="acme")), max_queue=1)
+    await receive(slow)
+    assert (await ask(slow, type="join", room="events:r", id=1))["type"] == "joined"
+    async with connect(server.ws_url, additional_headers=bearer(token("loud", tenant="acme"))) as loud:
+        await receive(loud)
+        assert (await ask(loud, type="join", room="events:r", id="join"))["type"] == "joined"
+        content = {"pad": "x" * 60_000}
+        while not metric(server, "slow_consumers_total"):
+            for number in range(50):
+                await ask(loud, type="publish", room="events:r", id=number, content=content)
+    slow.transport.abort()
+    server.stop()
+    over = await place.entries("--action", "limit.exceeded")
+    assert [(entry["actor"], entry["target"], entry["detail"]["code"]) for entry in over] == [
+        ("nagging", "errors_per_second", 4509),
+        ("slow", "room_lag_limit", 4001),
+    ]
+    assert over[0]["source"] == "127.0.0.1"
 
 
 async def test_no_token_and_no_key_is_in_the_log(serve, place: Place):
@@ -151,6 +181,23 @@ async def test_a_tail_that_was_cut_off_is_found_against_a_noted_head(serve, plac
     db.executescript("DELETE FROM audit_entries; DELETE FROM audit_chains")
     db.close()
     assert "cut off" in (await place.lines("verify", "--expect-heads", str(heads), code=1))[1]
+
+
+async def test_others_verify_an_export_by_what_the_docs_say(serve, place: Place):
+    server = serve(jwt_secret=KEY, **place.settings)
+    for name in ("alice", 'b\\ö"b', "carol"):
+        async with connect(server.ws_url, additional_headers=bearer(token(name))) as ws:
+            await receive(ws)
+    await refused(server.ws_url, additional_headers=bearer("none"))
+    server.stop()
+    nothing = {"REALTIME_SQLITE_PATH": ""}
+    assert (await place.run("user", "erase", "alice", **nothing)).returncode == 0
+    lines = await place.lines("export", "--proofs")
+    assert len(lines) == 5
+    assert first_bad(lines) is None
+    changed = [line.replace('"carol"', '"eve"') for line in lines]
+    assert first_bad(changed) == "default:3"
+    assert first_bad([*lines[:2], *lines[3:]]) == "default:3"
 
 
 async def test_a_spreadsheet_runs_nothing_of_what_users_call_themselves(serve, place: Place):

@@ -49,6 +49,7 @@ class TokenAuthenticator:
         self._identities: dict[bytes, Remembered[Identity]] = {}
         self._grants: dict[bytes, Remembered[Grant]] = {}
         self._refresh_at = float("-inf")
+        self._fetches = self._failures = 0  # of issuers that are gone
 
     def authenticate(self, token: str) -> Identity | Awaitable[Identity]:
         """See `core.auth.Authenticator`."""
@@ -97,6 +98,15 @@ class TokenAuthenticator:
             for judge in self._judges.values():
                 judge.keys.refresh()
 
+    def stats(self) -> dict[str, int]:
+        """Gauges and counters for /metrics, by name."""
+        keys = [judge.keys for judge in self._judges.values()]
+        return {
+            "tokens_remembered": len(self._identities) + len(self._grants),
+            "token_key_fetches_total": self._fetches + sum(each.fetches for each in keys),
+            "token_key_failures_total": self._failures + sum(each.failed_fetches for each in keys),
+        }
+
     def close(self) -> None:
         """End all fetches."""
         for judge in self._judges.values():
@@ -110,6 +120,8 @@ class TokenAuthenticator:
     def _hold(self, judges: Mapping[str, Judge], issuers: Mapping[str, Issuer]) -> None:
         for name, judge in self._judges.items():
             if judges.get(name) is not judge:
+                self._fetches += judge.keys.fetches
+                self._failures += judge.keys.failed_fetches
                 judge.keys.close()
         self._judges, self._issuers = judges, issuers
         self._identities.clear()  # what an issuer may say has changed, perhaps

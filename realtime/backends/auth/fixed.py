@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from realtime.backends.auth.jwks import KeySet
 from realtime.backends.auth.keys import Key
@@ -11,6 +12,9 @@ from realtime.errors import Unauthorized
 
 class FileKeys:
     """The keys of a file."""
+
+    fetches: Final = 0
+    failed_fetches: Final = 0
 
     def __init__(self, keys: KeySet) -> None:
         self._keys = keys
@@ -38,6 +42,8 @@ class Secrets(Key):
     """Shared secrets, any of which may have signed: the one of now and those before it, as they rotate."""
 
     __slots__ = ("_each",)
+    fetches: Final = 0
+    failed_fetches: Final = 0
 
     def __init__(self, keys: Sequence[Key]) -> None:
         super().__init__(None, keys[0].algorithms, None, b"")

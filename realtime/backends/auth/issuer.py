@@ -35,6 +35,16 @@ Made = TypeVar("Made", Identity, Grant)
 class Keys(Protocol):
     """Where an issuer's keys come from."""
 
+    @property
+    def fetches(self) -> int:
+        """How often they were asked for, elsewhere."""
+        ...
+
+    @property
+    def failed_fetches(self) -> int:
+        """How often that brought none."""
+        ...
+
     def refresh(self) -> None:
         """Fetch them anew where that is due."""
         ...
