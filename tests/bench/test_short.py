@@ -37,6 +37,7 @@ def test_a_short_run_of_what_redis_sends_loses_nothing():
         ("bench.storm", [], "handshakes/s"),
         ("bench.durable", ["--only", "memory,sqlite-normal,sqlite-full"], "acked/s"),
         ("bench.redis_publish", [], "us in the function"),
+        ("bench.sealing", [], "of plain"),
         ("bench.audit", [], "entries/s"),
     ],
 )
