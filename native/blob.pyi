@@ -3,6 +3,9 @@
 Record = tuple[str, bytes | None, bytes | None, bytes, bytes]
 """(type, sender, key, timestamp, content)"""
 
+class SealedRecord(ValueError):
+    """A record has to be opened before anything of it can be read."""
+
 def encode_record(
     type: str, sender: bytes | None, key: bytes | None, timestamp: bytes, content: bytes
 ) -> bytes:
@@ -20,10 +23,18 @@ def count_records(blob: bytes, start: int = 0) -> int:
         ValueError: it is no blob.
     """
 
+def records_of(blob: bytes, start: int = 0) -> list[bytes]:
+    """Return the records from byte `start` on one by one, as they stand there, sealed ones too.
+
+    Raises:
+        ValueError: it is no blob.
+    """
+
 def decode_records(blob: bytes, start: int = 0) -> list[Record]:
     """Return the records from byte `start` on.
 
     Raises:
+        SealedRecord: one of them is sealed.
         ValueError: it is no blob.
     """
 
@@ -36,5 +47,6 @@ def pushes_of(
     `encode_push`.
 
     Raises:
+        SealedRecord: one of them is sealed.
         ValueError: it is no blob.
     """

@@ -2,7 +2,8 @@
 
 A record is its size (the bytes that follow, u32), the sizes of type, sender, key and timestamp (u16 each; a
 sender's and a key's one more than they have, 0 for none), then these four and the content, which takes the
-rest. Numbers have their little end first. Whatever a peer may have written, nothing outside of the blob is
+rest. A sealed record has 0xffff for the size of its type, and then nothing that could be read here: who has
+its key makes a record of it. Numbers have their little end first. Whatever a peer may have written, nothing outside of the blob is
 read.
 """
 
@@ -15,9 +16,10 @@ from realtime.native.encode cimport encode_push
 cdef enum:
     HEAD = 12
     SIZE_MAX = 65534
+    SEALED = 65535                  # in place of the size of a type
 
 ctypedef struct Record:
-    const uint8_t* type
+    const uint8_t* type             # NULL of a sealed record
     size_t type_bytes
     const uint8_t* sender           # NULL for none
     size_t sender_bytes
@@ -27,6 +29,10 @@ ctypedef struct Record:
     size_t timestamp_bytes
     const uint8_t* content
     size_t content_bytes
+
+
+class SealedRecord(ValueError):
+    """A record has to be opened before anything of it can be read."""
 
 
 def encode_record(str type not None, bytes sender, bytes key, bytes timestamp not None,
@@ -69,11 +75,24 @@ def count_records(bytes blob not None, Py_ssize_t start=0):
     return count
 
 
+def records_of(bytes blob not None, Py_ssize_t start=0):
+    cdef list found = []
+    cdef Py_ssize_t end
+    cdef Record record
+    while start < PyBytes_GET_SIZE(blob):
+        end = read_record(blob, start, &record)
+        found.append(blob[start:end])
+        start = end
+    return found
+
+
 def decode_records(bytes blob not None, Py_ssize_t start=0):
     cdef list found = []
     cdef Record record
     while start < PyBytes_GET_SIZE(blob):
         start = read_record(blob, start, &record)
+        if record.type == NULL:
+            raise SealedRecord("a record is sealed")
         found.append((
             bytes_of(record.type, record.type_bytes).decode(),
             None if record.sender == NULL else bytes_of(record.sender, record.sender_bytes),
@@ -90,6 +109,8 @@ def pushes_of(bytes blob not None, Py_ssize_t start, bytes room_json not None, b
     cdef Record record
     while start < PyBytes_GET_SIZE(blob):
         start = read_record(blob, start, &record)
+        if record.type == NULL:
+            raise SealedRecord("a record is sealed")
         if first > after:
             found.append(encode_push(
                 bytes_of(record.type, record.type_bytes),
@@ -105,7 +126,7 @@ def pushes_of(bytes blob not None, Py_ssize_t start, bytes room_json not None, b
 
 
 cdef Py_ssize_t read_record(bytes blob, Py_ssize_t start, Record* record) except -1:
-    """Read the record at `start`, in place; return where the next one begins."""
+    """Read the record at `start`, in place; return where the next one begins. A sealed one has no type (NULL)."""
     cdef Py_ssize_t left = PyBytes_GET_SIZE(blob) - start
     cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(blob) + start
     cdef size_t size, named
@@ -115,6 +136,9 @@ cdef Py_ssize_t read_record(bytes blob, Py_ssize_t start, Record* record) except
     if size > <size_t>left:
         raise ValueError("a record is cut short")
     record.type_bytes = get_u16(at + 4)
+    if record.type_bytes == SEALED:
+        record.type = NULL
+        return start + <Py_ssize_t>size
     record.sender_bytes = get_u16(at + 6)
     record.key_bytes = get_u16(at + 8)
     record.timestamp_bytes = get_u16(at + 10)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from realtime import __version__, cli_audit, cli_penalties, cli_policy, cli_token, cli_user
+from realtime import __version__, cli_audit, cli_keys, cli_penalties, cli_policy, cli_token, cli_user
 from realtime.cli_control import add_commands
 from realtime.errors import RealtimeError, SettingsError
 from realtime.loading import CONFIG_VARIABLE, Loaded, convert, load
@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_dev_cluster(commands)
     add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     cli_penalties.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
+    cli_keys.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     cli_audit.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     cli_user.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     cli_policy.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)

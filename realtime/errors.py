@@ -188,6 +188,15 @@ class BrokerUnavailable(Unavailable):
     """The broker gives no answer; the publication was not accepted."""
 
 
+class Unreadable(Unavailable):
+    """What is kept here is sealed, and its key is missing or it was tampered with."""
+
+    code = "unreadable"
+    number = 500
+    close_code = CloseCode.INTERNAL
+    retryable = False
+
+
 class ConnectionLimit(RealtimeError):
     """The user has as many connections open as allowed."""
 

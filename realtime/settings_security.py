@@ -166,6 +166,72 @@ class SecuritySettings(ClusterSettings, frozen=True, kw_only=True):
     # -- tenants --------------------------------------------------------------------------------------------
 
     # -- encryption at rest ---------------------------------------------------------------------------------
+    encryption_keys: Annotated[
+        str,
+        Meta(
+            description="Master keys as name:base64 of 32 bytes, separated by commas. The first one seals "
+            "the tenants' data keys, the others open what they have sealed. One is made with: "
+            "openssl rand -base64 32.",
+            extra={"unit": "text", "secret": True},
+        ),
+    ] = ""
+    encryption_key_file: Annotated[
+        str,
+        Meta(
+            description="File of master keys, name:base64 a line, that only its owner may read; they come "
+            "after those of encryption_keys.",
+            extra=Text,
+        ),
+    ] = ""
+    vault_url: Annotated[
+        str,
+        Meta(
+            pattern=r"^(https?://[^/?#]+(/[^?#]*)?)?$",
+            description="HashiCorp Vault whose transit engine seals the data keys, such as "
+            "https://vault.example.com:8200; before all other master keys. http:// on loopback only.",
+            extra={"unit": "url"},
+        ),
+    ] = ""
+    vault_token: Annotated[
+        str,
+        Meta(
+            description="Token for Vault: it may encrypt, decrypt and rewrap with vault_key.",
+            extra={"unit": "text", "secret": True},
+        ),
+    ] = ""
+    vault_token_file: Annotated[
+        str,
+        Meta(
+            description="File with the token for Vault, where vault_token is empty; it is read for each "
+            "question, so that Vault Agent may renew it.",
+            extra=Text,
+        ),
+    ] = ""
+    vault_key: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_.-]{1,128}$",
+            description="Name of the key in Vault's transit engine, of type aes256-gcm96.",
+            extra=Text,
+        ),
+    ] = "realtime"
+    vault_mount: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_.-]{1,64}(/[A-Za-z0-9_.-]{1,64})*$",
+            description="Where Vault's transit engine is mounted.",
+            extra=Text,
+        ),
+    ] = "transit"
+    vault_ca_file: Annotated[
+        str,
+        Meta(
+            description="Certificates (PEM) that Vault's is checked against; empty: the system's.", extra=Text
+        ),
+    ] = ""
+    vault_timeout_s: Annotated[
+        float, Meta(gt=0, le=60, description="Wait so long for an answer of Vault.", extra=Seconds)
+    ] = 5.0
 
     # -- audit ----------------------------------------------------------------------------------------------
     audit_path: Annotated[

@@ -228,10 +228,11 @@ def check_store(path) -> str:
 def test_migrate_prints_what_it_applies_and_status_what_there_is(tmp_path):
     path = tmp_path / "s.sqlite"
     status = realtime("migrate", "--status", "--sqlite-path", str(path))
-    assert status.stdout.split() == ["core", "001_publications.sql", "due"]
+    lines = [line.split() for line in status.stdout.splitlines()]
+    assert lines == [["core", "001_publications.sql", "due"], ["sealing", "001_data_keys.sql", "due"]]
     assert list(tmp_path.iterdir()) == []
     done = realtime("migrate", "--sqlite-path", str(path))
-    assert done.stdout == "core: applied 001_publications.sql\n"
+    assert done.stdout == "core: applied 001_publications.sql\nsealing: applied 001_data_keys.sql\n"
     assert (done.returncode, done.stderr) == (0, "")
     again = realtime("migrate", "--sqlite-path", str(path))
     assert again.stdout == "nothing to apply: the store is up to date\n"

@@ -20,7 +20,7 @@ from realtime.backends.keys import RoomKeys
 from realtime.core.contracts import Deliver, Page, Position, Receipt, Recovery, Row, Terms
 from realtime.core.kinds import RoomKind
 from realtime.core.pending import Pending
-from realtime.errors import Unavailable
+from realtime.errors import Unavailable, Unreadable
 from realtime.ids import RoomId
 from realtime.native.encode import encode_push, json_string
 from realtime.native.sequence import Sequence
@@ -250,7 +250,7 @@ class DurableStream:
         try:
             await self._catch_up()
         except Unavailable as error:
-            failure = _refusal(error, "the store gives no answer")
+            failure = _refusal(error, f"the store gives no answer: {error.message}")
         except Exception:
             log.exception("%s: the store failed", self.room.room)
             failure = Unavailable("the store failed", retry_after_s=RETRY_S)
@@ -284,7 +284,12 @@ class DurableStream:
     async def _deliver_kept(self, kept: KeptOrder, last: int) -> None:
         """Deliver what was kept though nobody was told; `last` is the store's last offset."""
         while kept.offset < last:
-            rows = await self._broker.store.read(self.room, kept.offset, READ_ROWS)
+            try:
+                rows = await self._broker.store.read(self.room, kept.offset, READ_ROWS)
+            except Unreadable as error:
+                log.error("%s: not delivered up to offset %d: %s", self.room.room, last, error.message)
+                kept.skip_to(last)
+                break
             if not rows or rows[0][0].offset != kept.offset + 1:
                 log.error("%s: the store has a hole after offset %d", self.room.room, kept.offset)
                 kept.skip_to(last)

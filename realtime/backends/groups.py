@@ -22,6 +22,16 @@ class Superseded(Unavailable):
     """The room has gone on in a newer epoch below this row's offset: it is not kept, and never will be."""
 
 
+def key_column(key: str) -> bytes:
+    """Return an idempotency key as its column has it: UTF-8, and of one that is sealed its very bytes."""
+    return key.encode("utf-8", "surrogateescape")
+
+
+def key_text(column: bytes) -> str:
+    """Return the key of a column; what is no UTF-8 is a sealed one, as `key_column` takes it back."""
+    return column.decode("utf-8", "surrogateescape")
+
+
 ROW_BYTES: Final = 400
 """What a waiting row costs beside its push: tuples, numbers, a callback. For the queue's bound."""
 

@@ -14,7 +14,7 @@ import msgspec
 from realtime.core.contracts import Deliver, Page, Position, Recovery
 from realtime.core.history import missed, page
 from realtime.core.pending import Pending
-from realtime.errors import Unavailable
+from realtime.errors import Unavailable, Unreadable
 from realtime.ids import RoomId
 from realtime.native.sequence import Sequence
 
@@ -148,6 +148,8 @@ class KeptOrder:
         outcome: bool | Exception = True  # also where this one is cancelled: the next one reads
         try:
             return await self._read(since)
+        except Unreadable:
+            return self._refused()  # whole or not at all: whoever pages is told which one it is
         except Unavailable as error:
             outcome = error
             raise

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
-from realtime.backends.groups import Entry
-from realtime.core.contracts import Page, Position, Remembered, Row
+from realtime.backends.groups import Entry, key_column, key_text
+from realtime.core.contracts import Position, Remembered, Row
 from realtime.ids import RoomId
 
 ROOMS_CACHED: Final = 50_000
@@ -126,7 +126,7 @@ def _contents(rows: Sequence[Row]) -> list[Any]:
     return [
         [row.push for row in rows],
         [row.sender for row in rows],
-        [None if row.key is None else row.key.encode() for row in rows],
+        [None if row.key is None else key_column(row.key) for row in rows],
         [row.at_ms for row in rows],
     ]
 
@@ -183,7 +183,7 @@ async def keys_above(connection: Any, room: RoomId, after: int, since_ms: int, l
         limit,
     )
     return [
-        Used(sender, key.decode(), Position(offset, epoch.encode()), at_ms)
+        Used(sender, key_text(key), Position(offset, epoch.encode()), at_ms)
         for sender, key, offset, epoch, at_ms in rows
     ]
 
@@ -211,7 +211,7 @@ async def remembered(connection: Any, room: RoomId, since_ms: int) -> Remembered
         since_ms,
     )
     keys = sorted(
-        ((sender, key.decode(), offset, at_ms) for sender, key, offset, at_ms in rows if key is not None),
+        ((sender, key_text(key), offset, at_ms) for sender, key, offset, at_ms in rows if key is not None),
         key=lambda used: used[2],
     )
     return Remembered(next(offset for _, key, offset, _ in rows if key is None), keys)
@@ -233,18 +233,20 @@ async def read_back(connection: Any, room: RoomId, before: int, limit: int) -> l
     return [(Position(offset, epoch.encode()), push) for offset, epoch, push in reversed(rows)]
 
 
-async def page(connection: Any, room: RoomId, before: int | None, after: int | None, limit: int) -> Page:
-    """As `Store.page`."""
+async def placed(
+    connection: Any, room: RoomId, before: int | None, after: int | None, limit: int
+) -> tuple[list[tuple[Position, bytes]], bool]:
+    """As `PostgresStore.placed`."""
     if after is not None:
         where, bound = '> $3 ORDER BY "offset", epoch LIMIT $4', after
     else:
         where = '< $3 ORDER BY "offset" DESC, epoch DESC LIMIT $4'
         bound = NO_OFFSET if before is None else before
-    rows = await connection.fetch(_PUBLICATIONS + where, *room, bound, limit + 1)
-    pushes = [push for _, _, push in rows[:limit]]
+    found = await connection.fetch(_PUBLICATIONS + where, *room, bound, limit + 1)
+    rows = [(Position(offset, epoch.encode()), push) for offset, epoch, push in found[:limit]]
     if after is None:
-        pushes.reverse()
-    return Page(pushes, len(rows) > limit)
+        rows.reverse()
+    return rows, len(found) > limit
 
 
 NO_OFFSET: Final = 2**63 - 1

@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import msgspec
 
-from realtime.backends.groups import Entry
-from realtime.core.contracts import Page, Position, Remembered
+from realtime.backends.groups import Entry, key_column, key_text
+from realtime.core.contracts import Position, Remembered
 from realtime.ids import RoomId
 
 GROUP_ROWS: Final = 4096
@@ -89,7 +89,7 @@ class RowWriter:
                 position.epoch.decode(),
                 push,
                 sender,
-                None if key is None else key.encode(),
+                None if key is None else key_column(key),
                 at_ms,
             )
         # One prepared statement a power of two: the row places left over hold NULL, and IGNORE skips them.
@@ -138,7 +138,7 @@ class RowReader:
         return Remembered(
             offset,
             [
-                (None if sender is None else bytes.fromhex(sender), bytes.fromhex(key).decode(), at, at_ms)
+                (None if sender is None else bytes.fromhex(sender), key_text(bytes.fromhex(key)), at, at_ms)
                 for sender, key, at, at_ms in _decode_keys(keys)
             ],
         )
@@ -148,18 +148,22 @@ class RowReader:
         found = self._publications(room, '"offset" > ? ORDER BY "offset", epoch LIMIT ?', after, limit)
         return [(Position(offset, epoch.encode()), bytes.fromhex(push)) for offset, epoch, push in found]
 
-    def page(self, room: RoomId, before: int | None, after: int | None, limit: int) -> Page:
-        """As `Store.page`."""
+    def placed(
+        self, room: RoomId, before: int | None, after: int | None, limit: int
+    ) -> tuple[list[tuple[Position, bytes]], bool]:
+        """As `SqliteStore.placed`."""
         if after is not None:
             order, bound = '"offset" > ? ORDER BY "offset", epoch LIMIT ?', after
         else:
             order = '"offset" < ? ORDER BY "offset" DESC, epoch DESC LIMIT ?'
             bound = NO_OFFSET if before is None else before
         found = self._publications(room, order, bound, limit + 1)
-        pushes = [bytes.fromhex(push) for _, _, push in found[:limit]]
+        rows = [
+            (Position(offset, epoch.encode()), bytes.fromhex(push)) for offset, epoch, push in found[:limit]
+        ]
         if after is None:
-            pushes.reverse()
-        return Page(pushes, len(found) > limit)
+            rows.reverse()
+        return rows, len(found) > limit
 
     def _publications(self, room: RoomId, where: str, bound: int, limit: int) -> list[tuple[int, str, str]]:
         # The LIMIT keeps SQLite from leaving out the inner order as one that nobody sees.

@@ -183,7 +183,22 @@ class PostgresStore:
 
     async def page(self, room: RoomId, before: int | None, after: int | None, limit: int) -> Page:
         """As `Store.page`."""
-        return await self._ask(postgres_rows.page, room, before, after, limit)
+        rows, more = await self.placed(room, before, after, limit)
+        return Page([push for _, push in rows], more)
+
+    async def placed(
+        self, room: RoomId, before: int | None, after: int | None, limit: int
+    ) -> tuple[list[tuple[Position, bytes]], bool]:
+        """As `page`, each push with its position; and whether the history goes on."""
+        return await self._ask(postgres_rows.placed, room, before, after, limit)
+
+    async def run(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        """Have `work` done with a connection that writes nothing else, and return what it returns.
+
+        Raises:
+            Unavailable: it failed.
+        """
+        return await self._ask(work)
 
     async def migrate(self, feature: str, folder: Path) -> list[str]:
         """As `Store.migrate`."""

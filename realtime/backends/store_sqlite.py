@@ -87,6 +87,7 @@ class SqliteStore:
         self._busy = False  # the writer has been asked to write and has not said that it is done
         self._idle = asyncio.Event()
         self._idle.set()
+        self._works = 0  # what waits for the writer beside the queue
         self._closing = False
         self._trouble = Episode(str(database.path), clock)
         self._lazy = lazy  # commits are not synced; that is for us to do
@@ -128,7 +129,31 @@ class SqliteStore:
 
     async def page(self, room: RoomId, before: int | None, after: int | None, limit: int) -> Page:
         """As `Store.page`."""
-        return await self._ask(self._reader.page, room, before, after, limit)
+        rows, more = await self.placed(room, before, after, limit)
+        return Page([push for _, push in rows], more)
+
+    async def placed(
+        self, room: RoomId, before: int | None, after: int | None, limit: int
+    ) -> tuple[list[tuple[Position, bytes]], bool]:
+        """As `page`, each push with its position; and whether the history goes on."""
+        return await self._ask(self._reader.placed, room, before, after, limit)
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Have `work` done with the writing connection, between two groups, and return what it returns.
+
+        Raises:
+            Unavailable: it failed; what it had not committed is undone.
+        """
+        if self._closing:
+            raise Unavailable("the store is closing")
+        self._works += 1
+        try:
+            return await self._loop.run_in_executor(self._writing, self._run, work)
+        except sqlite3.Error as error:
+            log.error("%s: %s", self._database.path, error)
+            raise Unavailable("the store failed; try again", retry_after_s=RETRY_S) from error
+        finally:
+            self._works -= 1
 
     async def migrate(self, feature: str, folder: Path) -> list[str]:
         """As `Store.migrate`."""
@@ -216,6 +241,14 @@ class SqliteStore:
 
     # -- on the writer's thread -----------------------------------------------------------------------------
 
+    def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        db = self._database.db
+        try:
+            return work(db)
+        finally:
+            if db.in_transaction:  # it failed, or forgot: the next group has to find none
+                db.execute("ROLLBACK")
+
     def _write_groups(self) -> None:
         tell = self._loop.call_soon_threadsafe
         while group := self._queue.take(GROUP_ROWS, GROUP_BYTES):
@@ -225,4 +258,6 @@ class SqliteStore:
                 tell(self._failed, group, error)
                 break  # what waits for the same rooms must fail first
             tell(self._committed, group)
+            if self._works:
+                break  # under load there is always one more group
         tell(self._wrote)

@@ -48,6 +48,7 @@ def findings(loaded: Loaded) -> Iterator[Finding]:
         yield _policy(settings)
         yield _store(settings)
         yield _audit(settings)
+        yield _keys(settings)
         yield _workers(settings)
     yield _files(settings)
     yield _port(settings)
@@ -126,6 +127,15 @@ def _audit(settings: Settings) -> Finding:
     except StartupError as error:
         return Finding(False, f"audit log: {error.message}")
     return Finding(True, f"audit log: {text}", warning=text.startswith("none"))
+
+
+def _keys(settings: Settings) -> Finding:
+    from realtime.edge import sealing  # not at the top: as the features
+
+    try:
+        return Finding(True, f"encryption at rest: {sealing.finding(settings)}")
+    except SettingsError as error:
+        return Finding(False, f"encryption at rest: {error.message}")
 
 
 def _workers(settings: Settings) -> Finding:

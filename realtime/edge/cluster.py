@@ -31,9 +31,11 @@ from realtime.core.core import Core
 from realtime.core.room_rules import RoomRules
 from realtime.edge.audit import open_audit
 from realtime.edge.process import node_name
+from realtime.edge.sealing import Sealing, open_sealing
 from realtime.edge.store import open_shared_store
 from realtime.errors import StartupError, Unavailable
 from realtime.features import discover
+from realtime.policy import Policy
 from realtime.settings import Settings, mask
 
 log: Final = logging.getLogger("realtime.edge")
@@ -49,8 +51,10 @@ class Clustered:
         node: str,
         redis: RedisClient,
         store: PostgresStore | None,
+        sealing: Sealing,
         keeper: AuditKeeper | None = None,
     ) -> None:
+        self._sealing = sealing
         self.node = node
         self._settings = settings
         self._clock = clock
@@ -88,7 +92,8 @@ class Clustered:
 
     def broker(self, stamp: Stamp, rules: RoomRules) -> Broker:
         """See `Foundation`."""
-        settings, clock, store = self._settings, self._clock, self._store
+        settings, clock = self._settings, self._clock
+        store = None if self._store is None else self._sealing.shared_store(self._store, rules)
         prefix, window_s = settings.redis_prefix, settings.recovery_window_s
         opener = None
         if store is not None:
@@ -108,6 +113,7 @@ class Clustered:
             opening=opener,
             deepen=None if store is None else deepen(store, clock),
             alive=self._is_alive,
+            seals=self._sealing.rooms(rules),
         )
         if store is None:
             return self._ordering
@@ -121,6 +127,7 @@ class Clustered:
 
     def tick(self) -> None:
         """See `Foundation`."""
+        self._sealing.tick()
         if self._keeper is not None:
             self._keeper.tick()
         ok = self._redis.ok
@@ -143,12 +150,16 @@ class Clustered:
             checks["store"] = "ok" if self._store.ok else "failing"
         if self._keeper is not None:
             checks["audit"] = "ok" if self._keeper.ok else "failing"
-        return checks
+        return checks | self._sealing.checks()
 
     def stats(self) -> Mapping[str, int]:
         """See `Foundation`."""
         kept = {} if self._keeper is None else self._keeper.stats()
-        return {"redis_ok": int(self._redis.ok), **self._redis.stats(), **kept}
+        return {"redis_ok": int(self._redis.ok), **self._redis.stats(), **self._sealing.stats(), **kept}
+
+    def check_policy(self, policy: Policy) -> None:
+        """See `Foundation`."""
+        self._sealing.check_policy(policy)
 
     async def leave(self) -> None:
         """See `Foundation`."""
@@ -166,6 +177,7 @@ class Clustered:
             await self._ordering.close()
         if self._store is not None:
             await self._store.close()
+        await self._sealing.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -197,6 +209,7 @@ async def open_clustered(settings: Settings, clock: Clock, number: int) -> Clust
     """Connect to Redis and make what stands on it; `number` is that of a supervised worker.
 
     Raises:
+        SettingsError: the master keys cannot be used.
         StartupError: Redis refuses us, or the store cannot be used.
     """
     node = node_name(settings, number)
@@ -210,10 +223,11 @@ async def open_clustered(settings: Settings, clock: Clock, number: int) -> Clust
             log.error("Redis does not answer for all slots: this worker listens, and waits for it")
         store = await open_shared_store(settings, clock, discover())
         keeper = await open_audit(settings, clock)
+        sealing = await open_sealing(settings, clock, store, redis, keeper or NO_AUDITOR)
     except BaseException:
         await redis.close()
         raise
-    return Clustered(settings, clock, node, redis, store, keeper)
+    return Clustered(settings, clock, node, redis, store, sealing, keeper)
 
 
 def finding(settings: Settings) -> str:

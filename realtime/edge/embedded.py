@@ -13,6 +13,8 @@ from realtime.core.contracts import Broker, Clock, Stamp, Store
 from realtime.core.core import Core
 from realtime.core.room_rules import RoomRules
 from realtime.edge.process import node_name
+from realtime.edge.sealing import Sealing
+from realtime.policy import Policy
 from realtime.settings import Settings
 
 
@@ -25,8 +27,14 @@ class Embedded:
     revocations: Final = None
 
     def __init__(
-        self, settings: Settings, clock: Clock, store: Store | None, keeper: AuditKeeper | None = None
+        self,
+        settings: Settings,
+        clock: Clock,
+        store: Store | None,
+        sealing: Sealing,
+        keeper: AuditKeeper | None = None,
     ) -> None:
+        self._sealing = sealing
         self._settings = settings
         self._clock = clock
         self._store = store
@@ -50,7 +58,7 @@ class Embedded:
             return memory
         return DurableBroker(
             memory,
-            self._store,
+            self._sealing.store(self._store, rules),
             self._clock,
             stamp,
             recovery_window_s=settings.recovery_window_s,
@@ -63,6 +71,7 @@ class Embedded:
 
     def tick(self) -> None:
         """See `Foundation`."""
+        self._sealing.tick()
         if self._keeper is not None:
             self._keeper.tick()
 
@@ -73,11 +82,16 @@ class Embedded:
             checks["store"] = "ok" if self._store.ok else "failing"
         if self._keeper is not None:
             checks["audit"] = "ok" if self._keeper.ok else "failing"
-        return checks
+        return checks | self._sealing.checks()
 
     def stats(self) -> Mapping[str, int]:
         """See `Foundation`."""
-        return {} if self._keeper is None else self._keeper.stats()
+        kept = {} if self._keeper is None else self._keeper.stats()
+        return {**self._sealing.stats(), **kept}
+
+    def check_policy(self, policy: Policy) -> None:
+        """See `Foundation`."""
+        self._sealing.check_policy(policy)
 
     async def leave(self) -> None:
         """See `Foundation`."""
@@ -86,5 +100,6 @@ class Embedded:
         """See `Foundation`."""
         if self._store is not None:
             await self._store.close()
+        await self._sealing.close()
         if self._keeper is not None:  # last: the others may still have something to tell
             await self._keeper.close()

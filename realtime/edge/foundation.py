@@ -6,9 +6,10 @@ The worker makes its hub and its core; a foundation gives the core its broker, a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import Protocol
 
-from realtime.core.audit import Auditor
+from realtime.core.audit import NO_AUDITOR, Auditor
 from realtime.core.cluster import Cluster, Whereabouts
 from realtime.core.contracts import Broker, Clock, Stamp
 from realtime.core.core import Core
@@ -17,8 +18,10 @@ from realtime.core.room_rules import RoomRules
 from realtime.edge.audit import open_audit
 from realtime.edge.cluster import open_clustered
 from realtime.edge.embedded import Embedded
+from realtime.edge.sealing import open_sealing
 from realtime.edge.store import open_store
 from realtime.features import discover
+from realtime.policy import Policy
 from realtime.settings import Settings
 
 
@@ -63,6 +66,10 @@ class Foundation(Protocol):
         """Begin to serve `core`, which was made with all of the above. It waits for nothing."""
         ...
 
+    def check_policy(self, policy: Policy) -> None:
+        """Raise SettingsError where this cannot do what a policy says of rooms."""
+        ...
+
     def tick(self) -> None:
         """Look at the clock. About ten times a second."""
         ...
@@ -88,16 +95,19 @@ async def open_foundation(settings: Settings, clock: Clock, number: int = 0) -> 
     """Make what the settings name: a cluster with a `redis_url`. `number` is that of a supervised worker.
 
     Raises:
+        SettingsError: the master keys cannot be used.
         StartupError: the store cannot be used, or Redis refuses us. Redis that is not there is waited for,
             while the worker serves what it can.
     """
     if settings.redis_url:
         return await open_clustered(settings, clock, number)
-    keeper = await open_audit(settings, clock)
-    try:
-        store = await open_store(settings, clock, discover())
-    except BaseException:
+    async with AsyncExitStack() as failing:
+        keeper = await open_audit(settings, clock)
         if keeper is not None:
-            await keeper.close()
-        raise
-    return Embedded(settings, clock, store, keeper)
+            failing.push_async_callback(keeper.close)
+        store = await open_store(settings, clock, discover())
+        if store is not None:
+            failing.push_async_callback(store.close)
+        sealing = await open_sealing(settings, clock, store, audit=keeper or NO_AUDITOR)
+        failing.pop_all()  # they are the foundation's now
+    return Embedded(settings, clock, store, sealing, keeper)

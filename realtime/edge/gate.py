@@ -272,7 +272,7 @@ class Gate:
         """
         origin = handshake.header("origin")
         # Without a list nobody is on it, and whom `origin_missing` lets in is not a page of ours either.
-        if origin in (None, "null") or self._origins is None or not self._origins(origin):
+        if origin is None or origin == "null" or origin not in self._origins:
             return None
         values = [
             value.strip().strip('"')

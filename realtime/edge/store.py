@@ -7,9 +7,11 @@ import os
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from realtime.backends import migrations, postgres_database, sqlite_database
 from realtime.backends.migrations import Applied
+from realtime.backends.sealing import table as sealing
 from realtime.backends.store_postgres import PostgresStore, open_postgres
 from realtime.backends.store_sqlite import open_sqlite
 from realtime.core.clock import SystemClock
@@ -17,6 +19,12 @@ from realtime.core.contracts import Clock, Store
 from realtime.core.feature import Feature
 from realtime.errors import StartupError
 from realtime.settings import Settings, mask
+
+OWN_FOLDERS: Final = (
+    (migrations.CORE, migrations.CORE_FOLDER),
+    (sealing.FEATURE, sealing.FOLDER),
+)
+"""Migrations that belong to no feature; the stores see to the first of them themselves."""
 
 
 async def open_store(settings: Settings, clock: Clock, features: Sequence[Feature]) -> Store | None:
@@ -143,7 +151,7 @@ def _folders(features: Sequence[Feature]) -> list[tuple[str, Path]]:
     """Whose migrations there are, and where; the stores' own first."""
     given = [(feature.name, feature.migrations) for feature in features]
     return [
-        (migrations.CORE, migrations.CORE_FOLDER),
+        *OWN_FOLDERS,
         *((name, folder) for name, folder in given if folder is not None),
     ]
 

@@ -107,6 +107,12 @@ BACKEND_HELP: Final = {
     "store_ok": "1 while the store takes rows, 0 while it fails.",
     "store_queued_bytes": "Bytes that wait to be committed.",
     "store_queued_rows": "Rows that wait to be committed.",
+    "sealing_masters_missing": "Master keys that data keys need and that are not configured.",
+    "sealing_opened_total": "Messages and rows of encrypted rooms that were opened.",
+    "sealing_sealed_total": "Messages, rows and their keys that were sealed.",
+    "sealing_tenants": "Tenants whose data keys are at hand.",
+    "sealing_tenants_without_key": "Tenants of them whose newest key cannot be had.",
+    "sealing_unreadable_total": "Times that something sealed could not be read: a lost key, or tampering.",
 }
 # What the guard counts.
 GUARD_HELP: Final = {

@@ -116,11 +116,15 @@ class Worker:
         return self._policies.reload()
 
     def _follow_policy(self) -> None:
-        self._policies.follow(lambda policy: partial(self._rules.replace, policy.rooms))
+        self._policies.follow(self._prepare_rooms)
         self._policies.follow(self._network.prepare)
         self._policies.follow(self._prepare_issuers)
         # Last: it looks at who is in rooms, by all that holds then.
         self._policies.follow(lambda policy: self.core.prepare_access(policy.access, policy.rooms))
+
+    def _prepare_rooms(self, policy: Policy) -> Commit:
+        self._foundation.check_policy(policy)
+        return partial(self._rules.replace, policy.rooms)
 
     def _prepare_issuers(self, policy: Policy) -> Commit:
         if self._authenticator is not None:

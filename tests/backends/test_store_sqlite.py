@@ -16,7 +16,7 @@ from realtime.backends import sqlite_database
 from realtime.backends.sqlite_rows import RowWriter
 from realtime.backends.store_sqlite import SqliteStore, open_sqlite
 from realtime.core.clock import SystemClock
-from realtime.errors import StartupError
+from realtime.errors import StartupError, Unavailable
 from realtime.ids import DEFAULT_TENANT, RoomId, RoomName
 from tests.contract.stores import LOBBY, OTHER, Owner, a_row, offsets
 from tests.tree import ROOT
@@ -394,3 +394,46 @@ async def test_rows_that_came_during_a_commit_are_the_next_group(tmp_path):
     assert store.stats()["store_groups_total"] == 2
     other.close()
     await store.close()
+
+
+async def test_work_beside_the_queue_is_done_however_much_is_queued(tmp_path):
+    """Who keeps something else in the file waits for the group under way, and for no other."""
+    store = await open_sqlite(tmp_path / "s.sqlite", synchronous="normal", clock=SystemClock())
+    last, done = 0, False
+
+    def append() -> None:
+        nonlocal last
+        last += 1
+        store.append(a_row(store, last), kept)
+
+    def kept(row, error) -> None:
+        assert error is None
+        if not done:
+            append()
+
+    for _ in range(256):
+        append()
+    for _ in range(20):
+        assert await store.run(lambda db: db.execute("SELECT 7").fetchone()) == (7,)
+    done = True
+    await store.close()
+
+
+async def test_work_that_fails_is_undone_and_the_store_goes_on(tmp_path):
+    store = await open_sqlite(tmp_path / "s.sqlite", synchronous="normal", clock=SystemClock())
+
+    def fail(db) -> None:
+        db.execute("BEGIN")
+        db.execute("INSERT INTO store (name, value) VALUES ('half', 'done')")
+        db.execute("SELECT * FROM nowhere")
+
+    with pytest.raises(Unavailable, match="the store failed"):
+        await store.run(fail)
+    owner = Owner(store)
+    await owner.keep([a_row(store, 1)])
+    assert await store.run(
+        lambda db: db.execute("SELECT count(*) FROM store WHERE name = 'half'").fetchone()
+    ) == (0,)
+    await store.close()
+    with pytest.raises(Unavailable, match="closing"):
+        await store.run(fail)

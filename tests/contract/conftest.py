@@ -17,23 +17,27 @@ from realtime.backends.cluster.opener import Opener
 from realtime.backends.redis_client.client import RedisClient
 from realtime.core.contracts import Broker, Store
 from tests.contract.audit_places import AuditPlace, PostgresAuditPlace, SqliteAuditPlace
-from tests.contract.stores import Place, PostgresPlace, SqlitePlace
+from tests.contract.stores import Place, PostgresPlace, SealedPlace, SqlitePlace
 from tests.oracles.hub import FakeClock, FakeHub
 from tests.oracles.store import FakeStore
+from tests.sealing.stage import room_seals
 
 MakeBroker = Callable[..., Broker]
 _NUMBERS = itertools.count(1)  # a prefix each: all brokers of a run share one Redis
 
 MEMORY = ["memory"]
 # What these forget they find again in their store.
-STORES = ["sqlite", "postgres"]
+STORES = ["sqlite", "postgres", "sealed sqlite", "sealed postgres"]
 LASTING = ["durable", *(f"durable on {name}" for name in STORES)]
 # Their clock is Redis' own: what keeps time by an injected one is in tests/backends/cluster for them.
-REDIS = ["redis", "redis cluster"]
-KEEPING = "redis with postgres"
+REDIS = ["redis", "redis cluster", "sealed redis cluster"]
+KEEPING = ["redis with postgres", "sealed redis with postgres"]
 
 
 async def place_of(name: str, request, folder: Path) -> Place:
+    if name.startswith("sealed "):
+        inner = await place_of(name.removeprefix("sealed "), request, folder)
+        return SealedPlace(inner)
     if name == "sqlite":
         return SqlitePlace(folder)
     return PostgresPlace(await request.getfixturevalue("postgres").new_database())
@@ -51,19 +55,21 @@ async def broker_maker(request, clock: FakeClock, folder: Path, closing: AsyncEx
     name = request.param
     if name == "memory":
         return memory
-    if name in (*REDIS, KEEPING):
-        node = request.getfixturevalue("redis_cluster" if name == "redis cluster" else "redis_node")
+    if name in (*REDIS, *KEEPING):
+        node = request.getfixturevalue("redis_cluster" if name.endswith("cluster") else "redis_node")
         client = RedisClient(node.url, on_missing_function=source)
         await client.start()
         closing.push_async_callback(client.close)
-        kept = None
-        if name == KEEPING:
-            place = await place_of("postgres", request, folder)
+        kept = seals = None
+        if name in KEEPING:
+            place = await place_of(name.replace("redis with ", ""), request, folder)
             kept = await place.open(clock=clock, exclusive=False)
             closing.push_async_callback(kept.close)
+        if name.startswith("sealed"):
+            seals = room_seals(client, f"contract-keys-{next(_NUMBERS)}", clock, kept)
 
         def redis(**options) -> Broker:
-            options["prefix"] = f"contract-{next(_NUMBERS)}"
+            options |= {"prefix": f"contract-{next(_NUMBERS)}", "seals": seals}
             if kept is not None:
                 opener = Opener(client, kept, clock, prefix=options["prefix"], recovery_window_s=300.0)
                 options |= {"opening": opener, "deepen": deepen(kept, clock)}
@@ -101,7 +107,7 @@ async def closing() -> AsyncIterator[AsyncExitStack]:
         yield stack
 
 
-@pytest_asyncio.fixture(params=[*MEMORY, *LASTING, *REDIS, KEEPING])
+@pytest_asyncio.fixture(params=[*MEMORY, *LASTING, *REDIS, *KEEPING])
 async def broker(request, clock, tmp_path, closing) -> Broker:
     return (await broker_maker(request, clock, tmp_path, closing))()
 

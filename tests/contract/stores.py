@@ -8,12 +8,14 @@ from typing import Any, Protocol
 
 import asyncpg
 
+from realtime.backends.sealing.store import SealedStore
 from realtime.backends.store_postgres import PostgresStore, open_postgres
 from realtime.backends.store_sqlite import SqliteStore, open_sqlite
 from realtime.core.clock import SystemClock
 from realtime.core.contracts import Position, Row, Store
 from realtime.errors import Unavailable
 from realtime.ids import DEFAULT_TENANT, RoomId, RoomName, TenantId
+from tests.sealing.stage import sealing
 
 LOBBY = RoomId(DEFAULT_TENANT, RoomName("chat:lobby"))
 OTHER = RoomId(DEFAULT_TENANT, RoomName("chat:other"))
@@ -113,6 +115,29 @@ class PostgresPlace:
 
     async def accept(self) -> None:
         await self.execute("DROP FUNCTION refuse CASCADE")
+
+
+class SealedPlace:
+    """Another place, whose rows are all sealed; by what is beside the store when it is opened."""
+
+    def __init__(self, inner: SqlitePlace | PostgresPlace) -> None:
+        self.inner = inner
+        self.dialect = inner.dialect
+        self.at_once = inner.at_once
+        self.arguments = [*inner.arguments, "sealed"]
+
+    async def open(self, **options: Any) -> SealedStore:
+        store = await self.inner.open(**options)
+        return await sealing(store, options.get("clock") or SystemClock())
+
+    async def execute(self, statement: str) -> list[tuple[Any, ...]]:
+        return await self.inner.execute(statement)
+
+    async def refuse(self, room: RoomId) -> None:
+        await self.inner.refuse(room)
+
+    async def accept(self) -> None:
+        await self.inner.accept()
 
 
 def a_row(store: Store, offset: int, room: RoomId = LOBBY, **given: Any) -> Row:

@@ -7,6 +7,7 @@ their way at any time.
 import asyncio
 import sys
 from pathlib import Path
+from typing import Any
 
 from realtime.backends.store_postgres import open_postgres
 from realtime.backends.store_sqlite import open_sqlite
@@ -14,13 +15,16 @@ from realtime.core.clock import SystemClock
 from realtime.core.contracts import Row, Store
 from realtime.errors import Unavailable
 from tests.contract.stores import LOBBY, a_row
+from tests.sealing.stage import sealing
 
 
-async def opened(kind: str, where: str) -> Store:
+async def opened(kind: str, where: str, how: str = "") -> Store:
     """The store that the command line names."""
     if kind == "sqlite":
-        return await open_sqlite(Path(where), synchronous="normal", clock=SystemClock())
-    return await open_postgres(where, synchronous="normal", clock=SystemClock())
+        store: Any = await open_sqlite(Path(where), synchronous="normal", clock=SystemClock())
+    else:
+        store = await open_postgres(where, synchronous="normal", clock=SystemClock())
+    return await sealing(store, SystemClock()) if how == "sealed" else store
 
 
 async def main() -> None:

@@ -39,6 +39,7 @@ async def test_a_file_is_opened_with_the_tables_of_every_feature(tmp_path, playl
     assert db.execute("SELECT feature, name FROM migrations").fetchall() == [
         ("core", "001_publications.sql"),
         ("playlist", "001_songs.sql"),
+        ("sealing", "001_data_keys.sql"),
     ]
     assert db.execute("SELECT * FROM songs").fetchall() == []
     db.close()
@@ -69,12 +70,14 @@ def test_what_is_due_is_applied_and_returned_once(tmp_path, playlist):
     assert [(row.feature, row.name) for row in store.migrate(settings, [playlist])] == [
         ("core", "001_publications.sql"),
         ("playlist", "001_songs.sql"),
+        ("sealing", "001_data_keys.sql"),
     ]
     assert store.migrate(settings, [playlist]) == []
     (tmp_path / "migrations" / "sqlite" / "002_artists.sql").write_text("CREATE TABLE artists (name TEXT);")
     states = [line.split() for line in store.status(settings, [playlist])]
     assert [(words[0], words[1], words[2]) for words in states] == [
         ("core", "001_publications.sql", "applied"),
+        ("sealing", "001_data_keys.sql", "applied"),
         ("playlist", "001_songs.sql", "applied"),
         ("playlist", "002_artists.sql", "due"),
     ]

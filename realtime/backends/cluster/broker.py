@@ -21,6 +21,7 @@ from realtime.backends.cluster.shares import Shares
 from realtime.backends.cluster.stream import RedisStream
 from realtime.backends.cluster.writer import RETRY_S, Writer
 from realtime.backends.redis_client.contract import Argument, Redis, RedisError
+from realtime.backends.sealing.rooms import RoomSeal, RoomSeals
 from realtime.core.contracts import Clock, Deliver, Lost, Others, Receipt, Stamp, Terms
 from realtime.core.kinds import RoomKind
 from realtime.core.pending import Pending
@@ -52,7 +53,8 @@ class RedisBroker:
     `worker` is this one's id; `history_messages`, `history_bytes`, `recovery_window_s` and `memory_bytes` are
     as of the memory broker, the latter for what is kept here besides. At most `waiting_messages` publications
     of `waiting_bytes` wait for Redis. `opening` asks the store before an epoch of a durable room is opened,
-    and `deepen` adds to its history what the store has. `alive` says whether a worker is in the ring.
+    and `deepen` adds to its history what the store has. `alive` says whether a worker is in the ring. `seals`
+    seal what encrypted rooms publish; without them there are none, and what is sealed is not readable.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class RedisBroker:
         opening: Open | None = None,
         deepen: Deepen | None = None,
         alive: Callable[[str], bool] | None = None,
+        seals: RoomSeals | None = None,
     ) -> None:
         self.redis = redis
         self.stamp = stamp
@@ -87,6 +90,7 @@ class RedisBroker:
         self.opening = opening
         self.deepen = deepen
         self.alive = alive
+        self.seals = seals
         self.gaps = 0  # how often a stream had to stop and ask
         self._clock = clock
         self._history = (history_messages, history_bytes)
@@ -229,7 +233,12 @@ class RedisBroker:
 
     def reader(self, room: RoomId, kind: RoomKind) -> RoomReader:
         """Return what reads the entries of a room that nobody here need be in."""
-        return RoomReader(self, room, RoomNames(self.prefix, room), self.keep_of(kind), _nowhere)
+        names = RoomNames(self.prefix, room)
+        return RoomReader(self, room, names, self.keep_of(kind), _nowhere, self.seal_of(room))
+
+    def seal_of(self, room: RoomId) -> RoomSeal | None:
+        """Return what seals and opens a room's records; None where no worker does."""
+        return None if self.seals is None else self.seals.of(room)
 
     def is_lasting(self, kind: RoomKind) -> bool:
         """Whether a store has what rooms of the kind have published."""

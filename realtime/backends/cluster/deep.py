@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from realtime.backends.cluster.ordering import Entry
 from realtime.backends.kept_order import Placed
 from realtime.core.contracts import Clock, Kept, Page, Position, Row
-from realtime.errors import Unavailable
+from realtime.errors import Unavailable, Unreadable
 from realtime.ids import RoomId
 
 ON_ITS_WAY_MS: Final = 5_000  # a row younger than this is being written by who published it
@@ -55,7 +55,10 @@ class DeepHistory:
         Raises:
             Unavailable: the store gives no answer, or Redis none about a hole.
         """
-        recent = await self._entries.read(room, after, limit)
+        try:
+            recent = await self._entries.read(room, after, limit)
+        except Unreadable:
+            recent = []  # what Redis has was tampered with, or its key is lost; the rows may be whole
         if recent and recent[0][0].offset == after + 1:
             return recent
         return await self._read(after, limit)

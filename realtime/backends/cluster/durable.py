@@ -22,7 +22,7 @@ from realtime.backends.cluster.reader import RoomReader
 from realtime.backends.cluster.stream import RedisStream
 from realtime.backends.groups import Superseded
 from realtime.backends.kept_order import Source
-from realtime.backends.store_postgres import PostgresStore
+from realtime.backends.sealing.store import SharedStore
 from realtime.core.contracts import (
     Clock,
     Deliver,
@@ -68,7 +68,7 @@ class KeepingBroker:
     `ordering` was made with an `Opener` on the same store, and with `deepen`.
     """
 
-    def __init__(self, ordering: RedisBroker, store: PostgresStore, clock: Clock) -> None:
+    def __init__(self, ordering: RedisBroker, store: SharedStore, clock: Clock) -> None:
         self.ordering = ordering
         self.store = store
         self._clock = clock
@@ -281,7 +281,7 @@ class KeepingStream:
         self._inner.close()
 
 
-def deepen(store: PostgresStore, clock: Clock) -> Callable[[RoomId, RoomReader], Source]:
+def deepen(store: SharedStore, clock: Clock) -> Callable[[RoomId, RoomReader], Source]:
     """Return what makes durable rooms' histories whole, as `ordering.Deepen`."""
 
     def deep(room: RoomId, reader: RoomReader) -> Source:

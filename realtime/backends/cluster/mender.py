@@ -24,7 +24,7 @@ from realtime.ids import RoomId
 if TYPE_CHECKING:
     from realtime.backends.cluster.broker import RedisBroker
     from realtime.backends.cluster.pacer import Pacer
-    from realtime.backends.store_postgres import PostgresStore
+    from realtime.backends.sealing.store import SharedStore
 
 log: Final = logging.getLogger("realtime.broker")
 
@@ -45,7 +45,7 @@ class Hole(NamedTuple):
 class Mender:
     """Fills the holes that this worker knows of."""
 
-    def __init__(self, ordering: RedisBroker, store: PostgresStore, clock: Clock, pacer: Pacer) -> None:
+    def __init__(self, ordering: RedisBroker, store: SharedStore, clock: Clock, pacer: Pacer) -> None:
         self.mended = 0
         self._ordering = ordering
         self._store = store

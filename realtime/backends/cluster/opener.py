@@ -9,7 +9,7 @@ from realtime.backends.cluster.names import RoomNames, epoch_number
 from realtime.backends.cluster.ordering import Need, Opening
 from realtime.backends.postgres_rows import Used, Wish
 from realtime.backends.redis_client.contract import Redis, RedisError
-from realtime.backends.store_postgres import PostgresStore
+from realtime.backends.sealing.store import SharedStore
 from realtime.core.contracts import Clock
 from realtime.errors import Unavailable
 
@@ -22,7 +22,7 @@ class Opener:
     """Opens epochs, as `ordering.Open`: asks the store how far it is, tells Redis which keys it has lost."""
 
     def __init__(
-        self, redis: Redis, store: PostgresStore, clock: Clock, *, prefix: str, recovery_window_s: float
+        self, redis: Redis, store: SharedStore, clock: Clock, *, prefix: str, recovery_window_s: float
     ) -> None:
         self._redis = redis
         self._store = store

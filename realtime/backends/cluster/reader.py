@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from realtime.backends.cluster.names import RoomNames, epoch_number, epoch_text
 from realtime.backends.cluster.ordering import Entry
 from realtime.backends.cluster.writer import BLOB_MESSAGES
+from realtime.backends.sealing.rooms import RoomSeal
 from realtime.core.contracts import Page, Position
+from realtime.errors import Unreadable
 from realtime.ids import RoomId
-from realtime.native.blob import count_records, decode_records, pushes_of
+from realtime.native.blob import SealedRecord, count_records, decode_records, pushes_of
 from realtime.native.encode import encode_push, json_string
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ class RoomReader:
     `place` says where the room is; `messages` and `size` are what the kind keeps: Redis may have more.
     """
 
-    __slots__ = ("_broker", "_bytes", "_messages", "_names", "_place", "_room", "_room_json")
+    __slots__ = ("_broker", "_bytes", "_messages", "_names", "_place", "_room", "_room_json", "_seal")
 
     def __init__(
         self,
@@ -54,6 +56,7 @@ class RoomReader:
         names: RoomNames,
         keep: tuple[int, int],
         place: Callable[[], Place],
+        seal: RoomSeal | None = None,
     ) -> None:
         self._broker = broker
         self._names = names
@@ -61,6 +64,7 @@ class RoomReader:
         self._room_json = json_string(room.room)
         self._messages, self._bytes = keep
         self._place = place
+        self._seal = seal
 
     async def runs(self, epoch: int, first: int, last: int | None = None) -> list[Run]:
         """Return some runs of one epoch, oldest first, from the one with offset `first` on; none: none left.
@@ -150,6 +154,13 @@ class RoomReader:
         return found[:limit]
 
     def _entries(self, run: Run, after: int) -> list[Entry]:
+        """Return those above offset `after`; what is sealed and cannot be read is left out."""
+        try:
+            records = list(enumerate(decode_records(run.blob), run.first))
+        except SealedRecord:
+            opened = None if self._seal is None else self._seal.open(run.blob)
+            there = [(at, each) for at, each in enumerate(opened or (), run.first) if each is not None]
+            records = [(at, decode_records(each)[0]) for at, each in there]
         epoch = epoch_text(run.epoch)
         return [
             Entry(
@@ -159,15 +170,22 @@ class RoomReader:
                 None if key is None else key.decode("utf-8", "surrogatepass"),
                 round(datetime.fromisoformat(timestamp.decode()).timestamp() * 1000),
             )
-            for offset, (type, sender, key, timestamp, content) in enumerate(
-                decode_records(run.blob), run.first
-            )
+            for offset, (type, sender, key, timestamp, content) in records
             if offset > after
         ]
 
     def _pushes(self, run: Run, after: int) -> list[tuple[int, bytes]]:
-        """Return (offset, push) of those above offset `after`."""
-        pushes = pushes_of(run.blob, 0, self._room_json, epoch_text(run.epoch), run.first, after)
+        """Return (offset, push) of those above offset `after`. Raises Unreadable: one of them is lost."""
+        blob, epoch = run.blob, epoch_text(run.epoch)
+        try:
+            pushes = pushes_of(blob, 0, self._room_json, epoch, run.first, after)
+        except SealedRecord:
+            if self._seal is None:
+                raise Unreadable(
+                    f"{self._room.room} is sealed, and no encryption keys are configured"
+                ) from None
+            blob = b"".join(self._seal.open_all(blob))
+            pushes = pushes_of(blob, 0, self._room_json, epoch, run.first, after)
         return list(enumerate(pushes, run.last - len(pushes) + 1))
 
     def _lowest(self, place: Place) -> int:
@@ -178,7 +196,10 @@ class RoomReader:
         names = self._names
         entries = await self._broker.ask(names.slot, command, names.stream, start, end, b"COUNT", ENTRIES)
         assert isinstance(entries, list)
-        return [self._run_of(id, fields[-1]) for id, fields in entries]
+        runs = [self._run_of(id, fields[-1]) for id, fields in entries]
+        if self._seal is not None:
+            await self._seal.fetch([run.blob for run in runs])
+        return runs
 
     def _run_of(self, id: bytes, blob: bytes) -> Run:
         matched = _ID.fullmatch(id)

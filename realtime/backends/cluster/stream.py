@@ -21,12 +21,13 @@ from realtime.backends.cluster.reader import Place, RoomReader, Run
 from realtime.backends.cluster.shares import Shares
 from realtime.backends.cluster.writer import RETRY_S, Writer
 from realtime.backends.kept_order import KeptOrder, Source
+from realtime.backends.sealing.box import is_sealed
 from realtime.core.contracts import Deliver, Lost, Others, Page, Position, Receipt, Recovery, Terms
 from realtime.core.kinds import RoomKind
 from realtime.core.pending import Pending
 from realtime.errors import Unavailable
 from realtime.ids import RoomId
-from realtime.native.blob import count_records, pushes_of
+from realtime.native.blob import SealedRecord, count_records, pushes_of
 from realtime.native.encode import json_string
 from realtime.native.sequence import Sequence
 
@@ -75,6 +76,7 @@ class RedisStream:
         "_order",
         "_reader",
         "_room_json",
+        "_seal",
         "_shares",
         "_source",
         "_standing",
@@ -103,7 +105,8 @@ class RedisStream:
         self._deliver = deliver
         self._lost = lost
         self._room_json = json_string(room.room)
-        self._reader = RoomReader(broker, room, writer.names, broker.keep_of(kind), self._place)
+        self._seal = writer.seal
+        self._reader = RoomReader(broker, room, writer.names, broker.keep_of(kind), self._place, self._seal)
         self._source: Source = self._reader
         if broker.deepen is not None and broker.is_lasting(kind):
             self._source = broker.deepen(room, self._reader)
@@ -126,6 +129,8 @@ class RedisStream:
         writer.stream, writer.held = self, True
         broker.time_out(self, self._waiting)
         broker.redis.subscribe(writer.names.channel, self)
+        if self._seal is not None and self._seal.on:
+            self._seal.prepare()
 
     # -- the contract ---------------------------------------------------------------------------------------
 
@@ -156,7 +161,13 @@ class RedisStream:
 
     def signal(self, push: bytes) -> None:
         """Give one push to who is there now, as `Stream.signal`."""
-        names = self._writer.names
+        names, seal = self._writer.names, self._seal
+        if seal is not None and seal.on:
+            try:
+                push = seal.seal_signal(push)
+            except Unavailable as error:
+                log.debug("%s: a signal was lost: %s", self.room.room, error.message)
+                return
         self._broker.redis.send(names.slot, b"SPUBLISH", names.channel, bytes((SIGNAL,)) + push)
 
     def share(self, entry: bytes | None) -> None:
@@ -209,7 +220,7 @@ class RedisStream:
                 _, epoch, first = _RUN.unpack_from(payload)
                 self._take(epoch, first, payload, _RUN.size)
             elif what == SIGNAL:
-                self._give(payload[1:], 0)
+                self._take_signal(payload[1:])
             elif what in (ENTRY, NO_ENTRY):
                 self._shares.on_message(what == ENTRY, payload)
             else:
@@ -297,6 +308,8 @@ class RedisStream:
         """
         for _ in range(ROUNDS):
             self._again = False
+            if self._seal is not None:
+                await self._seal.fetch()
             epoch, offset, start = await self._broker.position(self.room, self._kind, self._writer.names)
             if not self._closed:
                 await self._go_to(epoch, offset, start)
@@ -365,8 +378,8 @@ class RedisStream:
         assert self._order is not None
         if run.first > self._order.offset + 1 and not self._closed:
             await self._pass(run.first - 1)
-        if not self._closed:
-            self._append(run.first, run.blob, 0)
+        if not self._closed and not self._append(run.first, run.blob, 0):
+            raise Unavailable("a data key went while it was needed", retry_after_s=RETRY_S)
 
     async def _pass(self, last: int) -> None:
         """Go on after offset `last`, which Redis does not keep: deliver what the store has, tell the rest."""
@@ -423,19 +436,55 @@ class RedisStream:
     def _take(self, epoch: int, first: int, payload: bytes, start: int) -> None:
         """Take a run of the channel: deliver it where it is next, else find out what is before it."""
         if self._live and self._order is not None:
-            if epoch == self._epoch and first <= self._order.offset + 1:
-                self._append(first, payload, start)
+            next_one = epoch == self._epoch and first <= self._order.offset + 1
+            if next_one and self._append(first, payload, start):
                 return
             self._stop()
         count_records(payload, start)  # what is no blob is not held
         self._hold(epoch, first, payload, start)
 
-    def _append(self, first: int, blob: bytes, start: int) -> None:
-        """Keep and deliver what is not there yet of a run that is next, or has been."""
+    def _take_signal(self, push: bytes) -> None:
+        if is_sealed(push):
+            opened = None if self._seal is None else self._seal.open_signal(push)
+            if opened is None:
+                self._fetch_keys()
+                return
+            push = opened
+        self._give(push, 0)
+
+    def _fetch_keys(self) -> None:
+        """Find out what is lacking for what could not be opened, for what comes next."""
+        if self._seal is not None and self._seal.lacks:
+            self.ask()
+
+    def _append(self, first: int, blob: bytes, start: int) -> bool:
+        """Keep and deliver what is not there yet of a run that is next, or has been; False where a key has to
+        be fetched before.
+        """
         order = self._order
         assert order is not None
-        for push in pushes_of(blob, start, self._room_json, order.epoch, first, order.offset):
+        try:
+            pushes = pushes_of(blob, start, self._room_json, order.epoch, first, order.offset)
+        except SealedRecord:
+            return self._append_sealed(order, first, blob, start)
+        for push in pushes:
             self._append_push(order, push)
+        return True
+
+    def _append_sealed(self, order: KeptOrder, first: int, blob: bytes, start: int) -> bool:
+        """As `_append`. What cannot be read is told as lost: its key is, or it was tampered with."""
+        count = count_records(blob, start)
+        if first + count - 1 <= order.offset:
+            return True  # this worker's own, back over the channel: nothing of it need be opened
+        records = [None] * count if self._seal is None else self._seal.open(blob, start)
+        if records is None:
+            return False
+        for offset, record in enumerate(records, first):
+            if offset > order.offset and record is None:
+                self._lose(offset)
+            elif offset > order.offset and record is not None:
+                self._append_push(order, *pushes_of(record, 0, self._room_json, order.epoch, offset))
+        return True
 
     def _append_push(self, order: KeptOrder, push: bytes) -> None:
         try:
@@ -475,11 +524,11 @@ class RedisStream:
         for at, (epoch, first, payload, start) in enumerate(held):
             if epoch < self._epoch:
                 continue
-            if epoch > self._epoch or first > order.offset + 1:
+            next_one = epoch == self._epoch and first <= order.offset + 1
+            if not next_one or not self._append(first, payload, start):
                 for each in held[at:]:
                     self._hold(*each)
                 return False
-            self._append(first, payload, start)
         return True
 
     # -- answering ------------------------------------------------------------------------------------------

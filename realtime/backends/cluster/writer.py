@@ -56,6 +56,7 @@ class Writer:
         "held",
         "names",
         "room",
+        "seal",
         "stream",
     )
 
@@ -64,6 +65,7 @@ class Writer:
         self.names = RoomNames(broker.prefix, room)
         self.stream: RedisStream | None = None
         self.held = False
+        self.seal = broker.seal_of(room)
         self._room_json = json_string(room.room)
         self._broker = broker
         self._fixed = broker.terms_of(kind)
@@ -161,6 +163,10 @@ class Writer:
 
     def _send(self) -> None:
         batch, names = self._flight, self.names
+        blob = self._blob(batch)
+        if blob is None:
+            self._broker.pacer.add(self._fetch_key, urgent=True)
+            return
         keys: list[Argument] = [names.meta, names.stream]
         terms: list[Argument] = []
         for number, each in enumerate(batch, 1):
@@ -174,12 +180,32 @@ class Writer:
                     b"" if expect is None else expect,
                     b"" if fence is None else fence,
                 )
-        blob = batch[0].record if len(batch) == 1 else b"".join(each.record for each in batch)
         self._broker.redis.send(
             names.slot,
             *(b"FCALL", b"rt1_publish", len(keys), *keys, len(batch), *self._fixed, blob, *terms),
             then=self._on_reply,
         )
+
+    def _blob(self, batch: list[Waiting]) -> bytes | None:
+        """Return what Redis gets, sealed in an encrypted room; None where the key for that is not at hand."""
+        if self.seal is not None and self.seal.on:
+            try:
+                return self.seal.seal(each.record for each in batch)
+            except Unavailable:
+                return None
+        return batch[0].record if len(batch) == 1 else b"".join(each.record for each in batch)
+
+    async def _fetch_key(self) -> None:
+        """Have the key at hand, then send; where there is none, refuse what waits: nothing of it was sent."""
+        assert self.seal is not None
+        try:
+            await self.seal.ready()
+        except Unavailable as error:
+            batch, self._flight = self._flight, []
+            self._settle([(each, error) for each in batch])
+            self.refuse(error)
+        else:
+            self._send()
 
     def _on_reply(self, reply: Any) -> None:
         """Take Redis' word on the blob that was on its way."""
