@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
 
 class Deadlines(Generic[Item]):
-    """Items by the second in which they are due. Nothing is due early, and all of it within a second.
+    """Items by the whole second by which they are due. Nothing is due early, and all of it within a second;
+    what is due at a whole second, as tokens are, with the first look from then on.
 
     An item may wait for several times; a pair of item and time is in it once.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[int, set[Item]] = {}
-        self._looked = 0  # everything that was due before this second has been taken
+        self._looked = 0  # everything that was due by this second has been taken
 
     def __len__(self) -> int:
         """How many different seconds there are."""
@@ -23,11 +25,11 @@ class Deadlines(Generic[Item]):
 
     def add(self, at: float, item: Item) -> None:
         """Have `item` taken once `at` (Unix seconds) has passed; with the next look where it has already."""
-        self._waiting.setdefault(max(int(at), self._looked), set()).add(item)
+        self._waiting.setdefault(max(math.ceil(at), self._looked + 1), set()).add(item)
 
     def discard(self, at: float, item: Item) -> None:
         """Forget it, if it is there."""
-        for second in {int(at), self._looked}:
+        for second in {math.ceil(at), self._looked + 1}:
             items = self._waiting.get(second)
             if items is not None:
                 items.discard(item)
@@ -41,10 +43,11 @@ class Deadlines(Generic[Item]):
         if passed <= 0:  # a clock that was set back: what waits goes on waiting for it
             return []
         # One look a second is the rule. After a leap of the clock what waits is fewer than the seconds.
-        seconds = range(self._looked, second) if passed <= len(self._waiting) else list(self._waiting)
+        few = passed <= len(self._waiting)
+        seconds = range(self._looked + 1, second + 1) if few else list(self._waiting)
         self._looked = second
         due: list[Item] = []
         for each in seconds:
-            if each < second and each in self._waiting:
+            if each <= second and each in self._waiting:
                 due += self._waiting.pop(each)
         return due

@@ -6,6 +6,7 @@ for what may come has none, to cost nothing; here it costs shared numbers for al
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from typing import Final
 
@@ -29,14 +30,14 @@ class SilentTokens:
         self._due: dict[int, int] = {}  # by second: how many end then, or are to be warned
         self._told: set[int] = set()  # ids of silent connections that have been warned
         self._late = False  # somebody has come whose time to be warned was over
-        self._looked = 0  # what was due before this second has been seen to
+        self._looked = 0  # what was due by this second has been seen to
         self._look_at = 0.0
 
     def add(self, identity: Identity) -> None:
         """One more silent connection of `identity`."""
         due = self._due
         for second in self._seconds(identity):
-            if second >= self._looked:
+            if second > self._looked:
                 due[second] = due.get(second, 0) + 1
             else:
                 self._late = True
@@ -44,7 +45,7 @@ class SilentTokens:
     def remove(self, identity: Identity, number: int) -> bool:
         """One less, connection `number`: it has spoken, or is gone. Return whether it has been warned."""
         for second in self._seconds(identity):
-            if second >= self._looked and second in self._due:
+            if second > self._looked and second in self._due:
                 self._due[second] -= 1
                 if not self._due[second]:
                     del self._due[second]
@@ -59,7 +60,7 @@ class SilentTokens:
         if int(now) <= self._looked or started < self._look_at:
             return
         self._looked = int(now)
-        passed = [each for each in self._due if each < self._looked]
+        passed = [each for each in self._due if each <= self._looked]
         if not passed and not self._late:
             return
         self._late = False
@@ -83,5 +84,5 @@ class SilentTokens:
     def _seconds(self, identity: Identity) -> tuple[int, ...]:
         if identity.expires_at is None:
             return ()
-        ends = int(identity.expires_at)
-        return (ends, int(warn_at(identity, self._warning_s))) if self._warning_s else (ends,)
+        ends = math.ceil(identity.expires_at)
+        return (ends, math.ceil(warn_at(identity, self._warning_s))) if self._warning_s else (ends,)

@@ -1,5 +1,6 @@
 """What is due, by the second: against a list of all that was added, with clocks that leap."""
 
+import math
 import random
 
 import pytest
@@ -11,6 +12,9 @@ def test_nothing_is_due_early_and_nothing_later_than_a_second():
     due: Deadlines[str] = Deadlines()
     due.take(100.0)
     due.add(105.4, "a")
+    due.add(105.0, "whole")
+    assert due.take(104.9) == []
+    assert due.take(105.0) == ["whole"]
     assert due.take(105.9) == []
     assert due.take(106.0) == ["a"]
     assert due.take(107.0) == []
@@ -55,7 +59,7 @@ def test_it_finds_what_a_list_finds(seed: int):
             assert found == []
             continue
         taken = int(now)
-        expected = [each for each, when in waiting.items() if int(when) < taken]
+        expected = [each for each, when in waiting.items() if math.ceil(when) <= taken]
         assert sorted(found) == sorted(expected)
         for each in found:
             del waiting[each]
