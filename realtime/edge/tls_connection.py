@@ -204,7 +204,7 @@ class TlsConnection(ForeignConnection, asyncio.Protocol):
             return
         self._hub.counts["messages_in"] += 1
         if self._echo:
-            self._transport.write(encode(opcode, payload))
+            self._transport.write(b"".join([*self._take_pongs(), encode(opcode, payload)]))
         elif (opcode == BINARY) != self.binary:
             self._fail(CloseCode.UNSUPPORTED_DATA, "text or binary frames, as the subprotocol says")
         else:
@@ -267,8 +267,7 @@ class TlsConnection(ForeignConnection, asyncio.Protocol):
 
     def _collect(self) -> tuple[list[bytes], bool]:
         """Take frames off the outbox; True with them where more is there."""
-        pieces = [encode(PONG, payload) for payload in self._pongs]
-        self._pongs.clear()
+        pieces = self._take_pongs()
         size = 0
         while size < WRITE_BYTES:
             taken = self._next()
@@ -279,6 +278,12 @@ class TlsConnection(ForeignConnection, asyncio.Protocol):
             pieces.append(frame)
             size += len(frame)
         return pieces, True
+
+    def _take_pongs(self) -> list[bytes]:
+        """What answers the pings that have come; it goes before what was asked behind them."""
+        pongs = [encode(PONG, payload) for payload in self._pongs]
+        self._pongs.clear()
+        return pongs
 
     def _last_words(self) -> list[bytes]:
         """The close frame, ours or the answer to the peer's. Once."""
