@@ -3,7 +3,7 @@
 Record = tuple[str, bytes | None, bytes | None, bytes, bytes]
 """(type, sender, key, timestamp, content)"""
 
-class SealedRecord(ValueError):
+class SealedRecord(ValueError):  # noqa: N818 - what it is
     """A record has to be opened before anything of it can be read."""
 
 def encode_record(
