@@ -9,7 +9,7 @@ class CidrList:
 
     def __len__(self) -> int: ...
     def add(self, network: str, value: int) -> None:
-        """Add a network. Raises ValueError with what is wrong: bits behind the prefix, a zone id, nonsense."""
+        """Add a network. Raises ValueError with what is wrong: bits behind the prefix, nonsense."""
     def add_lines(self, lines: bytes, value: int) -> None:
         """Add one network a line; # begins a comment. Raises ValueError as `add`, with the line's number."""
     def table(self) -> CidrTable:

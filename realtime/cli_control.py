@@ -177,14 +177,15 @@ def _add_revoke(commands: Any) -> tuple[argparse.ArgumentParser, Run]:
     parser = commands.add_parser(
         "revoke",
         help="refuse tokens, and close the connections that they opened",
-        description="Refuse one token, or all those of a user that were issued before now, on all workers, "
-        "and print until when (Unix seconds).",
+        description="Refuse one token, or all those of a user or of a tenant that were issued before now, on "
+        "all workers, and print until when (Unix seconds).",
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--user", help="all tokens of this user so far")
     which.add_argument("--jti", metavar="ID", help="the one token of this id")
+    which.add_argument("--everybody", action="store_true", help="all tokens of the tenant so far")
     parser.add_argument(
-        "--issued-before", type=float, metavar="UNIX", help="with --user: only older ones (default: now)"
+        "--issued-before", type=float, metavar="UNIX", help="not with --jti: only older ones (default: now)"
     )
     parser.add_argument(
         "--keep",
@@ -201,6 +202,7 @@ async def _revoke(publisher: Publisher, parsed: argparse.Namespace) -> None:
         tenant=parsed.tenant,
         user=parsed.user,
         token_id=parsed.jti,
+        everybody=parsed.everybody,
         issued_before=parsed.issued_before,
         **keep,
     )

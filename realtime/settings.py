@@ -462,7 +462,7 @@ class Settings(SecuritySettings, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def open_mode(self) -> bool:
-        """No key is configured: everybody may connect, as whoever they say. Development only."""
+        """No secret is set: unless the policy names issuers, everybody may connect, as whoever they say."""
         return not self.jwt_secret
 
     @property

@@ -192,7 +192,7 @@ class Talk:
     async def visit(self, where: str, url: str, *messages: str, **how: object) -> None:
         """Connect, say something, and listen until the server closes, or nothing more has to be said."""
         try:
-            async with connect(url, **how) as ws:
+            async with connect(url, origin=ORIGIN, **how) as ws:
                 with contextlib.suppress(ConnectionClosed):
                     for message in (*messages, '{"type":"ping","id":"the end"}'):
                         await ws.send(message)
@@ -235,8 +235,8 @@ async def provoke(sieve: Sieve, server: Server, key: str) -> None:
             url = f"{server.ws_url}{path}"
             await talk.visit(f"by header, {how}", url, additional_headers=bearer(text))
             await talk.visit(f"by query, {how}", f"{url}?token={quote(text)}")
-            cookie = {"Cookie": f"session={text.encode().hex() if not text.isascii() else text}"}
-            await talk.visit(f"by cookie, {how}", url, additional_headers=cookie, origin=ORIGIN)
+            cookie = {"Cookie": f"session={text}"}
+            await talk.visit(f"by cookie, {how}", url, additional_headers=cookie)
             first = json.dumps({"type": "connect", "id": 1, "content": {"token": text}})
             await talk.visit(f"by first message, {how}", url, first, subprotocols=[JSON])
             if not set(text) & set("+/%= "):
@@ -278,7 +278,10 @@ async def test_a_server_alone_lets_nothing_out(serve, sieve: Sieve, tmp_path: Pa
         log_level="debug",
         log_format=log_format,
         allow_query_token="true",
-        **({"token_cookie": "session", "allowed_origins": ORIGIN} if "token_cookie" in KNOBS else {}),
+        token_cookie="session",
+        allowed_origins=ORIGIN,
+        audit_path=str(tmp_path / "audit.sqlite"),
+        penalty_threshold=0,  # so many bad tokens would be punished, and the rest not looked at
         max_connections_per_user=1000,
         handshake_timeout_s=0.5,
         sqlite_path=str(tmp_path / "rooms.sqlite"),
@@ -290,6 +293,13 @@ async def test_a_server_alone_lets_nothing_out(serve, sieve: Sieve, tmp_path: Pa
     os.kill(server.pid, 1)
     await asyncio.to_thread(server.wait_for_line, "reload refused")
     await asyncio.to_thread(server.stop)
+    environ = {"REALTIME_AUDIT_PATH": str(tmp_path / "audit.sqlite"), "REALTIME_SQLITE_PATH": ""}
+    environ["REALTIME_AUDIT_KEY"] = settings["audit_key"]
+    for command in (["show"], ["export"], ["export", "--format", "csv"], ["export", "--proofs"], ["verify"]):
+        done = realtime("audit", *command, **environ)
+        assert done.returncode == 0, done.stderr
+        sieve.look(f"audit {command}", done.stdout + done.stderr)
+    sieve.look("the file of the audit log", (tmp_path / "audit.sqlite").read_bytes())
     sieve.look("the log", server.whole_log())
     assert "Traceback" in server.whole_log(), "no handler failed: nothing was provoked"
     assert len(sieve.looked) > 30
@@ -310,7 +320,9 @@ async def test_workers_of_a_cluster_let_nothing_out(serve, sieve: Sieve, own_red
         log_level="debug",
         allow_query_token="true",
         handshake_timeout_s=0.5,
-        **({"token_cookie": "session", "allowed_origins": ORIGIN} if "token_cookie" in KNOBS else {}),
+        token_cookie="session",
+        allowed_origins=ORIGIN,
+        penalty_threshold=0,
     )
     server.may_log_tracebacks = True
     await provoke(sieve, server, settings["jwt_secret"])

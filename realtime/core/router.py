@@ -10,7 +10,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
-from realtime.core.contracts import Receipt
+from realtime.core.audit import NO_AUDITOR, NO_TENANT, Action, Auditor, Event, Outcome
+from realtime.core.auth import Identity
+from realtime.core.contracts import Connection, Receipt
 from realtime.core.limits import LIMITS, Limits, Meters, rate_limited
 from realtime.core.pending import Owed
 from realtime.core.session import Handlers, Session
@@ -39,7 +41,8 @@ QUOTED_CHARS_MAX: Final = 64  # of a peer's own words in an error
 class Router:
     """Answers for all messages that the relay does not take to a handler by itself."""
 
-    def __init__(self, meters: Meters, limits: Limits, spawn: Spawn) -> None:
+    def __init__(self, meters: Meters, limits: Limits, spawn: Spawn, audit: Auditor = NO_AUDITOR) -> None:
+        self._audit = audit
         self._backlog_messages = limits.backlog_messages
         self._errors_per_second = limits.errors_per_second
         self._count_error = meters.count_error
@@ -115,6 +118,7 @@ class Router:
         if error.retryable:
             code, name = error.close_code, error.code
         session.close(code, close_reason(name, limit="errors_per_second", allowed=self._errors_per_second))
+        self._audit.record(limit_exceeded(session.identity, session.connection, "errors_per_second", code))
         return False
 
     @property
@@ -161,6 +165,19 @@ class Router:
             await outcome
         except Exception as error:  # whatever it is, it is this message's alone
             self.fail(session, message, error, taken=True)
+
+
+def limit_exceeded(identity: Identity | None, connection: Connection, limit: str, code: int) -> Event:
+    """Return the event that a connection ends over a limit."""
+    return Event(
+        tenant=NO_TENANT if identity is None else identity.tenant,
+        action=Action.LIMIT,
+        outcome=Outcome.DENIED,
+        actor="" if identity is None else identity.user,
+        source=connection.address,
+        target=limit,
+        detail={"code": int(code)},
+    )
 
 
 def error_reason(error: RealtimeError) -> bytes:

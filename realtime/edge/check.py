@@ -46,6 +46,7 @@ def findings(loaded: Loaded) -> Iterator[Finding]:
         yield _features()
         yield _policy(settings)
         yield _store(settings)
+        yield _audit(settings)
         yield _workers(settings)
     yield _files(settings)
     yield _port(settings)
@@ -101,6 +102,16 @@ def _store(settings: Settings) -> Finding:
         return Finding(False, f"store: {error.message}")
     none = text.startswith("none")
     return Finding(True, f"store: {text}", warning=none)
+
+
+def _audit(settings: Settings) -> Finding:
+    from realtime.edge import audit  # not at the top: as the features
+
+    try:
+        text = audit.finding(settings)
+    except StartupError as error:
+        return Finding(False, f"audit log: {error.message}")
+    return Finding(True, f"audit log: {text}", warning=text.startswith("none"))
 
 
 def _workers(settings: Settings) -> Finding:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from realtime.backends.audit_keeper import AuditKeeper
 from realtime.backends.broker_durable import DurableBroker
 from realtime.backends.broker_memory import MemoryBroker
-from realtime.core.audit import NO_AUDITOR
+from realtime.core.audit import NO_AUDITOR, Auditor
 from realtime.core.contracts import Broker, Clock, Stamp, Store
 from realtime.core.core import Core
 from realtime.core.room_rules import RoomRules
@@ -16,18 +17,21 @@ from realtime.settings import Settings
 
 
 class Embedded:
-    """A `Foundation` in one process: rooms in memory, durable ones on `store`, which it closes."""
+    """A `Foundation` in one process: rooms in memory, durable ones on `store`. It closes what it is given."""
 
     worker: Final = ""
     cluster: Final = None
     whereabouts: Final = None
     revocations: Final = None
-    audit: Final = NO_AUDITOR
 
-    def __init__(self, settings: Settings, clock: Clock, store: Store | None) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, store: Store | None, keeper: AuditKeeper | None = None
+    ) -> None:
         self._settings = settings
         self._clock = clock
         self._store = store
+        self._keeper = keeper
+        self.audit: Auditor = keeper or NO_AUDITOR
         self.node = node_name(settings)
 
     def broker(self, stamp: Stamp, rules: RoomRules) -> Broker:
@@ -59,17 +63,21 @@ class Embedded:
 
     def tick(self) -> None:
         """See `Foundation`."""
+        if self._keeper is not None:
+            self._keeper.tick()
 
     def checks(self) -> dict[str, str]:
         """See `Foundation`. The broker is in this process: it answers as long as we do."""
         checks = {"broker": "ok"}
         if self._store is not None:
             checks["store"] = "ok" if self._store.ok else "failing"
+        if self._keeper is not None:
+            checks["audit"] = "ok" if self._keeper.ok else "failing"
         return checks
 
     def stats(self) -> Mapping[str, int]:
         """See `Foundation`."""
-        return {}
+        return {} if self._keeper is None else self._keeper.stats()
 
     async def leave(self) -> None:
         """See `Foundation`."""
@@ -78,3 +86,5 @@ class Embedded:
         """See `Foundation`."""
         if self._store is not None:
             await self._store.close()
+        if self._keeper is not None:  # last: the others may still have something to tell
+            await self._keeper.close()

@@ -105,10 +105,10 @@ class ForeignConnection:
             self._deadline = None
 
     def belong(self, user_key: int) -> None:
-        """Belong to a user until it is gone."""
-        if self._user_key == 0:
+        """Belong to a user until it is gone; no more to whom it belonged before."""
+        if self._user_key != user_key:
+            self._hub.list_under(user_key, self, self._user_key)
             self._user_key = user_key
-            self._hub.list_under(user_key, self)
 
     def join(self, log: ForeignLog) -> None:
         """Become a member of `log`: everything appended from now on. Idempotent."""

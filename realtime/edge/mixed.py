@@ -94,15 +94,19 @@ class MixedHub(Hub):
     def drop(self, connection: Foreign, user_key: int) -> None:
         """Forget a connection that is gone; `user_key` is whose it was, 0 nobody's."""
         del self._foreign[connection.id]
+        self._unlist(user_key, connection)
+
+    def list_under(self, user_key: int, connection: Foreign, former_key: int = 0) -> None:
+        """Have `connections_of(user_key)` find it, and not that of `former_key` any more."""
+        self._unlist(former_key, connection)
+        self._by_user.setdefault(user_key, []).append(connection)
+
+    def _unlist(self, user_key: int, connection: Foreign) -> None:
         if user_key:
             theirs = self._by_user[user_key]
             theirs.remove(connection)
             if not theirs:
                 del self._by_user[user_key]
-
-    def list_under(self, user_key: int, connection: Foreign) -> None:
-        """Have `connections_of(user_key)` find it. Once per connection."""
-        self._by_user.setdefault(user_key, []).append(connection)
 
     def room(
         self,

@@ -61,6 +61,10 @@ HUB_GAUGES: Final = {
 CORE_COUNTERS: Final = {
     "errors": ("errors_total", "Messages answered with an error."),
     "failures": ("handler_failures_total", "Handlers that failed over our own mistakes."),
+    "denied": (
+        "denied_total",
+        "Requests that the rules, or a room's kind, did not allow, and members put out.",
+    ),
 }
 CORE_GAUGES: Final = {
     "sessions": ("sessions", "Connections that have spoken."),
@@ -68,10 +72,19 @@ CORE_GAUGES: Final = {
     "rooms": ("rooms", "Rooms with members here."),
     "passive_members": ("passive_members", "Members that get counts instead of messages, in each room."),
     "lingering_users": ("lingering_users", "Users without a connection who may come back, in each room."),
+    "room_token_sessions": ("room_token_sessions", "Connections that are in private rooms."),
     "acks_owed": ("acks_owed", "Publications received whose commit is waited for."),
 }
 # What backends count, `_total` for a counter; which of it there is depends on what the server stands on.
 BACKEND_HELP: Final = {
+    "audit_coalesced_total": "Audit events that became part of another one's count.",
+    "audit_dropped_total": "Audit entries dropped for their age.",
+    "audit_entries_total": "Audit entries kept.",
+    "audit_events_total": "Events that the audit log was told of.",
+    "audit_groups_total": "Groups of audit entries committed.",
+    "audit_lost_total": "Audit events that could not be kept.",
+    "audit_ok": "1 while the audit log takes entries, 0 while it fails.",
+    "audit_queued_entries": "Audit entries that wait to be committed.",
     "broker_failures_total": "Times that a durable room had to look what the store has kept.",
     "store_failed_rows_total": "Rows that the store gave up.",
     "store_refused_rows_total": "Rows that came too late: their room had gone on in a later epoch.",
@@ -88,6 +101,9 @@ BACKEND_HELP: Final = {
     "broker_waiting": "Publications that wait for their rooms to be loaded.",
     "geo_failures_total": "Look-ups that found the database of countries broken.",
     "geo_ok": "1 while the database of countries answers, 0 while it does not.",
+    "token_key_fetches_total": "Times that issuers were asked for their keys.",
+    "token_key_failures_total": "Of these those that brought none.",
+    "tokens_remembered": "Verified tokens in memory, room tokens included.",
     "store_ok": "1 while the store takes rows, 0 while it fails.",
     "store_queued_bytes": "Bytes that wait to be committed.",
     "store_queued_rows": "Rows that wait to be committed.",

@@ -33,6 +33,8 @@ EVENTS_A_TURN: Final = (
 )
 WRITE_BYTES: Final = 64 * KB  # of one write; the rest follows in the next turn
 TRANSPORT_BYTES: Final = 64 * KB  # what the transport may hold before it says so
+# Answers to pings that may wait for a peer that does not read: only the latest needs one (RFC 6455, 5.5.3).
+PONGS_MAX: Final = 64
 NO_HEARTBEAT: Final = close_reason("no_heartbeat")
 FAILURES: Final = {1002: "not as RFC 6455 has it", 1007: "text is not UTF-8, or no sound data"}
 
@@ -72,7 +74,7 @@ class TlsConnection(ForeignConnection, asyncio.Protocol):
         self._flush_due = False
         self._writing_paused = False
         self._reading_paused = False
-        self._pong: bytes | None = None  # only the latest ping needs an answer (RFC 6455, 5.5.3)
+        self._pongs: deque[bytes] = deque(maxlen=PONGS_MAX)
         self._close_sent = False
         self._peer_code = 0  # of the peer's close frame
         self._heard_at = self._loop.time()
@@ -183,7 +185,7 @@ class TlsConnection(ForeignConnection, asyncio.Protocol):
             case Ping(payload=payload):
                 self._hub.counts["pings_in"] += 1
                 if self._may(len(payload)):
-                    self._pong = payload
+                    self._pongs.append(payload)
                     self._wake()
             case Pong(payload=payload):
                 self._hub.counts["pongs_in"] += 1
@@ -202,7 +204,7 @@ class TlsConnection(ForeignConnection, asyncio.Protocol):
             return
         self._hub.counts["messages_in"] += 1
         if self._echo:
-            self._transport.write(encode(opcode, payload))
+            self._transport.write(b"".join([*self._take_pongs(), encode(opcode, payload)]))
         elif (opcode == BINARY) != self.binary:
             self._fail(CloseCode.UNSUPPORTED_DATA, "text or binary frames, as the subprotocol says")
         else:
@@ -265,11 +267,8 @@ class TlsConnection(ForeignConnection, asyncio.Protocol):
 
     def _collect(self) -> tuple[list[bytes], bool]:
         """Take frames off the outbox; True with them where more is there."""
-        pieces: list[bytes] = []
+        pieces = self._take_pongs()
         size = 0
-        if self._pong is not None:
-            pieces.append(encode(PONG, self._pong))
-            self._pong = None
         while size < WRITE_BYTES:
             taken = self._next()
             if taken is None:
@@ -279,6 +278,12 @@ class TlsConnection(ForeignConnection, asyncio.Protocol):
             pieces.append(frame)
             size += len(frame)
         return pieces, True
+
+    def _take_pongs(self) -> list[bytes]:
+        """What answers the pings that have come; it goes before what was asked behind them."""
+        pongs = [encode(PONG, payload) for payload in self._pongs]
+        self._pongs.clear()
+        return pongs
 
     def _last_words(self) -> list[bytes]:
         """The close frame, ours or the answer to the peer's. Once."""

@@ -14,35 +14,38 @@ from functools import partial
 from typing import Any, Final
 
 from realtime import __version__
-from realtime.backends.auth_jwt import JwtAuthenticator
+from realtime.backends.auth.authenticator import TokenAuthenticator, authenticator_of
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.catalog import Catalog
 from realtime.core.contracts import Clock, Connection
 from realtime.core.core import Core
 from realtime.core.limits import Limits, rate_limited
 from realtime.core.room_rules import RoomRules
+from realtime.core.router import limit_exceeded
 from realtime.core.session import Session
+from realtime.core.users import identity_of
 from realtime.edge import metrics
 from realtime.edge.doorkeeper import Doorkeeper
 from realtime.edge.drain import drain, rebalance_reason
 from realtime.edge.expiry import SilentTokens
 from realtime.edge.foundation import Foundation
-from realtime.edge.gate import Gate, Guest, Pending, State
+from realtime.edge.gate import Deferred, Gate, Guest, Pending, State
 from realtime.edge.guard import Guard
 from realtime.edge.http import Handler, HttpServer, Routes, upgrade_required
 from realtime.edge.network import NetworkRules
 from realtime.edge.pages import Report, system_routes, web_routes
-from realtime.edge.policies import Policies
+from realtime.edge.policies import Commit, Policies
 from realtime.edge.shared_penalties import SharedPenalties
 from realtime.edge.telemetry import LoopLag, worker_metrics
 from realtime.edge.welcome import Welcome
-from realtime.errors import CloseCode
+from realtime.errors import CloseCode, SettingsError
 from realtime.features import discover
 from realtime.ids import UserId
 from realtime.native.encode import json_string
 from realtime.native.envelope import scan, scan_msgpack
 from realtime.native.hub import Hub
-from realtime.protocol.closing import close_reason, is_for_good
+from realtime.policy import Policy
+from realtime.protocol.closing import is_for_good
 from realtime.settings import Settings
 
 log: Final = logging.getLogger("realtime.edge")
@@ -77,14 +80,13 @@ class Worker:
         self._foundation = foundation
         self._node = foundation.node
         self._tasks: set[asyncio.Task[None]] = set()
-        self._silent = SilentTokens()
         self._lag = LoopLag()
         self._ticker: asyncio.TimerHandle | None = None
         self._listening: socket.socket | None = None
         self._audit = foundation.audit
         self._policies = Policies(settings, self._audit)
         self._rules = RoomRules()
-        authenticator = _authenticator(settings)
+        self._authenticator = authenticator = _authenticator(settings, self._policies.current, clock)
         self._gate = Gate(settings, authenticator, self._audit)
         self.doorkeeper = Doorkeeper(clock, self._audit)
         self.guard = Guard(settings, clock, self._audit)
@@ -95,7 +97,8 @@ class Worker:
         self.core = self._make_core(authenticator)
         SharedPenalties(self.guard, self.core.cluster)
         self.hub.deliver_to(self.core.receive)  # no Python of ours between them: it is the hot path
-        self._gate.open(self.core, self._welcome, self._silent)
+        self._silent = SilentTokens(clock, self.core.token_audit, settings.token_warning_s)
+        self._gate.open(self.core, self._welcome, self._silent, self._defer)
         self._http = self._make_http()
         self._network = NetworkRules(
             self.hub,
@@ -115,6 +118,16 @@ class Worker:
     def _follow_policy(self) -> None:
         self._policies.follow(lambda policy: partial(self._rules.replace, policy.rooms))
         self._policies.follow(self._network.prepare)
+        self._policies.follow(self._prepare_issuers)
+        # Last: it looks at who is in rooms, by all that holds then.
+        self._policies.follow(lambda policy: self.core.prepare_access(policy.access))
+
+    def _prepare_issuers(self, policy: Policy) -> Commit:
+        if self._authenticator is not None:
+            return self._authenticator.prepare(policy)
+        if policy.issuers:
+            raise SettingsError("policy: issuers: this server began open, and stays so until it is restarted")
+        return lambda: None
 
     def start(self, listening: socket.socket | None, admin: socket.socket | None = None) -> None:
         """Serve on a listening socket, which is the worker's from here on; without one it accepts nobody.
@@ -150,6 +163,8 @@ class Worker:
             self._ticker.cancel()
         self._loop.remove_reader(self.hub.fileno())
         self._http.close()
+        if self._authenticator is not None:
+            self._authenticator.close()
 
     def _stop_listening(self) -> None:
         if self._listening is not None:
@@ -180,25 +195,46 @@ class Worker:
             return state
         if isinstance(state, Pending):
             session = self.core.connect(connection, None, state.user)
+        elif isinstance(state, Deferred):
+            session = self.core.connect_later(connection, state.take(), state.user, state.carrier)
         elif isinstance(state, Guest):
             identity = Identity(UserId(self._welcome.guest_name(connection.id)))
             self.core.admit(identity)
             session = self.core.connect(connection, identity)
         else:
             assert isinstance(state, Identity)  # the hub answers an Echo by itself
-            self._silent.remove(state)
-            session = self.core.connect(connection, state)
+            warned = self._silent.remove(state, connection.id)
+            session = self.core.connect(connection, state, warned=warned)
         return session
 
+    def _defer(self, state: Deferred) -> None:
+        """See to a connection whose token waits for a key, as soon as the hub has let it in."""
+        self._loop.call_soon(self._begin_deferred, state)
+
+    def _begin_deferred(self, state: Deferred) -> None:
+        if state.taken:
+            return  # its first message has come already
+        for connection in self.hub.connections_of(state.key):
+            if connection.state is state:
+                self._session(state, connection)
+                return
+        abandoned = state.take()  # it is gone before it was there
+        if isinstance(abandoned, Coroutine):
+            abandoned.close()
+
     def _on_close(self, state: State, code: int, reason: bytes, clean: bool) -> None:
-        self._forget(state, self.hub.current().id, code)
+        connection = self.hub.current()
+        if code == CloseCode.SLOW_CONSUMER and not clean:  # the peer's own word for it would be clean
+            who = identity_of(connection)
+            self._audit.record(limit_exceeded(who, connection, "room_lag_limit", code))
+        self._forget(state, connection.id, code)
 
     def _forget(self, state: State, number: int, code: int) -> None:
         """Let the core know that connection `number` is gone, closed with `code`."""
         if isinstance(state, Session):
             self.core.disconnect(state, for_good=is_for_good(code))
         elif isinstance(state, Identity):
-            self._silent.remove(state)
+            self._silent.remove(state, number)
             self.core.release(state, number)
 
     def _on_wake(self, delay_s: float) -> None:
@@ -226,20 +262,9 @@ class Worker:
         self._network.tick()
         self.guard.tick()
         self._foundation.tick()
-        now = self._clock.time()
-        if self._silent.due(now):
-            self._expire_silent(now)
-
-    def _expire_silent(self, now: float) -> None:
-        reason = close_reason("token_expired")
-        for connection in self.hub.connections():
-            identity = connection.state
-            if (
-                isinstance(identity, Identity)
-                and identity.expires_at is not None
-                and identity.expires_at <= now
-            ):
-                connection.close(CloseCode.TOKEN_EXPIRED, reason)
+        self._silent.tick(self.hub.connections)
+        if self._authenticator is not None:
+            self._authenticator.tick()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coroutine)
@@ -302,6 +327,7 @@ class Worker:
             revocations=self._foundation.revocations,
             rules=self._rules,
             audit=self._audit,
+            token_warning_s=self._settings.token_warning_s,
         )
 
     def _greet(self, number: int, identity: Identity) -> bytes:
@@ -338,12 +364,16 @@ class Worker:
         checks = {"listener": listener, **self._network.checks(), **self._foundation.checks()}
         return Report(all(state == "ok" for state in checks.values()), {"checks": checks})
 
+    def _token_stats(self) -> Mapping[str, int]:
+        return {} if self._authenticator is None else self._authenticator.stats()
+
     def _stats(self) -> Mapping[str, int]:
         return {
             **self.core.stats(),
             **self._foundation.stats(),
             **self._network.stats(),
             **self.guard.stats(),
+            **self._token_stats(),
         }
 
     def _render_metrics(self) -> bytes:
@@ -367,14 +397,17 @@ class Worker:
         )
 
 
-def _authenticator(settings: Settings) -> Authenticator | None:
-    if settings.open_mode:
+def _authenticator(settings: Settings, policy: Policy, clock: Clock) -> TokenAuthenticator | None:
+    """Return what judges tokens; None in open mode. The issuers of the policy are prepared with it later."""
+    if settings.open_mode and not policy.issuers:
         return None
-    return JwtAuthenticator(
-        settings.jwt_secret,
-        algorithms=settings.jwt_algorithms,
+    return authenticator_of(
+        (settings.jwt_secret, *settings.jwt_previous_secrets) if settings.jwt_secret else (),
+        settings.jwt_algorithms,
+        audiences=settings.jwt_audiences,
         leeway_s=settings.jwt_leeway_s,
         cache_tokens=settings.jwt_cache_tokens,
+        clock=clock,
     )
 
 

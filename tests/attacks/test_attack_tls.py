@@ -247,8 +247,15 @@ def test_who_offends_by_tls_is_kept_out_of_both_ports(fortified):
         other.is_served()
 
 
-def test_many_pings_get_one_answer_at_a_time(fortified):
-    """Who pings and reads nothing has one pong waiting, not one for each."""
+def test_a_ping_between_fragments_is_answered_before_the_message(fortified):
+    _, target = fortified(echo_path="/echo")
+    with Peer(target).upgrade("/echo") as peer:
+        peer.send(frame(TEXT, b"a", fin=False) + frame(PING, b"p") + frame(0, b"b"))
+        assert [peer.read_frame().payload for _ in range(2)] == [b"p", b"ab"]
+
+
+def test_pongs_that_nobody_reads_do_not_pile_up(fortified):
+    """Who pings and reads nothing has some pongs waiting, not one for each."""
     server, target = fortified(control_frames_per_second=0)
     before = resident_mb(server.pid)
     with Peer(target, receive_buffer_bytes=4096).upgrade() as peer, Bystander(target) as other:

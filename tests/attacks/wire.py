@@ -202,6 +202,10 @@ class Peer:
         assert response.header("Sec-WebSocket-Accept") == ACCEPT
         return self
 
+    def upgrade_with(self, *headers: str) -> Response:
+        """Ask for an upgrade of the plain path with more headers, and return the answer, whatever it is."""
+        return self.send(upgrade_request("/ws", *headers)).read_response()
+
     def join(self, room: str) -> Self:
         """Join a room of the protocol and wait until that is so."""
         self.send(message(json.dumps({"type": "join", "id": "j", "room": room})))

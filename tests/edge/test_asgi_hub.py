@@ -20,7 +20,7 @@ ROOM = "chat:lobby"
 
 def settings_of(**settings):
     """Without a store, unless the test names one."""
-    return Settings(**{"port": 0, "sqlite_path": "", "presence_grace_s": 0, **settings})
+    return Settings(**{"port": 0, "sqlite_path": "", "audit_path": "", "presence_grace_s": 0, **settings})
 
 
 @contextlib.asynccontextmanager
