@@ -271,7 +271,7 @@ class Gate:
         Origin that is listed there is none. `null` is what any page can have: it is no one's.
         """
         origin = handshake.header("origin")
-        # Without a list nobody is on it, and whom `origin_missing` lets in is not a page of ours either.
+        # An empty list lists nobody, and whom `origin_missing` lets in is not a page of ours either.
         if origin is None or origin == "null" or origin not in self._origins:
             return None
         values = [
