@@ -108,11 +108,17 @@ def line(way: str, runs: Sequence[Result], plain: Sequence[Result]) -> str:
         f"{report.scaled(statistics.median(rates)):>6} acked/s  "
         f"p50 {statistics.median(run.p50_ms for run in runs):6.2f} ms  "
         f"p99 {statistics.median(run.p99_ms for run in runs):6.2f} ms  "
-        f"server {statistics.median(run.server_cpu_share for run in runs):4.0%}"
+        f"{statistics.median(map(cpu_us, runs)):5.1f} us CPU"
     )
     if way != "plain":
-        text += f"  x{report.ratio(rates, [run.per_s for run in plain])[0]:.2f} of plain"
+        more = statistics.median(cpu_us(run) - cpu_us(bare) for run, bare in zip(runs, plain, strict=True))
+        text += f" {more:+.1f}  x{report.ratio(rates, [run.per_s for run in plain])[0]:.2f} of plain"
     return report.row("", way, text, rates)
+
+
+def cpu_us(run: Result) -> float:
+    """Return microseconds of the server's processor time a publication: steady where rates are not."""
+    return run.server_cpu_share / run.per_s * 1e6 if run.per_s else 0.0
 
 
 def boxes(seconds: float) -> dict[int, tuple[float, float]]:
