@@ -15,6 +15,7 @@ from typing import Any, Final
 from realtime.backends.cluster import library, redis_ring
 from realtime.backends.cluster.broker import RedisBroker
 from realtime.backends.cluster.durable import KeepingBroker, deepen
+from realtime.backends.cluster.headcount import RedisHeadcount
 from realtime.backends.cluster.opener import Opener
 from realtime.backends.cluster.redis_ring import RedisRing, new_worker_id
 from realtime.backends.cluster.revocations import RedisRevocations
@@ -76,6 +77,7 @@ class Clustered:
             limit=settings.max_connections_per_user,
             policy=settings.connection_limit_policy,
         )
+        self.headcount = RedisHeadcount(redis, self.cluster, prefix=prefix)
         self.revocations = RedisRevocations(redis, prefix=prefix, spawn=self._spawn)
 
     def broker(self, stamp: Stamp, rules: RoomRules) -> Broker:

@@ -22,6 +22,7 @@ class Embedded:
     cluster: Final = None
     whereabouts: Final = None
     revocations: Final = None
+    headcount: Final = None
     audit: Final = NO_AUDITOR
 
     def __init__(self, settings: Settings, clock: Clock, store: Store | None) -> None:
