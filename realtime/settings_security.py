@@ -52,7 +52,8 @@ class SecuritySettings(ClusterSettings, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=1 << 50,
-            description="Bytes of durable publications that are kept of a tenant; 0: no limit, and not counted.",
+            description="Bytes of durable publications that are kept of a tenant; 0: no limit, "
+            "and not counted.",
             extra=Bytes,
         ),
     ] = 0

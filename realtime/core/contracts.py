@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
-from realtime.ids import RoomId
+from realtime.ids import RoomId, TenantId
 from realtime.native.sequence import Sequence
 
 if TYPE_CHECKING:
@@ -247,6 +247,13 @@ class Store(Protocol):
 
         Raises:
             StartupError: a file that was applied has changed since, or the database is newer than we are.
+        """
+        ...
+
+    async def usage(self, tenants: list[TenantId] | None) -> dict[TenantId, int]:
+        """Return how many bytes are kept of `tenants`, on None of all; who has nothing may be missing.
+
+        The migrations of `storage_usage` have to be there.
         """
         ...
 

@@ -127,12 +127,7 @@ class Core:
         self.notifications = NotificationManager(users, fanout, limits, cluster, whereabouts)
         self.control = Control(users, fanout, self._membership, revoked, clock, cluster, revocations)
         self._outside = Outside(catalog, self._membership, publisher.publish_to, cluster, limits)
-        if whereabouts is not None:
-            whereabouts.open(users.evict)
-        self._headcount = headcount
-        if headcount is not None:
-            headcount.open(self.quotas, self._evict_of_tenant, self._entry.allowances.adjust)
-        self._users = users
+        self._open_counts(users, headcount)
         self.fail = self._router.fail  # (session, message, error), for what the edge does not let through
         cluster.watch(self._owners.on_change)
 
@@ -223,8 +218,17 @@ class Core:
             **{limit: count for (whose, limit), count in self._quota_refusals.counts.items() if whose == id},
         }
 
-    def _evict_of_tenant(self, tenant: TenantId, user: UserId, number: int) -> None:
-        self._users.evict_of_tenant(tenant, user, number, self.quotas.of(tenant).connections)
+    def _open_counts(self, users: Users, headcount: Headcount | None) -> None:
+        """Begin to count connections over all workers, where there are others."""
+        self._headcount = headcount
+
+        def evict_of_tenant(tenant: TenantId, user: UserId, number: int) -> None:
+            users.evict_of_tenant(tenant, user, number, self.quotas.of(tenant).connections)
+
+        if self._whereabouts is not None:
+            self._whereabouts.open(users.evict)
+        if headcount is not None:
+            headcount.open(self.quotas, evict_of_tenant, self._entry.allowances.adjust)
 
     @property
     def refusals(self) -> Mapping[str, int]:

@@ -18,7 +18,7 @@ class Headcount(Protocol):
     """
 
     def open(self, quotas: QuotaBook, evict: Evict, on_share: Callable[[TenantId], None]) -> None:
-        """Begin: `evict` closes connections of this worker, `on_share` hears that a tenant's share changed."""
+        """Begin: `evict` closes connections of this worker, `on_share` hears of other shares."""
         ...
 
     def arrived(self, tenant: TenantId, user: UserId, number: int) -> None:

@@ -153,7 +153,7 @@ class Allowances:
 
     A session holds its user's, with the tenant's above it, or the tenant's alone, or none: as the limits and
     the tenant's quota ask. One that nobody holds is remembered until it is full again, so that nobody gets a
-    new one by coming back. Each tenant has a tariff of its own, which `adjust` changes under those who hold it.
+    new one by coming back. Each tenant has a tariff of its own, which `adjust` changes for who holds it.
     """
 
     def __init__(

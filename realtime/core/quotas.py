@@ -94,7 +94,7 @@ def _over(below: Quota, table: Quotas | None) -> Quota:
 
 
 class QuotaRefusals:
-    """Where tenants met their quotas: told to the audit log once in a while, counted for who is asked about."""
+    """Where tenants met their quotas: told to the audit log now and then, counted for who is asked about."""
 
     def __init__(self, audit: Auditor, clock: Clock, counted: Collection[str] = ()) -> None:
         self._audit = audit

@@ -111,9 +111,7 @@ class Router:
             self.refusals[error.limit] = self.refusals.get(error.limit, 0) + 1
             if error.limit in OF_TENANTS and session.identity is not None:
                 whose = session.identity
-                self._quota_refusals.note(
-                    whose.tenant, whose.user, error.limit, session.connection.address
-                )
+                self._quota_refusals.note(whose.tenant, whose.user, error.limit, session.connection.address)
         session.send(error_reply(message.id, error, getattr(message, "room", None)))
         if (taken and isinstance(error, Unavailable)) or self._count_error(session):
             return True

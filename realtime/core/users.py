@@ -65,9 +65,7 @@ class Users:
         reason = close_reason(ConnectionLimit.code, limit=CONNECTIONS, allowed=allowed)
         self._evict(tenant, user, number, (CloseCode.CONNECTION_LIMIT, reason))
 
-    def _evict(
-        self, tenant: TenantId, user: UserId, number: int, closing: tuple[CloseCode, bytes]
-    ) -> None:
+    def _evict(self, tenant: TenantId, user: UserId, number: int, closing: tuple[CloseCode, bytes]) -> None:
         for connection in self.connections(tenant, user):
             if connection.id == number:
                 connection.close(*closing)

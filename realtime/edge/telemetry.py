@@ -86,6 +86,8 @@ BACKEND_HELP: Final = {
     "broker_rooms": "Rooms held in memory.",
     "broker_unknown_rooms": "Durable rooms that have still to find out what the store has kept.",
     "broker_waiting": "Publications that wait for their rooms to be loaded.",
+    "storage_refused_total": "Durable publications refused because their tenant keeps as much as it may.",
+    "storage_tenants": "Tenants whose stored bytes are known.",
     "store_ok": "1 while the store takes rows, 0 while it fails.",
     "store_queued_bytes": "Bytes that wait to be committed.",
     "store_queued_rows": "Rows that wait to be committed.",

@@ -1,4 +1,4 @@
-"""Tenants' connections over all workers, in Redis: the quota of connections, and each worker's share of rates.
+"""Tenants' connections over all workers, in Redis: the quota of connections, and workers' shares of rates.
 
 A tenant has one hash of the workers that it is connected to. A worker tells its own number with a function
 call that answers with the others', one call a tenant at a time; so of two workers that let in the last
