@@ -52,7 +52,7 @@ class StorageMeter:
         self._pending: Counter[TenantId] = Counter()  # on its way
         self._kept_during_look: Counter[TenantId] = Counter()
         self._active: set[TenantId] = set()  # who has published since the last look
-        self._ready = False
+        self.ready = False  # it is known what everybody has
         self._task: asyncio.Task[None] | None = None
         self._next_look = clock.monotonic()
         self.refused = 0
@@ -68,7 +68,7 @@ class StorageMeter:
         allowed = self._quotas.of(tenant).storage_bytes
         if not allowed:
             return
-        if not self._ready:
+        if not self.ready:
             raise Unavailable("what is stored is being counted; try again", retry_after_s=RETRY_S)
         self._active.add(tenant)
         if self._used.get(tenant, 0) + self._pending[tenant] + size > allowed:
@@ -108,7 +108,7 @@ class StorageMeter:
         """Look what is stored, where that is due."""
         if self._task is not None or not self._quotas.limits_storage:
             return
-        if self._clock.monotonic() < self._next_look or (self._shared and self._ready and not self._active):
+        if self._clock.monotonic() < self._next_look or (self._shared and self.ready and not self._active):
             return
         self._task = asyncio.get_running_loop().create_task(self._look())
 
@@ -127,9 +127,9 @@ class StorageMeter:
         """Read what tenants have: of all the first time, later of those who publish here."""
         after_s = LOOK_SHARED_S if self._shared else LOOK_OWN_S
         try:
-            if not self._ready:
+            if not self.ready:
                 await self._store.migrate(FEATURE, FOLDER)
-            asked = list(self._active) if self._ready and self._shared else None
+            asked = list(self._active) if self.ready and self._shared else None
             self._active.clear()
             self._kept_during_look.clear()
             found = await self._store.usage(asked)
@@ -137,7 +137,7 @@ class StorageMeter:
             self._used = found if asked is None else {**self._used, **dict.fromkeys(asked, 0), **found}
             for tenant, size in self._kept_during_look.items():
                 self._used[tenant] = self._used.get(tenant, 0) + size
-            self._ready = True
+            self.ready = True
         except (StartupError, Unavailable) as error:
             after_s = AGAIN_S
             log.warning("tenants' storage could not be counted: %s", error.message)

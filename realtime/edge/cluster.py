@@ -140,6 +140,8 @@ class Clustered:
             checks["revocations"] = "not read yet"
         if self._store is not None:
             checks["store"] = "ok" if self._store.ok else "failing"
+        if self._keeping is not None and (meter := self._keeping.storage) is not None:
+            checks["storage quotas"] = "ok" if meter.ready else "being counted"
         return checks
 
     def stats(self) -> Mapping[str, int]:

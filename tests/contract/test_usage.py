@@ -57,7 +57,8 @@ async def test_a_group_that_failed_is_not_counted(place, store):
 async def test_many_tenants_in_one_group_are_each_counted(store):
     await store.migrate(FEATURE, FOLDER)
     rows = [
-        a_row(store, n, LOBBY._replace(tenant=TenantId(f"t{n % 7}")), push=b"x" * (n + 1)) for n in range(1, 300)
+        a_row(store, n, LOBBY._replace(tenant=TenantId(f"t{n % 7}")), push=b"x" * (n + 1))
+        for n in range(1, 300)
     ]
     await kept(store, *rows)
     expected = {}
@@ -103,7 +104,9 @@ async def looked(meter):
 
 
 def a_row_of(size, tenant=ACME):
-    return a_row(type("S", (), {"epoch": b"e"}), 1, LOBBY._replace(tenant=tenant), push=b"x" * size, sender=None)
+    return a_row(
+        type("S", (), {"epoch": b"e"}), 1, LOBBY._replace(tenant=tenant), push=b"x" * size, sender=None
+    )
 
 
 async def test_nothing_is_taken_before_it_is_known_what_there_is():
