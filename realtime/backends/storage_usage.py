@@ -24,7 +24,7 @@ log: Final = logging.getLogger("realtime.store")
 
 FEATURE: Final = "storage_usage"
 FOLDER: Final = Path(__file__).with_suffix("")
-LOOK_SHARED_S: Final = 1.0
+LOOK_SHARED_S: Final = 0.25
 LOOK_OWN_S: Final = 60.0  # rows may be erased by others
 AGAIN_S: Final = 5.0  # after the store could not count, or could not be asked
 RETRY_S: Final = 1.0

@@ -31,7 +31,9 @@ def policy(path: Path, **tenants) -> dict:
 @contextlib.asynccontextmanager
 async def member(server, user="alice", tenant="acme", room=None):
     """A connection of the tenant's, in a room where one is named."""
-    async with connect(server.ws_url, additional_headers=bearer(token(user, tenant=tenant))) as ws:
+    headers = bearer(token(user, tenant=tenant))
+    # Unread pushes must not keep the closing handshake from being read.
+    async with connect(server.ws_url, additional_headers=headers, max_queue=None) as ws:
         ws.greeting = (await receive(ws))["content"]
         if room is not None:
             assert (await ask(ws, type="join", id="join", room=room))["type"] == "joined"
