@@ -156,6 +156,7 @@ cdef class Allowance:
 
     def __init__(self, Tariff tariff not None):
         self.tariff = tariff
+        self.standing.owner = <void*>self
 
     cpdef tuple take(self, double messages, double octets, double deliveries):
         """Take it all and return None, or take nothing and return what is in the way.
@@ -177,6 +178,8 @@ cdef class Allowance:
             if not 0 <= amounts[kind] <= AMOUNT_MAX:
                 raise ValueError(f"amounts must be from 0 to {AMOUNT_MAX:.0e}, not {amounts[kind]}")
         while each is not None:
+            if deliveries:
+                each.fanout = deliveries
             for kind in range(KINDS):
                 wait_ns = each.wait_ns(kind, amounts[kind], now_ns)
                 if wait_ns > longest_ns:
@@ -193,6 +196,18 @@ cdef class Allowance:
                 each.spend(kind, amounts[kind], now_ns)
             each = each.above
         return None
+
+    cdef int64_t longest_wait_ns(self, double octets, int64_t now_ns) noexcept:
+        """Return how long a message of so many bytes has to wait: 0, or less, when it passes.
+
+        What it will be delivered to is not known before it is parsed: to as many as the last one.
+        """
+        cdef int64_t longest_ns = self.wait_ns(0, 1.0, now_ns)
+        cdef int64_t wait_ns = self.wait_ns(1, octets, now_ns)
+        if wait_ns > longest_ns:
+            longest_ns = wait_ns
+        wait_ns = self.wait_ns(2, self.fanout, now_ns)
+        return wait_ns if wait_ns > longest_ns else longest_ns
 
     cdef int64_t wait_ns(self, int kind, double amount, int64_t now_ns) noexcept:
         """Return how long `amount` has to wait here: 0, or less, when it passes."""

@@ -19,6 +19,7 @@ from realtime.native.sequence import Sequence
 if TYPE_CHECKING:
     from realtime.core.kinds import RoomKind
     from realtime.errors import Unavailable
+    from realtime.native.ratelimit import Allowance
 
 
 class Position(msgspec.Struct, frozen=True, gc=False):
@@ -361,6 +362,10 @@ class Connection(Protocol):
     @property
     def id(self) -> int:
         """Unique in this process."""
+        ...
+
+    def draw_on(self, allowance: Allowance | None) -> None:
+        """Let the rates that it is held to decide when it is served: after all others while it is over them."""
         ...
 
     @property

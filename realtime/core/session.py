@@ -71,7 +71,9 @@ class Session(SessionBase):
 
     def draw_on(self, allowance: Allowance | None) -> None:
         """Let it draw on `allowance` from here on, which has been held for it."""
-        self.allowance = allowance
+        if allowance is not self.allowance:  # most have none, before and after
+            self.allowance = allowance
+            self.connection.draw_on(allowance)
 
     def move(self, state: State, handlers: Handlers = NO_HANDLERS) -> None:
         """Go on to `state`, where it may send what `handlers` takes."""

@@ -43,6 +43,7 @@ HUB_COUNTERS: Final = {
     ),
     "gaps": ("gaps_total", "Times that a slow member was told what it had missed."),
     "skipped": ("skipped_total", "Times that a slow member skipped the oldest of what it lacked."),
+    "held_back": ("held_back_total", "Times that a connection of a tenant over its rates had to wait."),
     "parked": ("parked_total", "Times that a slow member was parked until it read again."),
     "heartbeat_timeouts": ("heartbeat_timeouts_total", "Connections cut because they fell silent (4002)."),
     "handshake_timeouts": ("handshake_timeouts_total", "Handshakes or authentications not done in time."),
