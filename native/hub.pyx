@@ -379,9 +379,7 @@ cdef class Hub(Doorway):
         cdef ConnectionList* behind = &state.behind
         cdef CConnection* connection
         cdef int looks
-        for looks in range(BEHIND_LOOKS):
-            if behind.count == 0:
-                return False
+        for looks in range(BEHIND_LOOKS if behind.count else 0):
             if state.behind_next >= behind.count:
                 state.behind_next = 0
             connection = behind.items[state.behind_next]
@@ -392,9 +390,8 @@ cdef class Hub(Doorway):
             behind.items[state.behind_next] = behind.items[behind.count]
             state.behind_next += 1      # whoever was put here has its turn in the next round of all
             connection.flags &= ~BEHIND
-            if connection.state != DEAD:
-                intake_visit(state, connection, True)
-                return True
+            intake_visit(state, connection, True)   # of a dead one it reads nothing
+            return True
         return False
 
     cdef void flush_unicast(self):
