@@ -181,7 +181,7 @@ def test_a_planted_leak_is_found(plant, monkeypatch):
 
 
 def test_users_of_two_tenants_whose_keys_collide_stay_apart(monkeypatch):
-    """The registry's keys are 32 bits of a hash: with all of them equal nothing may change but the time it takes."""
+    """The registry's keys are 32 bits of a hash: with all of them equal nothing changes but the time."""
     monkeypatch.setattr(users, "user_key", lambda tenant, user: 1)
     monkeypatch.setattr("realtime.core.entry.user_key", lambda tenant, user: 1)
     for seed in range(4):

@@ -1,10 +1,10 @@
 """Two tenants in one server, and each of them alone: what a tenant sees must be the same in both.
 
-Both play the same names: rooms, users, keys, token ids, positions. A tape says who does what, in what order;
-it is played three times, with both tenants and with each alone. What a tenant received, was answered and could
-ask for is compared byte by byte, so a leak of any kind shows: of contents, counts, presence, of whether
-something exists, in the words of an error. Only what differs by itself is taken out: epochs stand as numbers
-in the order of their appearance, and never may one tenant see an epoch of the other's.
+Both play the same names: rooms, users, keys, token ids, positions. A tape says who does what, in what
+order; it is played three times, with both tenants and with each alone. What a tenant received, was answered
+and could ask for is compared byte by byte, so a leak of any kind shows: of contents, counts, presence, of
+whether something exists, in the words of an error. Only what differs by itself is taken out: epochs stand as
+numbers in the order of their appearance, and never may one tenant see an epoch of the other's.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ class Stage:
             member.send(type, id="q", room=room, **fields)
 
     def _epoch_of_other(self, tenant: str) -> str:
-        """An epoch that the other tenant has seen, where it is here; else any: both are none of this one's."""
+        """An epoch that the other tenant has seen, where it is here; else any: neither is this one's."""
         other = next(each for each in TENANTS if each != tenant)
         seen = _EPOCH.findall(b"".join(self.heard.get(other, ())))
         return seen[-1].decode() if seen else "epoch-999999"
