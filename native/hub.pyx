@@ -329,7 +329,9 @@ cdef class Hub(Doorway):
                 self.drain(connection)
             if what & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
                 connection.flags |= HANGUP
-                if what & (EPOLLHUP | EPOLLERR) and connection.flags & (PAUSED | THROTTLED | BEHIND):
+                if connection.flags & BEHIND or (
+                    what & (EPOLLHUP | EPOLLERR) and connection.flags & (PAUSED | THROTTLED)
+                ):
                     connection_kill(state, connection, 1006)
             if what & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR) and (
                 not connection.flags & (IN_READABLE | BEHIND)
@@ -499,17 +501,16 @@ cdef class Hub(Doorway):
         """Ping a peer that was silent for one interval, close one that stayed silent for another."""
         cdef HubState* state = &self.state
         cdef uint32_t silent = state.tick - connection.last_seen
-        if connection.flags & BEHIND:
-            # What it says lies unread; once its tenant keeps to its rates, it is heard again.
-            wheel_live(state, connection, state.heartbeat_ticks)
-        elif silent < state.heartbeat_ticks:
+        if silent < state.heartbeat_ticks:
             wheel_live(state, connection, state.heartbeat_ticks - silent)
         elif not connection.flags & PINGED:
             connection.flags |= PINGED
             output_frame(state, connection, FIN_BIT | OPCODE_PING, NULL, 0)
             wheel_live(state, connection, state.heartbeat_ticks)
-        elif not connection.flags & PAUSED and _is_spared(connection) and _answers_probes(connection.fd):
-            # A room bounds what waits for it, and our ping lies behind that.
+        elif (
+            connection.flags & BEHIND or not connection.flags & PAUSED and _is_spared(connection)
+        ) and _answers_probes(connection.fd):
+            # A room bounds what waits for it, and our ping lies behind that; or its pong lies unread.
             wheel_live(state, connection, state.heartbeat_ticks)
         else:
             state.counters.heartbeat_timeouts += 1

@@ -189,9 +189,10 @@ async def transcript(server, settings):
         heard = [[each for each in voice.heard if "id" in each] for voice in both]
         pushes = [[each for each in voice.heard if "id" not in each] for voice in both]
     found += [masked(each) for each in itertools.chain(*heard)]
-    # What is told once in a while comes when it comes.
-    steady = [each for each in itertools.chain(*pushes) if each["type"] not in ("presence", "unread")]
-    found += [masked(each) for each in steady]
+    # What is told once in a while comes when it comes, and what has no place in the order anywhere in it.
+    ordered = [each for each in itertools.chain(*pushes) if "offset" in each]
+    found += [masked(each) for each in ordered]
+    found += sorted(masked(each) for each in itertools.chain(*pushes) if each["type"] == "chat_typing")
     found += [masked(each) for each in await every_method(settings["redis_url"], settings["redis_prefix"])]
     for name, arguments in COMMANDS.items():
         found.append(f"{name}: {masked(str(await asyncio.to_thread(run_command, arguments, settings)))}")
