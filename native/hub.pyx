@@ -236,8 +236,9 @@ cdef class Hub(Doorway):
             self.rest_wake_ns = rests_until
             self.on_wake(max(0, rests_until - self.state.now_ns) * 1e-9)
         if self.state.behind.count and self.behind_wake_ns <= self.state.now_ns:
+            # A timer may fire a millisecond early, and must not find that it is not yet time for the next.
             self.behind_wake_ns = self.state.now_ns + BEHIND_WAKE_NS
-            self.on_wake(BEHIND_WAKE_NS * 1e-9)
+            self.on_wake(2 * BEHIND_WAKE_NS * 1e-9)
         return False
 
     cdef void run_batches(self):
@@ -285,7 +286,7 @@ cdef class Hub(Doorway):
             self.run_deadlines()
         finally:
             self.running = False
-        if self.pending():
+        if self.pending() or self.state.behind.count:
             self.wake()
 
     cdef void run_deadlines(self):
@@ -329,8 +330,8 @@ cdef class Hub(Doorway):
                 self.drain(connection)
             if what & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
                 connection.flags |= HANGUP
-                if connection.flags & BEHIND or (
-                    what & (EPOLLHUP | EPOLLERR) and connection.flags & (PAUSED | THROTTLED)
+                if connection.flags & BEHIND or what & (EPOLLHUP | EPOLLERR) and (
+                    connection.flags & (PAUSED | THROTTLED)
                 ):
                     connection_kill(state, connection, 1006)
             if what & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR) and (
@@ -373,10 +374,7 @@ cdef class Hub(Doorway):
             state.readable.items[i] = state.readable.items[visited + i]
 
     cdef bint visit_behind(self):
-        """Read a little of one whose tenant is over its rates, and may send again; False where none may.
-
-        One a batch, after all others have been read and sent to: so they wait for it no longer than that.
-        """
+        """Read a little of one whose tenant is over its rates, and may send again; False where none may."""
         cdef HubState* state = &self.state
         cdef ConnectionList* behind = &state.behind
         cdef CConnection* connection
