@@ -53,7 +53,7 @@ class Rooms:
     def on_close(self, log: RoomLog | None, code: int, reason: bytes, clean: bool) -> None:
         """Nothing to tidy up: the hub has taken the connection out of its room."""
 
-    def on_http(self, fd: int, received: bytes, remote: str) -> None:
+    def on_http(self, fd: int, received: bytes, remote: str, forwarded: bool) -> None:
         socket.socket(fileno=fd).close()
 
     def on_wake(self, delay_s: float) -> None:

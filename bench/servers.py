@@ -94,12 +94,13 @@ def peers_python(package: str) -> Path:
     return python
 
 
-def realtime_command(port: int, module: str = "realtime", **settings: str) -> list[str]:
+def realtime_command(port: int, module: str = "realtime", **given: str) -> list[str]:
     """Return how to start our own server; without further settings it keeps nothing on the disk.
 
     `module` runs it: `realtime`, or one that adds features to it (bench/policies.py).
     """
-    settings = {"port": str(port), "echo": "/echo", "log_level": "warning", "sqlite_path": ""} | settings
+    settings = {"port": str(port), "echo": "/echo", "log_level": "warning"}
+    settings |= {"sqlite_path": "", "audit_path": ""} | given
     options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     return _python_module(module, "serve", *options)
 

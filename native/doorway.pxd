@@ -1,6 +1,7 @@
 # cython: language_level=3
 """The listening socket and new connections."""
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint8_t
+from realtime.native.address cimport Address
 from realtime.native.reception cimport Reception
 
 
@@ -20,5 +21,7 @@ cdef class Doorway(Reception):
     cdef void rest_listener(self, int64_t rest_ns)
     cdef int watch_listener(self) except -1
     cdef bint accept_some(self)
-    cdef void first_visit(self, int fd)
+    cdef void turn_away(self, int fd)
+    cdef void first_visit(self, int fd, const Address* address, uint8_t arrival)
+    cdef int arrival_of(self, const Address* address)
     cdef bint grow_table(self)

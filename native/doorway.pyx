@@ -6,9 +6,12 @@ is room: nothing turns while nobody may come in. The socket is the caller's.
 """
 import logging
 
-from libc.stdint cimport int64_t, uint32_t
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, realloc
-from realtime.native.intake cimport intake_visit
+from realtime.native.address cimport Address, address_of, sockaddr_storage
+from realtime.native.cidr cimport CidrTable
+from realtime.native.intake cimport connection_close, intake_visit
 from realtime.native.posix cimport (
     EMFILE,
     ENFILE,
@@ -24,26 +27,35 @@ from realtime.native.posix cimport (
     F_SETFL,
     O_NONBLOCK,
     SOCK_CLOEXEC,
+    SO_LINGER,
     SOCK_NONBLOCK,
+    SOL_SOCKET,
     accept4,
     close,
     epoll_ctl,
     epoll_event,
     errno,
     fcntl,
+    linger,
+    setsockopt,
+    sockaddr,
 )
 from realtime.native.ratelimit cimport gcra
 from realtime.native.reception cimport Reception
-from realtime.native.types cimport DEAD, HANDSHAKE, HubState
+from realtime.native.types cimport ABORT, AWAITS_HEAD, AWAITS_PROXY, DEAD, HANDSHAKE, OPEN, HubState
 from realtime.native.types cimport Connection as CConnection
 from realtime.native.unicast cimport connection_kill
 from realtime.native.wheel cimport wheel_set
 
 cdef enum:
+    PROXY_REQUIRED = 2
     ACCEPT_PAUSE_NS = 100000000     # after the process ran out of file descriptors
     ACCEPT_REST_NS = 10000000       # the shortest rest over the accept rate, where the burst holds two
 
 LOOP_TIMER_S = 0.001    # a loop may round a timer down to the millisecond
+
+# By their numbers.
+PROXY_PROTOCOLS = ("off", "optional", "required")
 
 log = logging.getLogger("realtime.hub")
 
@@ -58,6 +70,48 @@ cdef class Doorway(Reception):
         if per_second > 0:
             self.accept_cost_ns = <int64_t>(1e9 / per_second)
             self.accept_burst_ns = <int64_t>(max(burst, 1.0) * 1e9 / per_second)
+
+    def guard(self, on_arrival, on_departure):
+        """Replace both callbacks; connections that are there stay, counted or not as they came."""
+        self.on_arrival, self.on_departure = on_arrival, on_departure
+
+    def trust(
+        self, CidrTable trusted, *, str proxy_protocol="off", str forwarded_header="", on_forwarded=None,
+        on_untrusted=None,
+    ):
+        """Take the word of `trusted` peers about whose connections theirs are; hub.pyi says how."""
+        if proxy_protocol not in PROXY_PROTOCOLS:
+            raise ValueError(f"proxy_protocol is {proxy_protocol!r}: {', '.join(PROXY_PROTOCOLS)}")
+        self.trusted = trusted
+        self.proxy_protocol = PROXY_PROTOCOLS.index(proxy_protocol)
+        self.forwarded_header = forwarded_header
+        self.on_forwarded = on_forwarded if forwarded_header else None
+        self.on_untrusted = on_untrusted
+
+    def review(self, welcomes, *, uint32_t cursor, uint32_t count, int code, bytes reason not None):
+        """Close up to `count` connections below `cursor` whose address is not welcome any more."""
+        cdef HubState* state = &self.state
+        cdef CConnection* connection
+        # Downwards, because the last connection fills the place of one that is freed: who has not been
+        # looked at stands below the cursor always, and who has come since was asked when it came.
+        cursor = min(cursor, state.connections)
+        while cursor and count:
+            cursor -= 1
+            count -= 1
+            connection = state.table[cursor]
+            if connection.arrival & (AWAITS_PROXY | AWAITS_HEAD) or connection.state not in (HANDSHAKE, OPEN):
+                continue
+            if welcomes(PyBytes_FromStringAndSize(
+                <const char*>connection.address.octets, connection.address.length
+            )):
+                continue
+            if connection.state == OPEN:
+                connection_close(state, connection, code, reason)
+            else:
+                connection.flags |= ABORT
+                connection_kill(state, connection, 1006)
+        self.wake()
+        return cursor
 
     def listen(self, int fd):
         """Accept from the listening socket `fd`, which stays the caller's; it is made non-blocking."""
@@ -101,7 +155,10 @@ cdef class Doorway(Reception):
         """Accept up to a batch; the rest waits in the kernel, seen again at once or when the rate allows."""
         cdef int fd
         cdef int64_t wait_ns
-        cdef int accepted
+        cdef int accepted, arrival
+        cdef sockaddr_storage peer
+        cdef Address address
+        cdef uint32_t length
         for accepted in range(self.accept_batch):
             if self.accept_cost_ns:
                 wait_ns = gcra(
@@ -116,17 +173,46 @@ cdef class Doorway(Reception):
                     self.rest_listener(wait_ns)
                     self.on_wake(wait_ns * 1e-9 + LOOP_TIMER_S)
                     return False
-            fd = accept4(self.listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            length = sizeof(peer)
+            fd = accept4(self.listener, <sockaddr*>&peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd < 0:
                 if errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
                     log.warning("accepting pauses for 100 ms: out of file descriptors or memory")
                     self.rest_listener(ACCEPT_PAUSE_NS)
                 self.accept_bucket -= self.accept_cost_ns    # nobody came
                 return False
-            self.first_visit(fd)
+            address_of(&peer, &address)
+            arrival = self.arrival_of(&address)
+            if arrival < 0:
+                self.turn_away(fd)
+            else:
+                self.first_visit(fd, &address, <uint8_t>arrival)
         return True
 
-    cdef void first_visit(self, int fd):
+    cdef int arrival_of(self, const Address* address):
+        """Return what has to be heard before the client's address is known, as Arrival; -1: turn it away."""
+        if self.proxy_protocol or self.on_forwarded is not None:
+            if self.trusts(address):
+                return AWAITS_PROXY if self.proxy_protocol else AWAITS_HEAD
+            if self.proxy_protocol == PROXY_REQUIRED:
+                self.tell_untrusted(address, "not_a_proxy")
+                return -1
+        return self.let_in(address)
+
+    cdef void turn_away(self, int fd):
+        """Close a socket that nothing was made for: with a reset, which leaves the kernel nothing to keep.
+
+        It has cost hardly anything, so it does not count against the accept rate either: whoever floods from
+        where nobody is let in would use up what others come in by.
+        """
+        cdef linger reset
+        reset.l_onoff = 1
+        reset.l_linger = 0
+        setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset))
+        close(fd)
+        self.accept_bucket -= self.accept_cost_ns
+
+    cdef void first_visit(self, int fd, const Address* address, uint8_t arrival):
         """Make a connection of a new socket and read it: with TCP_DEFER_ACCEPT its request is there."""
         cdef HubState* state = &self.state
         cdef CConnection* connection
@@ -141,6 +227,8 @@ cdef class Doorway(Reception):
         state.last_id += 1
         connection.id = state.last_id
         connection.fd = fd
+        connection.address = address[0]
+        connection.arrival = arrival
         connection.state = HANDSHAKE
         connection.last_seen = state.tick
         connection.index = state.connections

@@ -33,6 +33,7 @@ cdef class Accept:
 cdef class Refuse:
     cdef readonly int status
     cdef readonly bytes body
+    cdef readonly bint blameless     # it is no offence, whatever its status
     cdef bytes header_lines
 
 

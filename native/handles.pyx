@@ -8,7 +8,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
-from realtime.native.address cimport peer_address, peer_name
+from realtime.native.address cimport address_name, address_text
 from realtime.native.frames cimport (
     FIN_BIT,
     OPCODE_BINARY,
@@ -88,12 +88,12 @@ cdef class Handshake:
     @property
     def remote(self):
         self.check()
-        return peer_name(self.connection.fd)
+        return address_name(&self.connection.address)
 
     @property
     def address(self):
         self.check()
-        return peer_address(self.connection.fd)
+        return address_text(&self.connection.address)
 
     @property
     def connection_id(self):
@@ -137,12 +137,13 @@ cdef class Accept:
 cdef class Refuse:
     """The answer of `on_handshake` to a client that may not come in: an HTTP status, then the end."""
 
-    def __init__(self, int status, str body="", str headers=""):
+    def __init__(self, int status, str body="", str headers="", *, bint blameless=False):
         if not 400 <= status <= 599:
             raise ValueError(f"status is {status}: 400 to 599")
         self.status = status
         self.body = body.encode()
         self.header_lines = headers.encode("latin-1")
+        self.blameless = blameless
 
     @property
     def headers(self):
@@ -163,11 +164,11 @@ cdef class Connection:
 
     @property
     def remote(self):
-        return peer_name(self.connection.fd) if self.connection != NULL else ""
+        return address_name(&self.connection.address) if self.connection != NULL else ""
 
     @property
     def address(self):
-        return peer_address(self.connection.fd) if self.connection != NULL else ""
+        return address_text(&self.connection.address) if self.connection != NULL else ""
 
     @property
     def open(self):

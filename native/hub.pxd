@@ -18,6 +18,7 @@ cdef class Hub(Doorway):
     cdef int64_t rest_wake_ns       # until when a wake for a resting log is arranged
     cdef int64_t read_until_ns      # reading beyond this waits for the next round
     cdef uint64_t read_look         # received bytes at which the clock is looked at again
+    cdef uint64_t work_look         # and frames, with KiB inflated
     cdef int flush_chunk
     cdef uint64_t room_lag_limit_bytes
     cdef uint64_t room_lag_limit_messages
@@ -28,12 +29,13 @@ cdef class Hub(Doorway):
     cdef name_limits(self, double handshake_timeout_s)
     cdef void handle_events(self, epoll_event* events, int count)
     cdef bint may_read(self) noexcept
+    cdef void look_later(self) noexcept
     cdef void visit_readable(self)
-    cdef bint visit_behind(self)
     cdef void flush_unicast(self)
     cdef void drain(self, CConnection* connection)
     cdef void reap(self)
     cdef void forget(self, CConnection* connection)
+    cdef void tell_departed(self, CConnection* connection)
     cdef void tell_closed(self, CConnection* connection)
     cdef void deadline(self, CConnection* connection)
     cdef void heartbeat(self, CConnection* connection)

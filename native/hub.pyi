@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from realtime.native.cidr import CidrTable
 from realtime.native.ratelimit import Allowance
 
 class Handshake:
@@ -65,9 +66,16 @@ class Accept:
     def user_key(self) -> int: ...
 
 class Refuse:
-    """Answer with an HTTP status (400 to 599) and close. `headers` are lines that each end in CRLF."""
+    """Answer with an HTTP status (400 to 599) and close. `headers` are lines that each end in CRLF.
 
-    def __init__(self, status: int, body: str = "", headers: str = "") -> None: ...
+    Whoever is refused as `blameless` is no offender: `on_offence` does not hear of it.
+    """
+
+    def __init__(
+        self, status: int, body: str = "", headers: str = "", *, blameless: bool = False
+    ) -> None: ...
+    @property
+    def blameless(self) -> bool: ...
     @property
     def status(self) -> int: ...
     @property
@@ -147,10 +155,20 @@ class Hub:
     `on_handshake(handshake)` answers Accept or Refuse. `on_message(state, payload)` gets whole messages, text
     already valid UTF-8. `on_limited(state, payload, limit, retry_after_s)` gets those over a rate of the
     connection, `limit` is `messages_per_second` or `bytes_per_second`; without it they are dropped.
-    `on_close(state, code, reason, clean)` comes once per accepted connection. `on_http(fd, received, remote)`
-    takes over the socket of a request that is no upgrade even if it raises. `on_wake(delay_s)` must arrange
+    `on_close(state, code, reason, clean)` comes once per accepted connection. `on_http(fd, received,
+    remote, forwarded)` takes over the socket of a request that is no upgrade even if it raises; `forwarded`
+    says that the next request on it may be another client's. `on_wake(delay_s)` must arrange
     for one call of `on_ready()` after that time. A callback that raises is logged to `realtime.hub` and
     closes its connection with 4000.
+
+    `on_arrival(address)` says whether a client may come in from an address, packed (4 bytes for IPv4, also
+    for one in IPv6's form, 16 for IPv6), before anything is made or read for it: whoever may not is reset and
+    counted as `denied_arrivals`; so is everybody while it raises. `on_departure(address)` comes once for each
+    that was let in, when its connection is gone or handed over. Who gives neither pays for neither.
+
+    `on_offence(address, code, admitted)` hears of each connection that the hub, or whoever holds it, ends:
+    with which close code or HTTP status, and whether its peer had been let in. Which of them are offences, it
+    decides. A request that comes too late counts where some of it came (408).
     """
 
     def __init__(
@@ -159,9 +177,12 @@ class Hub:
         on_handshake: Callable[[Handshake], Accept | Refuse],
         on_message: Callable[..., object],
         on_close: Callable[..., object],
-        on_http: Callable[[int, bytes, str], object],
+        on_http: Callable[[int, bytes, str, bool], object],
         on_wake: Callable[[float], object],
         on_limited: Callable[..., object] | None = None,
+        on_arrival: Callable[[bytes], bool] | None = None,
+        on_departure: Callable[[bytes], object] | None = None,
+        on_offence: Callable[[bytes, int, bool], object] | None = None,
         max_connections: int = 100_000,
         max_message_bytes: int = 65_536,
         max_head_bytes: int = 16_384,
@@ -170,6 +191,8 @@ class Hub:
         heartbeat_s: float = 30.0,
         close_timeout_s: float = 5.0,
         messages_per_second: float = 0.0,
+        control_frames_per_second: float = 0.0,
+        control_frames_burst: float = 1.0,
         message_burst: float = 1.0,
         unicast_limit_bytes: int = 1_048_576,
         read_chunk_bytes: int = 65_536,
@@ -190,6 +213,45 @@ class Hub:
     ) -> None: ...
     def deliver_to(self, on_message: Callable[..., object]) -> None:
         """Replace `on_message`: what takes the messages is often built later than the hub, on top of it."""
+    def guard(
+        self,
+        on_arrival: Callable[[bytes], bool] | None,
+        on_departure: Callable[[bytes], object] | None,
+    ) -> None:
+        """Replace both callbacks. `on_departure` comes for those alone who arrived while there was one."""
+    def trust(
+        self,
+        trusted: CidrTable | None,
+        *,
+        proxy_protocol: str = "off",
+        forwarded_header: str = "",
+        on_forwarded: Callable[[bytes, str], bytes | None] | None = None,
+        on_untrusted: Callable[[bytes, str], object] | None = None,
+    ) -> None:
+        """Take the word of `trusted` peers about whose connections theirs are, from the next one on.
+
+        With `proxy_protocol` "optional" such a peer may begin with a PROXY header, with "required" it must,
+        and nobody else may connect. Whom it names may be `trusted` too, and name another in its request:
+        `on_forwarded(address, value)` gets its address and the header `forwarded_header`, and returns the
+        client's address, None where the header cannot be read. `on_arrival` is asked about the client's
+        address as soon as that is known; here a refusal is an HTTP answer (403), or the proxy would take us
+        for broken. `on_untrusted(address, reason)` hears of whom was refused over what it said: reason
+        `not_a_proxy`, `proxy_header` or `forwarded_header`.
+        """
+    def review(
+        self,
+        welcomes: Callable[[bytes], bool],
+        *,
+        cursor: int,
+        count: int,
+        code: int,
+        reason: bytes,
+    ) -> int:
+        """Look at up to `count` connections below `cursor`; close with `code` those that are not welcome.
+
+        Returns the cursor for the next call, 0 when all have been seen that were there when it was largest.
+        Whoever comes meanwhile is asked by `on_arrival`.
+        """
     def listen(self, fd: int) -> None:
         """Accept from the listening socket `fd`, which stays the caller's."""
     def stop_listening(self) -> None: ...

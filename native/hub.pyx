@@ -16,6 +16,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
+from realtime.native.address cimport Address
 from realtime.native.deflate cimport Inflater
 from realtime.native.doorway cimport Doorway
 from realtime.native.fanout cimport fanout_flush, fanout_pending, fanout_release, fanout_rests_until
@@ -24,15 +25,8 @@ from realtime.native.handles cimport Connection as Handle
 from realtime.native.handles cimport RoomLog as Room
 from realtime.native.handles cimport connection_handle, tell_lapses
 from realtime.native.httphead cimport default_limits
-from realtime.native.intake cimport (
-    CARRY,
-    connection_close,
-    intake_behind,
-    intake_free,
-    intake_later,
-    intake_visit,
-    is_over,
-)
+from realtime.native.intake cimport CARRY, connection_close, intake_behind, intake_free, intake_later
+from realtime.native.intake cimport intake_visit, intake_visit_behind, is_over
 from realtime.native.output cimport UNTOLD, output_drain, output_leave_all, output_settle
 from realtime.native.posix cimport (
     EPOLL_CLOEXEC,
@@ -58,6 +52,7 @@ from realtime.native.types cimport (
     BEHIND,
     BLOCKED,
     CLOSING,
+    COUNTED,
     DEAD,
     DISCONNECT,
     ECHO,
@@ -76,7 +71,6 @@ from realtime.native.types cimport (
     Log,
 )
 from realtime.native.types cimport Connection as CConnection
-from realtime.native.types cimport ConnectionList
 from realtime.native.unicast cimport connection_kill, output_frame
 from realtime.native.users cimport users_clear, users_drop
 from realtime.native.wheel cimport TICK_MS, wheel_drop, wheel_live, wheel_take_slot
@@ -90,7 +84,7 @@ cdef enum:
     BATCH_BUDGET_NS = 4000000       # then the event loop gets its turn
     READ_BUDGET_NS = 2000000        # of reading before a chunk is flushed; the rest is read next
     READ_LOOK_BYTES = 16384         # between two looks at the clock: it costs as much as a short message
-    BEHIND_LOOKS = 32               # at who is read after all others, for one that may be
+    READ_LOOK_WORK = 1024           # frames, and KiB inflated: what is small on the way need not be small
     BEHIND_WAKE_NS = 1000000        # to the next look, where none may be
     HEARTBEAT_LOST = 4002
     PROBES_MS = 150000              # over TCP_RTO_MAX, the longest time between two probes of a closed window
@@ -114,6 +108,10 @@ cdef void _deliver(
         (<Hub>owner).deliver(connection, payload, n, wait_ns)
 
 
+cdef void _offended(void* owner, CConnection* connection, int code) noexcept:
+    (<Hub>owner).offended(connection, code)
+
+
 cdef class Hub(Doorway):
     """All WebSocket connections of one worker. Not thread-safe: all happens on the event loop's thread.
 
@@ -122,6 +120,8 @@ cdef class Hub(Doorway):
 
     def __init__(
         self, *, on_handshake, on_message, on_close, on_http, on_wake, on_limited=None,
+        on_arrival=None, on_departure=None, on_offence=None, double control_frames_per_second=0.0,
+        double control_frames_burst=1.0,
         int max_connections=100_000, uint32_t max_message_bytes=65_536, uint32_t max_head_bytes=16_384,
         uint32_t max_fragments=131_072, double handshake_timeout_s=10.0, double heartbeat_s=30.0,
         double close_timeout_s=5.0, double messages_per_second=0.0, double message_burst=1.0,
@@ -137,6 +137,10 @@ cdef class Hub(Doorway):
             raise RuntimeError("a hub is made once")
         self.on_handshake, self.on_message, self.on_close = on_handshake, on_message, on_close
         self.on_http, self.on_wake, self.on_limited = on_http, on_wake, on_limited
+        self.guard(on_arrival, on_departure)
+        self.on_offence = on_offence
+        if on_offence is not None:
+            state.on_offence = _offended
         self.max_connections, self.accept_batch, self.flush_chunk = max_connections, accept_batch, flush_chunk
         self.compression_level, self.compression_threshold = compression_level, compression_threshold
         self.room_lag_limit_bytes = room_lag_limit_bytes
@@ -159,6 +163,11 @@ cdef class Hub(Doorway):
         if messages_per_second > 0:
             state.message_cost_ns = <int64_t>(1e9 / messages_per_second)
             state.message_burst_ns = <int64_t>(max(message_burst, 1.0) * 1e9 / messages_per_second)
+        if control_frames_per_second > 0:
+            state.control_cost_ns = <int64_t>(1e9 / control_frames_per_second)
+            state.control_burst_ns = <int64_t>(
+                max(control_frames_burst, 1.0) * 1e9 / control_frames_per_second
+            )
         if bytes_per_second > 0:
             state.byte_cost_ns = 1e9 / bytes_per_second
             state.byte_burst_ns = <int64_t>(max(bytes_burst, max_message_bytes) * state.byte_cost_ns) + 1
@@ -190,7 +199,8 @@ cdef class Hub(Doorway):
     def __dealloc__(self):
         cdef HubState* state = &self.state
         cdef uint32_t i
-        self.on_close = None    # nobody is told: whoever listened is being freed too
+        state.on_offence = NULL
+        self.on_close = self.on_departure = None    # nobody is told: whoever listened is being freed too
         for i in range(state.connections):
             connection_kill(state, state.table[i], 1006)
         while state.connections:
@@ -236,9 +246,8 @@ cdef class Hub(Doorway):
             self.rest_wake_ns = rests_until
             self.on_wake(max(0, rests_until - self.state.now_ns) * 1e-9)
         if self.state.behind.count and self.behind_wake_ns <= self.state.now_ns:
-            # A timer may fire a millisecond early, and must not find that it is not yet time for the next.
             self.behind_wake_ns = self.state.now_ns + BEHIND_WAKE_NS
-            self.on_wake(2 * BEHIND_WAKE_NS * 1e-9)
+            self.on_wake(2 * BEHIND_WAKE_NS * 1e-9)     # a timer may fire a millisecond early
         return False
 
     cdef void run_batches(self):
@@ -246,7 +255,6 @@ cdef class Hub(Doorway):
         cdef epoll_event[EVENTS] events
         cdef int64_t until = monotonic_ns() + BATCH_BUDGET_NS
         cdef int count
-        cdef bint visited
         state.waking = 0
         state.congested = 0
         if self.accept_after_ns:
@@ -255,7 +263,7 @@ cdef class Hub(Doorway):
         while True:
             state.now_ns = monotonic_ns()
             self.read_until_ns = state.now_ns + READ_BUDGET_NS
-            self.read_look = state.counters.bytes_in + READ_LOOK_BYTES
+            self.look_later()
             count = epoll_wait(state.epoll_fd, events, EVENTS, 0)
             state.counters.polls += 1
             if count > 0:
@@ -266,10 +274,10 @@ cdef class Hub(Doorway):
             if state.active:
                 # With the GIL: another thread's garbage collection must not free a log in mid-pass.
                 fanout_flush(state, self.flush_chunk)
-            visited = state.behind.count > 0 and self.visit_behind()
+            count = max(count, intake_visit_behind(state) if state.behind.count else 0)
             self.reap()
             # It looks again where it has found something: that is cheaper than a turn of the event loop.
-            if count <= 0 and not visited and not self.pending() or state.now_ns > until:
+            if count <= 0 and not self.pending() or state.now_ns > until:
                 break
 
     cdef bint pending(self):
@@ -347,12 +355,17 @@ cdef class Hub(Doorway):
 
     cdef bint may_read(self) noexcept:
         """Is there time for one more visit before a chunk is flushed?"""
-        if self.state.counters.bytes_in < self.read_look:
+        if self.state.counters.bytes_in < self.read_look and self.state.work < self.work_look:
             return True
         if monotonic_ns() >= self.read_until_ns:
             return False
-        self.read_look = self.state.counters.bytes_in + READ_LOOK_BYTES
+        self.look_later()
         return True
+
+    cdef void look_later(self) noexcept:
+        """Look at the clock after so many bytes more, or so much work, whichever comes first."""
+        self.read_look = self.state.counters.bytes_in + READ_LOOK_BYTES
+        self.work_look = self.state.work + READ_LOOK_WORK
 
     cdef void visit_readable(self):
         """Read on where the last round stopped, oldest first; who has more then stands at the end again."""
@@ -372,27 +385,6 @@ cdef class Hub(Doorway):
         state.readable.count -= visited
         for i in range(state.readable.count if visited else 0):
             state.readable.items[i] = state.readable.items[visited + i]
-
-    cdef bint visit_behind(self):
-        """Read a little of one whose tenant is over its rates, and may send again; False where none may."""
-        cdef HubState* state = &self.state
-        cdef ConnectionList* behind = &state.behind
-        cdef CConnection* connection
-        cdef int looks
-        for looks in range(BEHIND_LOOKS if behind.count else 0):
-            if state.behind_next >= behind.count:
-                state.behind_next = 0
-            connection = behind.items[state.behind_next]
-            if is_over(state, connection) and connection.standing.again_ns > state.now_ns:
-                state.behind_next += 1
-                continue
-            behind.count -= 1
-            behind.items[state.behind_next] = behind.items[behind.count]
-            state.behind_next += 1      # whoever was put here has its turn in the next round of all
-            connection.flags &= ~BEHIND
-            intake_visit(state, connection, True)   # of a dead one it reads nothing
-            return True
-        return False
 
     cdef void flush_unicast(self):
         cdef HubState* state = &self.state
@@ -448,6 +440,8 @@ cdef class Hub(Doorway):
         state.table[connection.index] = last
         last.index = connection.index
         state.counters.closed += 1
+        if connection.arrival & COUNTED and self.on_departure is not None:
+            self.tell_departed(connection)
         if connection.state_object != NULL:
             if self.on_close is not None:
                 self.tell_closed(connection)
@@ -461,6 +455,13 @@ cdef class Hub(Doorway):
         if connection.standing != NULL:
             Py_DECREF(<object>connection.standing.owner)
         free(connection)
+
+    cdef void tell_departed(self, CConnection* connection):
+        cdef const Address* address = &connection.address
+        try:
+            self.on_departure(PyBytes_FromStringAndSize(<const char*>address.octets, address.length))
+        except BaseException:   # whatever it is, the batch goes on
+            log.exception("on_departure of connection %d", connection.id)
 
     cdef void tell_closed(self, CConnection* connection):
         reason = <object>connection.close_reason if connection.close_reason != NULL else b""
@@ -480,7 +481,8 @@ cdef class Hub(Doorway):
         cdef HubState* state = &self.state
         if connection.state == HANDSHAKE:
             state.counters.handshake_timeouts += 1
-            self.refuse(connection, 408, b"", self.slow_handshake)
+            # Browsers open connections to have them when they need one, and say nothing for as long.
+            self.refuse(connection, 408, b"", self.slow_handshake, connection.input == NULL)
         elif connection.state == CLOSING or connection.state == LEAVING:
             connection.flags |= ABORT
             connection_kill(state, connection, connection.close_code)

@@ -1,15 +1,18 @@
 # cython: language_level=3
 """What every part of the hub needs of it: the C state, waking the loop, sending, compressing, the time."""
+import logging
+
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memset
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
+from realtime.native.address cimport Address, address_text
 from realtime.native.deflate cimport Deflater
 from realtime.native.frames cimport FIN_BIT, RSV1_BIT
 from realtime.native.posix cimport monotonic_ns
+from realtime.native.types cimport COUNTED, HANDSHAKE, PENDING, HubState
 from realtime.native.types cimport Connection as CConnection
-from realtime.native.types cimport HubState
 from realtime.native.unicast cimport output_frame, output_urgent
 
 cdef extern from "<time.h>" nogil:
@@ -25,6 +28,9 @@ cdef extern from "<time.h>" nogil:
 
 cdef extern from "<stdio.h>" nogil:
     int snprintf(char* to, size_t capacity, const char* form, ...)
+
+
+log = logging.getLogger("realtime.hub")
 
 
 cdef class HubBase:
@@ -43,6 +49,51 @@ cdef class HubBase:
             self.state.waking = 1
             self.state.now_ns = monotonic_ns()
             self.on_wake(0.0)
+
+    cdef void offended(self, CConnection* connection, int code):
+        """Tell `on_offence` that a connection ends with a close code, or an HTTP status."""
+        cdef const Address* address = &connection.address
+        if self.trusts(address):
+            return      # for whom a proxy speaks has not been said
+        admitted = connection.state != HANDSHAKE and not connection.flags & PENDING
+        try:
+            self.on_offence(
+                PyBytes_FromStringAndSize(<const char*>address.octets, address.length), code, admitted
+            )
+        except BaseException:   # whatever it is, the batch goes on
+            log.exception("on_offence of connection %d", connection.id)
+
+    cdef bint trusts(self, const Address* address) noexcept:
+        return self.trusted is not None and self.trusted.value_of(address) != 0
+
+    cdef int let_in(self, const Address* address):
+        """Ask `on_arrival` about a client's address; return the bits of its Arrival, -1 to let it not in.
+
+        Where asking fails nobody is let in.
+        """
+        welcome = self.on_arrival is None
+        if not welcome:
+            try:
+                welcome = self.on_arrival(
+                    PyBytes_FromStringAndSize(<const char*>address.octets, address.length)
+                )
+            except BaseException:   # whatever it is, the batch goes on
+                log.exception("on_arrival of %s", address_text(address))
+        if welcome:
+            return COUNTED if self.on_departure is not None else 0
+        self.state.counters.denied_arrivals += 1
+        return -1
+
+    cdef void tell_untrusted(self, const Address* address, str reason):
+        self.state.counters.denied_arrivals += 1
+        if self.on_untrusted is None:
+            return
+        try:
+            self.on_untrusted(
+                PyBytes_FromStringAndSize(<const char*>address.octets, address.length), reason
+            )
+        except BaseException:   # whatever it is, the batch goes on
+            log.exception("on_untrusted of %s", address_text(address))
 
     cdef bint send_message(
         self, CConnection* connection, uint8_t opcode, const uint8_t* payload, size_t n, bint urgent

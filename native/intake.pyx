@@ -6,9 +6,11 @@ Reads go to the hub's scratch buffer; a remainder up to `CARRY` bytes is copied 
 read, a larger frame collects in a buffer of its own, which grows with what has arrived and never with what a
 head merely announces.
 
-One visit reads at most one chunk, so that no connection keeps the others waiting; what is left stands in
-`hub.readable`. The rate limit counts frames, so that empty fragments and pings cost their sender too; that of
-bytes counts payloads, of messages after inflating.
+One visit reads at most one chunk, and handles frames for about `VISIT_BUDGET_NS`, so that no connection keeps
+the others waiting; what is left stands in `hub.readable`, and nothing more is read on top of it. The rate
+limit counts frames, so that empty fragments and pings cost their sender too; that of bytes counts payloads,
+of messages after inflating. Pings and pongs have a rate of their own besides, beyond which the connection
+ends: no answer is cheap enough to be asked for without end.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport Py_INCREF
@@ -36,7 +38,7 @@ from realtime.native.frames cimport (
     utf8_feed,
 )
 from realtime.native.output cimport output_leave_all, output_uncork
-from realtime.native.posix cimport EAGAIN, EINTR, MSG_DONTWAIT, errno, recv
+from realtime.native.posix cimport EAGAIN, EINTR, MSG_DONTWAIT, errno, monotonic_ns, recv
 from realtime.native.ratelimit cimport Allowance, Standing, gcra
 from realtime.native.types cimport (
     BEHIND,
@@ -55,6 +57,7 @@ from realtime.native.types cimport (
     PINGED,
     THROTTLED,
     Connection,
+    ConnectionList,
     HubState,
     Input,
 )
@@ -63,6 +66,12 @@ from realtime.native.wheel cimport wheel_set
 
 cdef enum:
     ECHO_MESSAGE_BYTES = 32 << 20    # the echo path serves conformance suites, which send 16 MiB
+    TOO_MANY_ERRORS = 4509
+    # A chunk of 64 KiB holds 600 compressed messages that inflate to 64 KiB each, 60 ms of work, or 3,000
+    # requests. The clock is looked at once for so much of it: a frame is one, a KiB inflated another.
+    VISIT_BUDGET_NS = 1000000
+    VISIT_LOOK = 64
+    BEHIND_LOOKS = 32                # at who is read after all others, for one that may be
     BEHIND_FRAMES = 2                # of whoever is over its rates, handled in one visit
     BEHIND_BYTES = 4096              # and read
     OVER_NS = 1000000000             # it counts as over its rates for so long after it last was
@@ -88,7 +97,8 @@ cdef void intake_visit(HubState* hub, Connection* connection, bint resumed):
         return
     if resumed and have:
         _handle(hub, connection, state.raw, have)
-        if connection.flags & (PAUSED | THROTTLED | BEHIND) or connection.state >= LEAVING:
+        # Who stands in line again has whole frames left: read on top of them, they would pile up.
+        if connection.flags & (PAUSED | THROTTLED | BEHIND | IN_READABLE) or connection.state >= LEAVING:
             return
         state = connection.input
         have = state.raw_length if state != NULL else 0
@@ -136,6 +146,27 @@ cdef void intake_behind(HubState* hub, Connection* connection) noexcept nogil:
         if list_push(&hub.behind, connection) == 0:
             connection.flags |= BEHIND
             hub.counters.held_back += 1
+
+
+cdef bint intake_visit_behind(HubState* hub):
+    """Read a little of one whose tenant is over its rates, and may send again; False where none may."""
+    cdef ConnectionList* behind = &hub.behind
+    cdef Connection* connection
+    cdef int looks
+    for looks in range(BEHIND_LOOKS if behind.count else 0):
+        if hub.behind_next >= behind.count:
+            hub.behind_next = 0
+        connection = behind.items[hub.behind_next]
+        if is_over(hub, connection) and connection.standing.again_ns > hub.now_ns:
+            hub.behind_next += 1
+            continue
+        behind.count -= 1
+        behind.items[hub.behind_next] = behind.items[behind.count]
+        hub.behind_next += 1    # whoever was put here has its turn in the next round of all
+        connection.flags &= ~BEHIND
+        intake_visit(hub, connection, True)     # of a dead one it reads nothing
+        return True
+    return False
 
 
 cdef bint _must_wait(HubState* hub, Connection* connection, size_t octets, int handled):
@@ -246,6 +277,8 @@ cdef size_t _frames(HubState* hub, Connection* connection, uint8_t* data, size_t
     cdef FrameHead head
     cdef const char* wrong
     cdef size_t used = 0
+    cdef uint64_t work_look = hub.work + VISIT_LOOK
+    cdef int64_t until_ns = 0
     cdef int answer
     cdef int handled = 0
     while used < n:
@@ -271,6 +304,7 @@ cdef size_t _frames(HubState* hub, Connection* connection, uint8_t* data, size_t
         used += head.header_bytes
         unmask(data + used, head.payload_bytes, head.mask, 0)
         hub.counters.frames_in += 1
+        hub.work += 1
         if head.opcode & CONTROL_BIT:
             _control(hub, connection, &head, data + used)
         else:
@@ -282,7 +316,20 @@ cdef size_t _frames(HubState* hub, Connection* connection, uint8_t* data, size_t
         if hub.cork_length > hub.high_water or hub.congested:
             _rest(hub, connection)
             return used
+        if hub.work >= work_look:
+            if _has_had_its_time(&until_ns):
+                intake_later(hub, connection)
+                return used
+            work_look = hub.work + VISIT_LOOK
     return used
+
+
+cdef bint _has_had_its_time(int64_t* until_ns) noexcept nogil:
+    """Has a visit had its time? The first look begins it, so that short visits need no clock."""
+    cdef int64_t now_ns = monotonic_ns()
+    if until_ns[0] == 0:
+        until_ns[0] = now_ns + VISIT_BUDGET_NS
+    return now_ns >= until_ns[0]
 
 
 cdef void _rest(HubState* hub, Connection* connection):
@@ -422,6 +469,7 @@ cdef int _message(
                 _fail(hub, connection, -answer, "bad compressed data")
             return 0
         payload = inflated
+        hub.work += n >> 10
     if opcode == OPCODE_TEXT:
         if compressed or not fragmented:
             utf8 = utf8_feed(UTF8_ACCEPT, payload, n)
@@ -439,16 +487,34 @@ cdef int _message(
 # --------------------------------------------------------------------------- control frames
 
 cdef void _control(HubState* hub, Connection* connection, const FrameHead* head, uint8_t* payload):
+    cdef bint is_over
+    if head.opcode == OPCODE_CLOSE:
+        _peer_close(hub, connection, payload, head.payload_bytes)
+        return
     if head.opcode == OPCODE_PING:
         hub.counters.pings_in += 1
-        # RFC 6455, 5.5.3: of several pings only the latest needs an answer, so one over the rate gets none.
-        if connection.state == OPEN and _charge(hub, connection, head.payload_bytes) == 0:
-            output_frame(hub, connection, FIN_BIT | OPCODE_PONG, payload, head.payload_bytes)
-    elif head.opcode == OPCODE_PONG:
-        hub.counters.pongs_in += 1
-        _charge(hub, connection, head.payload_bytes)
     else:
-        _peer_close(hub, connection, payload, head.payload_bytes)
+        hub.counters.pongs_in += 1
+    if _flooded(hub, connection):
+        return
+    is_over = _charge(hub, connection, head.payload_bytes) != 0
+    # RFC 6455, 5.5.3: of several pings only the latest needs an answer, so one over the rate gets none.
+    if head.opcode == OPCODE_PING and connection.state == OPEN and not is_over:
+        output_frame(hub, connection, FIN_BIT | OPCODE_PONG, payload, head.payload_bytes)
+
+
+cdef bint _flooded(HubState* hub, Connection* connection):
+    """Count one ping or pong; True when the connection was failed over their number."""
+    if hub.control_cost_ns == 0 or connection.flags & ECHO or connection.state != OPEN:
+        return False
+    if gcra(&connection.control_bucket, hub.now_ns, hub.control_cost_ns, hub.control_burst_ns) == 0:
+        return False
+    hub.counters.rate_limited += 1
+    _fail_over(
+        hub, connection, TOO_MANY_ERRORS, b"too many control frames", b"control_frames_per_second",
+        1000000000 // hub.control_cost_ns,
+    )
+    return True
 
 
 cdef void _peer_close(HubState* hub, Connection* connection, const uint8_t* payload, size_t n):
@@ -504,6 +570,8 @@ cdef void connection_close(HubState* hub, Connection* connection, uint16_t code,
     cdef size_t n = PyBytes_GET_SIZE(reason)
     if connection.state != OPEN:
         return
+    if hub.on_offence != NULL:
+        hub.on_offence(hub.owner, connection, code)
     n = n if n <= 123 else 123
     payload[0] = <uint8_t>(code >> 8)
     payload[1] = <uint8_t>(code & 255)

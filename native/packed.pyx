@@ -8,19 +8,15 @@ believed before as many bytes are there. Faults are noted in a `Scanner` of the 
 known. Any other ends a message only: `skip_values` finds its end.
 """
 
-from cpython.mem cimport PyMem_Free
 from libc.math cimport isfinite
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset, strlen
+from libc.string cimport memcpy, memset
 
 from realtime.native.message cimport *
 from realtime.native.scanner cimport *
+from realtime.native.shortest cimport SHORTEST_BYTES_MAX, put_shortest
 from realtime.native.text cimport digits_of, is_utf8, put_escaped
-
-cdef extern from "Python.h":
-    char* PyOS_double_to_string(double value, char format, int precision, int flags, int* kind)
-    int Py_DTSF_ADD_DOT_0
 
 cdef enum:
     TEXT_GROWTH = 6
@@ -346,14 +342,10 @@ cdef inline int put_string(Scanner* s, Text* text, const Token* token) noexcept 
 
 cdef inline int put_float(Scanner* s, Text* text, const Token* token) noexcept:
     """Write the shortest decimal that reads back as the same double; -1 where it is not finite."""
-    cdef char* digits
+    cdef uint8_t[SHORTEST_BYTES_MAX] digits
     if not isfinite(token.real):
         return refuse(s, token.head, FAULT_PACKED_FINITE)
-    digits = PyOS_double_to_string(token.real, c"r", 0, Py_DTSF_ADD_DOT_0, NULL)
-    if digits == NULL:
-        return refuse(s, token.head, FAULT_MEMORY)
-    put_text(text, digits, strlen(digits))
-    PyMem_Free(digits)
+    put_text(text, <const char*>digits, put_shortest(token.real, digits))
     return 0
 
 

@@ -9,22 +9,36 @@ import logging
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from realtime.native.address cimport peer_name
+from realtime.native.address cimport address_name, address_take
 from realtime.native.frames cimport FIN_BIT, OPCODE_BINARY, OPCODE_TEXT
 from realtime.native.handles cimport Accept, Handshake, Refuse, connection_handle
-from realtime.native.handshake cimport judge_reason, judge_upgrade, write_accept, write_refusal
+from realtime.native.handshake cimport header_value, judge_reason, judge_upgrade, write_accept, write_refusal
 from realtime.native.httphead cimport Head, parse_head
 from realtime.native.hubbase cimport HubBase
 from realtime.native.intake cimport connection_close
 from realtime.native.output cimport output_settle
 from realtime.native.posix cimport EPOLL_CTL_DEL, MSG_DONTWAIT, MSG_NOSIGNAL, epoll_ctl, send
-from realtime.native.types cimport BINARY, CLOSING, DEAD, ECHO, FAILED, OPEN, PENDING, HubState
+from realtime.native.proxyproto cimport ProxyHeader, proxy_begins, proxy_parse
+from realtime.native.types cimport (
+    AWAITS_HEAD,
+    AWAITS_PROXY,
+    BINARY,
+    CLOSING,
+    DEAD,
+    ECHO,
+    FAILED,
+    FORWARDED,
+    OPEN,
+    PENDING,
+    HubState,
+)
 from realtime.native.types cimport Connection as CConnection
 from realtime.native.unicast cimport connection_kill, output_append, output_frame, output_seal
 from realtime.native.users cimport users_add, users_bucket
 from realtime.native.wheel cimport wheel_live, wheel_set
 
 cdef enum:
+    PROXY_REQUIRED = 2
     AGE_PERCENT_MIN = 90
     AGE_PERCENT_SPREAD = 20
 
@@ -52,13 +66,22 @@ cdef class Reception(HubBase):
     cdef long head(self, CConnection* connection, uint8_t* data, size_t n):
         """Judge a request head: bytes used, 0 for more, -1 when the connection is not ours any more."""
         cdef Head head
-        cdef int length = parse_head(data, n, &self.limits, &head)
-        cdef int verdict
+        cdef long skipped = 0
+        cdef int length, verdict
         cdef Handshake request
+        if connection.arrival & AWAITS_PROXY:
+            skipped = self.hear_proxy(connection, data, n)
+            if skipped < 0 or connection.arrival & AWAITS_PROXY or <size_t>skipped == n:
+                return skipped
+            data += skipped
+            n -= skipped
+        length = parse_head(data, n, &self.limits, &head)
         if length == 0:
-            return 0
+            return skipped
         if length < 0:
             return self.refuse(connection, -length, b"", head.reason)
+        if connection.arrival & AWAITS_HEAD and not self.hear_forwarded(connection, data, &head):
+            return -1
         verdict = judge_upgrade(&head)
         if verdict == 0:
             self.hand_over(connection, data, n)
@@ -78,13 +101,71 @@ cdef class Reception(HubBase):
             return -1
         if type(verdict_object) is Accept:
             self.accept(connection, <Accept>verdict_object, data, &head)
-            return length
+            return skipped + length
         if type(verdict_object) is Refuse:
             return self.refuse(
                 connection, (<Refuse>verdict_object).status, (<Refuse>verdict_object).header_lines,
-                (<Refuse>verdict_object).body,
+                (<Refuse>verdict_object).body, (<Refuse>verdict_object).blameless,
             )
         return self.refuse(connection, 500, b"", b"the handshake failed on our side")
+
+    cdef long hear_proxy(self, CConnection* connection, const uint8_t* data, size_t n):
+        """Read the PROXY header of a trusted peer: its bytes, -1 when the connection is not ours any more.
+
+        While more of it is needed the connection still AWAITS_PROXY.
+        """
+        cdef ProxyHeader header
+        cdef int used = 0
+        if self.proxy_protocol == PROXY_REQUIRED or proxy_begins(data, n) >= 0:
+            used = proxy_parse(data, n, &header)
+            if used == 0:
+                return 0
+            if used < 0:
+                self.tell_untrusted(&connection.address, "proxy_header")
+                return self.refuse(connection, 400, b"", header.reason)
+            if header.source.length:
+                connection.address = header.source
+        connection.arrival = AWAITS_HEAD
+        if self.on_forwarded is not None and self.trusts(&connection.address):
+            return used     # another proxy, which speaks through the request
+        return used if self.settle(connection) else -1
+
+    cdef bint hear_forwarded(self, CConnection* connection, const uint8_t* data, const Head* head):
+        """Take a trusted peer's word for whose request it is; False when the connection is refused."""
+        value = None if self.on_forwarded is None else header_value(data, head, self.forwarded_header)
+        if value is None:
+            return self.settle(connection)
+        try:
+            address = self.on_forwarded(
+                PyBytes_FromStringAndSize(
+                    <const char*>connection.address.octets, connection.address.length
+                ), value,
+            )
+        except BaseException:   # whatever it is, it is this connection's alone
+            log.exception("on_forwarded of connection %d", connection.id)
+            address = None
+        if not isinstance(address, bytes) or len(address) not in (4, 16):
+            self.tell_untrusted(&connection.address, "forwarded_header")
+            self.refuse(connection, 400, b"", f"{self.forwarded_header}: cannot be read".encode())
+            return False
+        address_take(
+            &connection.address, <const uint8_t*>PyBytes_AS_STRING(address), <int>PyBytes_GET_SIZE(address)
+        )
+        if not self.settle(connection):
+            return False
+        connection.arrival |= FORWARDED
+        return True
+
+    cdef bint settle(self, CConnection* connection):
+        """The client's address is known: is it let in? Refused by an answer, for the proxy has to tell its
+        client something, and might take a reset for a broken server."""
+        cdef int arrival = self.let_in(&connection.address)
+        if arrival < 0:
+            connection.arrival = 0
+            self.refuse(connection, 403, b"", b"this address may not connect")
+            return False
+        connection.arrival = arrival
+        return True
 
     cdef void accept(self, CConnection* connection, Accept accept, const uint8_t* data, const Head* head):
         cdef HubState* state = &self.state
@@ -113,7 +194,7 @@ cdef class Reception(HubBase):
         connection.flags |= (
             (BINARY if accept.binary else 0)
             | (ECHO if accept.echo else 0)
-            | (PENDING if accept.pending else 0)
+            | (PENDING if accept.pending or accept.close_code else 0)   # who is let in to be closed is nobody
         )
         state.counters.handshakes += 1
         output_append(state, connection, answer, n)
@@ -129,8 +210,13 @@ cdef class Reception(HubBase):
         if accept.close_code:
             connection_close(state, connection, accept.close_code, accept.close_reason)
 
-    cdef long refuse(self, CConnection* connection, int status, bytes headers, bytes body):
-        """Answer with an HTTP error, then discard until the peer closes, so that it can read that."""
+    cdef long refuse(
+        self, CConnection* connection, int status, bytes headers, bytes body, bint blameless=False
+    ):
+        """Answer with an HTTP error, then discard until the peer closes, so that it can read that.
+
+        Whoever is `blameless` has not offended, whatever the status may mean elsewhere.
+        """
         cdef HubState* state = &self.state
         cdef uint8_t answer[2048]
         cdef size_t n = write_refusal(
@@ -138,6 +224,8 @@ cdef class Reception(HubBase):
             PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body),
         )
         state.counters.refused += 1
+        if state.on_offence != NULL and not blameless:
+            self.offended(connection, status)
         connection.close_code = 1006
         if n == 0:
             log.error("the refusal %d %r %r cannot be sent", status, headers, body)
@@ -155,14 +243,15 @@ cdef class Reception(HubBase):
         cdef int fd = connection.fd
         cdef HubState* state = &self.state
         epoll_ctl(state.epoll_fd, EPOLL_CTL_DEL, fd, NULL)
-        remote = peer_name(fd)
+        remote = address_name(&connection.address)
+        forwarded = connection.arrival & FORWARDED != 0
         received = PyBytes_FromStringAndSize(<const char*>data, n)
         # connection_kill closes its descriptor, and this one lives on.
         connection.fd = -1
         connection_kill(state, connection, 1000)
         state.counters.handed_over += 1
         try:
-            self.on_http(fd, received, remote)
+            self.on_http(fd, received, remote, forwarded)
         except BaseException:
             # The descriptor is the callee's even now: closed twice, its number may be another socket's.
             log.exception("on_http")

@@ -10,6 +10,7 @@ cdef class SessionBase:
     cdef public object tenant
     cdef public object backlog
     cdef public object rooms
+    cdef public set limited         # rooms where it may not send all that members may; None: nowhere
     cdef public dict handlers
     cdef public dict live
     cdef public bytes user_json

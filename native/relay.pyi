@@ -10,7 +10,8 @@ from realtime.native.sequence import Sequence
 class SessionBase:
     """What the relay reads of a session.
 
-    `live` are the rooms of its tenant by name, `rooms` those it is in; `handlers` are by message type;
+    `live` are the rooms of its tenant by name, `rooms` those it is in, `limited` those of them where it may
+    not send all that their members may, None where there are none; `handlers` are by message type;
     `credit` is how many messages it may send before `pay` is asked; `allowance` what its user and tenant may
     send, None where that is not limited.
     """
@@ -20,6 +21,7 @@ class SessionBase:
     tenant: Any
     backlog: Any
     rooms: Any
+    limited: set[Any] | None
     handlers: dict[str, Any]
     live: dict[str, Any]
     user_json: bytes
@@ -52,6 +54,8 @@ class RoomBase:
     log: Log | None
     arriving: int
     members: int
+    def take(self, types: frozenset[str]) -> None:
+        """Let any member publish `types` from now on, without another look."""
     def deliver(self, push: bytes, offset: int) -> None:
         """Give one publication to the members."""
     def deliver_to_all(self, push: bytes, offset: int) -> None: ...

@@ -43,6 +43,7 @@ cdef bytes NULL_CONTENT = b"null"
 cdef class SessionBase:
     """What the relay reads of a session. `live` are the rooms of its tenant by name, `rooms` its own.
 
+    `limited` are those of them where it may not send all that their members may, None where there are none.
     `handlers` are by message type; `credit` is how many messages it may send before `pay` is asked,
     `allowance` what its user and tenant may send, None where that is not limited.
     """
@@ -60,6 +61,12 @@ cdef class RoomBase:
     `sequence` orders it, None when that happens elsewhere. `log` is the one log that all its members read,
     where there is one and it is uncompressed JSON; else None, and `deliver_to_all(push, offset)` is called.
     """
+
+    def take(self, frozenset types not None):
+        """Let any member publish `types` from now on, without another look."""
+        self.types = types
+        self.last_type = None
+        self.last_handlers = None
 
     def deliver(self, bytes push not None, offset):
         """Give one publication to the members."""
@@ -190,6 +197,8 @@ cdef class Relay:
             return False
         if not is_token(&fields[<int>FIELD_ROOM], room.json) or room not in session.rooms or content.broken:
             return False
+        if session.limited is not None and room in session.limited:
+            return False
         push.content, push.content_bytes = content.at, content.end - content.at
         if content.at == NULL:
             push.content = <const uint8_t*>PyBytes_AS_STRING(NULL_CONTENT)
@@ -221,6 +230,8 @@ cdef class Relay:
             return self.publish(session, message)
         room = <RoomBase?>found
         if room.sequence is None or message.type not in room.types:
+            return self.publish(session, message)
+        if session.limited is not None and room in session.limited:
             return self.publish(session, message)
         if session.allowance is not None:
             self.charge(session.allowance, 0, room.members)

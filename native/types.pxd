@@ -7,6 +7,7 @@ owns its `Output`, its `Input` and its links; it is freed only at the end of an 
 `RoomLog`, which stays alive while the log has members.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from realtime.native.address cimport Address
 from realtime.native.ratelimit cimport Standing
 
 cdef enum ConnectionState:
@@ -32,6 +33,12 @@ cdef enum ConnectionFlag:
     THROTTLED = 4096     # stands in hub.throttled: published faster than its room can be flushed
     BEHIND = 16384       # stands in hub.behind: its tenant is over its rates, and is read after all others
     LAPSED = 8192        # a link of it has a lapse: the peer has to be told before its rooms go on
+
+cdef enum Arrival:
+    AWAITS_PROXY = 1     # a trusted peer, whose PROXY header may or must come first
+    AWAITS_HEAD = 2      # a trusted peer, whose request says on whose behalf it asks
+    COUNTED = 4          # on_departure will be called for its address
+    FORWARDED = 8        # its request said the address: another one on the same socket may say another
 
 cdef enum SlowReader:
     DISCONNECT = 0       # who lags too far is closed with 4001
@@ -170,6 +177,9 @@ cdef struct Connection:
     Standing* standing      # in the Allowance of its tenant (owned), or NULL: it has no rates
     int64_t bucket          # GCRA theoretical arrival time, ns: of its messages
     int64_t byte_bucket     # and of their bytes
+    int64_t control_bucket  # of pings and pongs
+    Address address         # the client's; a trusted peer's own until it has said whom it speaks for
+    uint8_t arrival         # bits of an Arrival; without the first two, on_arrival has let its address in
 
 cdef struct ConnectionList:
     Connection** items
@@ -182,7 +192,7 @@ cdef struct Counters:
     uint64_t unicasts, appended, appended_bytes, deliveries, bytes_out
     uint64_t sends, blocked, polls, events, wakes, passes, pauses
     uint64_t slow_consumers, heartbeat_timeouts, handshake_timeouts, rate_limited, protocol_errors
-    uint64_t accept_rests, full, aged
+    uint64_t accept_rests, full, aged, denied_arrivals
     uint64_t chunks, queued_bytes, messages_out
     uint64_t dropped, gaps, parked, skipped, held_back
 
@@ -229,6 +239,8 @@ cdef struct HubState:
     int64_t message_burst_ns
     double byte_cost_ns     # 0 = bytes are not limited
     int64_t byte_burst_ns
+    int64_t control_cost_ns # 0 = pings and pongs count as frames alone
+    int64_t control_burst_ns
     double max_age_ticks    # 0 = connections live for ever
     double rest_ratio
     int64_t rest_max_ns
@@ -241,4 +253,7 @@ cdef struct HubState:
     void (*on_message)(
         void* owner, Connection* connection, uint8_t opcode, const uint8_t* payload, size_t n, int64_t wait_ns
     ) noexcept
+    # It ends with this close code, or HTTP status; NULL where nobody wants to know.
+    void (*on_offence)(void* owner, Connection* connection, int code) noexcept
+    uint64_t work           # frames handled, and KiB inflated: for whoever wants to know when to look at a clock
     Counters counters

@@ -1,4 +1,4 @@
-"""The `realtime` command: serve, check, settings, migrate, token, dev-cluster, replay, and `cli_control`.
+"""The `realtime` command: serve, check, settings, migrate, dev-cluster, replay; others stand in `cli_*`.
 
 A user's mistake ends in one line on stderr and no traceback: exit code 2 for a wrong command line, 1 for what
 failed after that. What the commands do stands elsewhere; here are their options and what they print.
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from realtime import __version__
+from realtime import __version__, cli_audit, cli_penalties, cli_policy, cli_token, cli_user
 from realtime.cli_control import add_commands
 from realtime.errors import RealtimeError, SettingsError
 from realtime.loading import CONFIG_VARIABLE, Loaded, convert, load
@@ -28,7 +28,9 @@ examples:
   realtime settings --format markdown         every knob: variable, unit, bounds, default, current value
   realtime migrate --status                   which tables the store has, and which are due
   realtime token make --sub alice --ttl 3600  a token signed with REALTIME_JWT_SECRET
+  realtime token check - <token.txt           would the server take it, and if not, why?
   realtime publish chat:lobby '{"text":"hello"}'  to the workers that share REDIS_URL
+  realtime audit verify                       has anybody changed what is on record?
   realtime dev-cluster                        a Redis Cluster on this machine, for development
 """
 # Short names for what is typed often; every knob has its own option anyway.
@@ -76,9 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_settings(commands)
     _add_migrate(commands)
-    _add_token(commands)
+    cli_token.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     _add_dev_cluster(commands)
     add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
+    cli_penalties.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
+    cli_audit.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
+    cli_user.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
+    cli_policy.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     # Only for --help: main() hands replay's own options on unparsed.
     commands.add_parser("replay", help="play a recorded chat into a server, and check every delivery")
     return parser
@@ -128,27 +134,6 @@ def _add_migrate(commands: Any) -> None:
     )
     _add_knobs(migrate)
     migrate.set_defaults(run=_migrate)
-
-
-def _add_token(commands: Any) -> None:
-    token = commands.add_parser("token", help="make a token", description="Make tokens for clients.")
-    verbs = token.add_subparsers(title="verbs", metavar="VERB", required=True)
-    make = verbs.add_parser(
-        "make",
-        help="sign a token with jwt_secret",
-        description="Sign a token with jwt_secret (REALTIME_JWT_SECRET or the config file) and print it.",
-    )
-    make.add_argument("--sub", required=True, metavar="USER", help="user id the token speaks for")
-    make.add_argument("--tenant", default="default", help="tenant of the user (default: default)")
-    make.add_argument(
-        "--roles", default=[], type=_names, metavar="A,B", help="roles, separated by commas (default: none)"
-    )
-    make.add_argument(
-        "--ttl", type=_seconds, default=3600.0, metavar="SECONDS", help="how long it holds (default: 3600)"
-    )
-    make.add_argument("--jti", default="", help="id of the token itself (default: none)")
-    _add_config(make)
-    make.set_defaults(run=_token_make)
 
 
 def _add_dev_cluster(commands: Any) -> None:
@@ -296,26 +281,6 @@ def _print_markdown(rows: list[dict[str, str]]) -> None:
         print("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
 
 
-def _token_make(parsed: argparse.Namespace) -> int:
-    settings = _load(parsed).settings
-    if settings.open_mode:
-        return _fail("no key to sign with: set REALTIME_JWT_SECRET, or jwt_secret in the config file")
-    from realtime.backends.auth_jwt import make_token
-
-    print(
-        make_token(
-            settings.jwt_secret,
-            user=parsed.sub,
-            ttl_s=parsed.ttl,
-            tenant=parsed.tenant,
-            roles=parsed.roles,
-            token_id=parsed.jti,
-            algorithm=settings.jwt_algorithms[0],
-        )
-    )
-    return 0
-
-
 def _dev_cluster(parsed: argparse.Namespace) -> int:
     from realtime.edge import dev_cluster
 
@@ -327,20 +292,6 @@ def _replay(arguments: list[str]) -> int:
     from realtime.client import replay
 
     return replay.main(arguments)
-
-
-def _names(text: str) -> list[str]:
-    return [name for name in (part.strip() for part in text.split(",")) if name]
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 10 * 365 * 86_400:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, to ten years")
-    return value
 
 
 def _port_base(text: str) -> int:

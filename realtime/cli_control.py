@@ -32,13 +32,15 @@ def add_commands(commands: Any, add_config: AddConfig, read: Read) -> None:
             "--tenant", default=DEFAULT_TENANT, help=f"tenant of the room or user (default: {DEFAULT_TENANT})"
         )
         add_config(parser)
-        parser.set_defaults(run=_runner(run, read))
+        parser.set_defaults(run=runner(run, read))
 
 
 Run = Callable[["Publisher", argparse.Namespace], Awaitable[None]]
 
 
-def _runner(run: Run, read: Read) -> Callable[[argparse.Namespace], int]:
+def runner(run: Run, read: Read) -> Callable[[argparse.Namespace], int]:
+    """Return what runs a command with a connected `Publisher`."""
+
     def command(parsed: argparse.Namespace) -> int:
         settings = read(parsed)
         from realtime.edge.publisher import Publisher
@@ -102,7 +104,7 @@ async def _publish_one(
     receipt = await publisher.publish(
         parsed.room, type, content, tenant=parsed.tenant, user=parsed.user, key=key
     )
-    _say(**receipt._asdict())
+    say(**receipt._asdict())
 
 
 # ---------------------------------------------------------------- notify
@@ -136,7 +138,7 @@ async def _notify(publisher: Publisher, parsed: argparse.Namespace) -> None:
         tenant=parsed.tenant,
         id=parsed.id,
     )
-    _say(**sent._asdict())
+    say(**sent._asdict())
 
 
 # ---------------------------------------------------------------- kick, revoke
@@ -168,21 +170,22 @@ async def _kick(publisher: Publisher, parsed: argparse.Namespace) -> None:
         closed = await publisher.kick_tenant(parsed.tenant, **order)
     else:
         closed = await publisher.kick(parsed.user, tenant=parsed.tenant, **order)
-    _say(connections=closed)
+    say(connections=closed)
 
 
 def _add_revoke(commands: Any) -> tuple[argparse.ArgumentParser, Run]:
     parser = commands.add_parser(
         "revoke",
         help="refuse tokens, and close the connections that they opened",
-        description="Refuse one token, or all those of a user that were issued before now, on all workers, "
-        "and print until when (Unix seconds).",
+        description="Refuse one token, or all those of a user or of a tenant that were issued before now, on "
+        "all workers, and print until when (Unix seconds).",
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--user", help="all tokens of this user so far")
     which.add_argument("--jti", metavar="ID", help="the one token of this id")
+    which.add_argument("--everybody", action="store_true", help="all tokens of the tenant so far")
     parser.add_argument(
-        "--issued-before", type=float, metavar="UNIX", help="with --user: only older ones (default: now)"
+        "--issued-before", type=float, metavar="UNIX", help="not with --jti: only older ones (default: now)"
     )
     parser.add_argument(
         "--keep",
@@ -199,10 +202,11 @@ async def _revoke(publisher: Publisher, parsed: argparse.Namespace) -> None:
         tenant=parsed.tenant,
         user=parsed.user,
         token_id=parsed.jti,
+        everybody=parsed.everybody,
         issued_before=parsed.issued_before,
         **keep,
     )
-    _say(until=until)
+    say(until=until)
 
 
 def _json(what: str, text: str) -> Any:
@@ -212,5 +216,6 @@ def _json(what: str, text: str) -> Any:
         raise BadMessage(f"{what} is no JSON: {error}; text stands in quotes: '\"hello\"'") from error
 
 
-def _say(**what: Any) -> None:
+def say(**what: Any) -> None:
+    """Print one line of JSON."""
     print(json.dumps(what, separators=(",", ":"), ensure_ascii=False), flush=True)

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from realtime.errors import SettingsError
+from realtime.policy import load_policy
 from realtime.settings import KNOBS, Knob, Settings, as_text
 
 CONFIG_VARIABLE: Final = "REALTIME_CONFIG"
@@ -149,31 +150,60 @@ def _cross_check(settings: Settings) -> None:
         )
     if settings.echo_path and settings.echo_path == settings.ws_path:
         raise SettingsError(f"echo_path and ws_path are both {settings.ws_path}")
+    _cross_check_tls(settings)
     for origin in settings.allowed_origins:
         parts = urlsplit(origin)
         if origin != "null" and (not parts.scheme or not parts.netloc or parts.path or parts.query):
             raise SettingsError(f"allowed_origins: {origin!r} is not scheme://host[:port]")
-    if not settings.open_mode and not settings.loopback and len(settings.jwt_secret.encode()) < 32:
+    secrets = [each for each in (settings.jwt_secret, *settings.jwt_previous_secrets) if each]
+    if not settings.loopback and any(len(secret.encode()) < 32 for secret in secrets):
         # RFC 7518, 3.2: a shorter key than the hash can be searched for offline from one token.
         raise SettingsError(
-            "jwt_secret is shorter than 32 bytes, which only loopback may use; "
+            "jwt_secret is shorter than 32 bytes, or one before it, which only loopback may use; "
             "make one with: openssl rand -hex 32"
         )
-    if settings.open_mode and not settings.loopback:
+    if settings.jwt_previous_secrets and not settings.jwt_secret:
+        raise SettingsError("jwt_previous_secrets are those before jwt_secret, and there is none")
+    if settings.token_cookie and not settings.allowed_origins:
+        raise SettingsError(
+            "token_cookie needs allowed_origins: browsers send cookies along whichever page connects"
+        )
+    if _open(settings) and not settings.loopback:
         raise SettingsError(
             f"host {settings.host} can be reached from outside and no key is configured: set "
             "REALTIME_JWT_SECRET (make one with: openssl rand -hex 32), or listen on 127.0.0.1"
         )
 
 
+def _cross_check_tls(settings: Settings) -> None:
+    if settings.tls_port and not settings.tls_certificate:
+        raise SettingsError(f"tls_port {settings.tls_port} needs a tls_certificate")
+    if settings.tls_port and settings.tls_port in (settings.port, settings.admin_port):
+        raise SettingsError(f"tls_port {settings.tls_port} is the port of something else")
+    if settings.tls_key and len(settings.tls_key) != len(settings.tls_certificate):
+        raise SettingsError(
+            f"tls_key has {len(settings.tls_key)} files and tls_certificate {len(settings.tls_certificate)}: "
+            "one key for each certificate, in the same order, or none where they stand in the same files"
+        )
+
+
+def _open(settings: Settings) -> bool:
+    """Whether nobody's tokens are taken: there is no secret, and the policy names no issuer."""
+    return settings.open_mode and not (
+        settings.policy_path and load_policy(Path(settings.policy_path)).issuers
+    )
+
+
 def _doubts(settings: Settings) -> list[str]:
     """What works but should not stay so: one loud line each."""
     doubts = []
-    if settings.open_mode:
+    if _open(settings):
         doubts.append(
             "OPEN MODE: no REALTIME_JWT_SECRET, so everybody on this machine may connect as anyone; "
             "for development only"
         )
-    elif len(settings.jwt_secret.encode()) < 32:
+    elif settings.jwt_secret and len(settings.jwt_secret.encode()) < 32:
         doubts.append("jwt_secret is shorter than 32 bytes: good enough for this machine only")
+    if settings.tls_certificate and not settings.tls_port:
+        doubts.append("tls_certificate is given but no tls_port: nobody is served by TLS")
     return doubts

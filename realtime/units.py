@@ -6,5 +6,6 @@ Rate = {"unit": "count/second"}
 ByteRate = {"unit": "bytes/second"}
 Seconds = {"unit": "seconds"}
 Millis = {"unit": "milliseconds"}
+Days = {"unit": "days"}
 Text = {"unit": "text"}
 Flag = {"unit": "true|false"}

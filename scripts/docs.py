@@ -79,7 +79,7 @@ def settings_sections() -> dict[str, list[str]]:
     pages = settings.Settings, settings_security.SecuritySettings, settings_cluster.ClusterSettings
     for line in "".join(map(inspect.getsource, pages)).splitlines():
         if title := re.fullmatch(r"    # -- (.+?) -*", line):
-            names = sections.setdefault(title[1].capitalize(), [])
+            names = sections.setdefault(title[1][:1].upper() + title[1][1:], [])
         elif field := re.match(r"    (\w+): Annotated\[", line):
             names.append(field[1])
     sections = {title: names for title, names in sections.items() if names}
@@ -345,9 +345,19 @@ def close_codes_table() -> str:
 def metrics_page() -> str:
     hub = dict.fromkeys((*telemetry.HUB_COUNTERS, *telemetry.HUB_GAUGES), 0)
     core = dict.fromkeys((*telemetry.CORE_COUNTERS, *telemetry.CORE_GAUGES), 0)
-    core |= dict.fromkeys((*telemetry.BACKEND_HELP, *telemetry.CLUSTER_HELP), 0)
+    core |= dict.fromkeys((*telemetry.BACKEND_HELP, *telemetry.GUARD_HELP, *telemetry.CLUSTER_HELP), 0)
+    core |= dict.fromkeys(telemetry.TLS_HELP, 0)
     declared = telemetry.worker_metrics(
-        hub, core, refusals={}, node="", version="", http=0, lag=telemetry.LoopLag(), tenants={"": {}}
+        hub,
+        core,
+        refusals={},
+        arrivals={},
+        offences={},
+        node="",
+        version="",
+        http=0,
+        lag=telemetry.LoopLag(),
+        tenants={"": {}},
     )
     rows = [(code(metric.name), metric.type, metric.help) for metric in declared]
     note = NOTE.format(source="realtime/edge/telemetry.py")
@@ -359,8 +369,9 @@ METRICS_INTRODUCTION = """\
 
 `GET /metrics` on the server's own port answers in Prometheus' text format 0.0.4. Counting costs plain integer
 additions; nothing is formatted until somebody asks. Samples of a cluster's worker are labelled `node` and
-`worker`; those of `realtime_tenant_…` are there for the tenants that `tenant_metrics` names. Beside it, `GET /health` says that the process is alive, and `GET /ready` whether it may take
-traffic: 503 from the first moment of a drain on.
+`worker`; those of `realtime_tenant_…` are there for the tenants that `tenant_metrics` names. Beside it,
+`GET /health` says that the process is alive, and `GET /ready` whether it may take traffic: 503 from the first
+moment of a drain on.
 
 """
 

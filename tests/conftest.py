@@ -43,16 +43,17 @@ class Server:
     """A `realtime serve` process. Settings are given by name; `port` 0 lets the system choose.
 
     `module` is what runs it: `realtime`, or a module that adds features to it for a test. Without a
-    `sqlite_path` of its own it keeps nothing: servers of one run would lock each other out. A subclass may
-    run another `command` that says where it listens; `ends_with` is how it ends when told to. Who loses the
-    connection is gone at once, unless `presence_grace_s` is given.
+    `sqlite_path` or `audit_path` of its own it keeps nothing: servers of one run would meet in one file. A
+    subclass may run another `command` that says where it listens; `ends_with` is how it ends when told to.
+    Who loses the connection is gone at once, unless `presence_grace_s` is given.
     """
 
     ends_with = 0
+    tls = None  # `port` is the plain one
 
     def __init__(self, settings: dict[str, object], module: str = "realtime") -> None:
         self.module = module
-        self.settings = {"port": 0, "sqlite_path": "", "presence_grace_s": 0, **settings}
+        self.settings = {"port": 0, "sqlite_path": "", "audit_path": "", "presence_grace_s": 0, **settings}
         self.log: list[str] = []
         self.may_log_tracebacks = False
         self._said = threading.Condition()

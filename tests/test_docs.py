@@ -15,7 +15,7 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from realtime.core.limits import LIMITS
-from realtime.edge.telemetry import CLUSTER_HELP
+from realtime.edge.telemetry import CLUSTER_HELP, TLS_HELP
 from realtime.settings import KNOBS
 from tests.conftest import Server
 
@@ -32,11 +32,18 @@ def load(path: Path) -> ModuleType:
 docs = load(ROOT / "scripts" / "docs.py")
 HAND_WRITTEN = [
     *("README.md", "docs/index.md", "docs/protocol.md", "docs/limits.md", "docs/asgi.md"),
+    "docs/abuse.md",
     "docs/operations.md",
     "docs/failover.md",
+    "docs/security.md",
+    "docs/tls.md",
     "docs/control.md",
     "docs/tenants.md",
+    "docs/audit.md",
+    "docs/tokens.md",
     "docs/architecture.md",
+    "docs/access.md",
+    "docs/end-to-end.md",
 ]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [*HAND_WRITTEN, *docs.PAGES]
@@ -200,11 +207,13 @@ def test_every_page_that_the_readme_names_answers(server: Server, path: str):
 
 def test_the_metrics_page_has_what_a_server_says(serve: Callable[..., Server], tmp_path: Path):
     quotas = {"storage_bytes_per_tenant": 1_000_000, "tenant_metrics": "acme"}
-    server = serve(sqlite_path=str(tmp_path / "rooms.sqlite"), **quotas)
+    paths = {"sqlite_path": str(tmp_path / "rooms.sqlite"), "audit_path": str(tmp_path / "audit.sqlite")}
+    server = serve(**paths, **quotas, jwt_secret="s" * 32)
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as answer:
         said = set(re.findall(r"^# TYPE (\w+) ", answer.read().decode(), re.MULTILINE))
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
-    elsewhere = {"store_reconnects_total", "store_refused_rows_total", *CLUSTER_HELP}
+    geo = ("geo_ok", "geo_failures_total")
+    elsewhere = {"store_reconnects_total", "store_refused_rows_total", *geo, *CLUSTER_HELP, *TLS_HELP}
     said |= {f"realtime_{name}" for name in elsewhere}
     assert said == set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
 

@@ -46,13 +46,13 @@ def imported(folder: str) -> set[str]:
     return {DISTRIBUTION.get(name, name).lower() for name in roots - ours - set(sys.stdlib_module_names)}
 
 
-@pytest.mark.parametrize("line", [*PROJECT["build-system"]["requires"], *requirements("api", "dev")])
+@pytest.mark.parametrize("line", [*PROJECT["build-system"]["requires"], *requirements("api", "geo", "dev")])
 def test_every_requirement_has_a_lower_bound(line: str):
     assert re.fullmatch(r"[\w.-]+(\[[\w,]+\])?>=\d[\w.]*(,<[\w.]+)?", line)
 
 
 def test_what_the_package_imports_is_required():
-    assert imported("realtime") - names(requirements("api")) == set()
+    assert imported("realtime") - names(requirements("api", "geo")) == set()
 
 
 def test_what_tests_and_scripts_import_is_in_the_dev_extra():

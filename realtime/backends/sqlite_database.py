@@ -93,7 +93,7 @@ class Database:
         self._lock = Lock(self.path)
         try:
             with startup_errors(self.path):
-                self.db = _connect(self.path)
+                self.db = connect(self.path)
         except BaseException:
             self._lock.release()
             raise
@@ -104,7 +104,7 @@ class Database:
                 self.epoch = self._take_over(synchronous, boot_id())
                 if synchronous == "normal":
                     self.db.execute("PRAGMA synchronous = NORMAL")
-                self.reading = _connect(self.path)
+                self.reading = connect(self.path)
                 self.reading.execute("PRAGMA query_only = ON")
                 # SQLite's locks are on other files: it loses none when this is closed.
                 self._log_fd = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
@@ -115,14 +115,8 @@ class Database:
 
     def migrate(self, feature: str, folder: Path) -> list[str]:
         """As `Store.migrate`."""
-        applied = []
         with startup_errors(self.path):
-            for migration in migrations.due(
-                feature, migrations.files(feature, folder, DIALECT), _applied(self.db)
-            ):
-                self._apply(feature, migration)
-                applied.append(migration.name)
-        return applied
+            return migrate(self.db, feature, folder, int(self._now()))
 
     def sync(self) -> None:
         """Have the log on the disk, as far as it is written. It may run beside the writer. Raises OSError."""
@@ -151,11 +145,6 @@ class Database:
         self.db.execute(f"PRAGMA cache_size = -{CACHE_KB}")
         self.db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         self.db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
-        self.db.execute(
-            "CREATE TABLE IF NOT EXISTS migrations (feature TEXT NOT NULL, number INTEGER NOT NULL, "
-            "name TEXT NOT NULL, sha256 TEXT NOT NULL, applied_at INTEGER NOT NULL, "
-            "PRIMARY KEY (feature, number)) WITHOUT ROWID"
-        )
 
     def _take_over(self, synchronous: Synchronous, boot_id: str) -> bytes:
         """Return the epoch: a new one only where the last writer may have told of rows that are lost.
@@ -172,27 +161,13 @@ class Database:
         if epoch is None or lost:
             epoch = new_epoch().decode()
         marks = {"epoch": epoch, "boot_id": boot_id, "synchronous": synchronous, "clean": "no"}
-        with _transaction(self.db):
+        with transaction(self.db):
             for name, value in marks.items():
                 self._put(name, value)
         return epoch.encode()
 
     def _put(self, name: str, value: str) -> None:
         self.db.execute("INSERT OR REPLACE INTO store (name, value) VALUES (?, ?)", (name, value))
-
-    def _apply(self, feature: str, migration: Migration) -> None:
-        mark = (feature, migration.number, migration.name, migration.sha256, int(self._now()))
-        try:
-            with _transaction(self.db):
-                for statement in _statements(migration):
-                    self.db.execute(statement)
-                self.db.execute(
-                    "INSERT INTO migrations (feature, number, name, sha256, applied_at) "
-                    "VALUES (?, ?, ?, ?, ?)",
-                    mark,
-                )
-        except sqlite3.Error as error:
-            raise StartupError(f"migrations of {feature}: {migration.name} failed: {error}") from error
 
 
 def applied(path: Path) -> list[Applied]:
@@ -204,31 +179,55 @@ def applied(path: Path) -> list[Applied]:
     if not path.exists():
         return []
     with startup_errors(path):
-        db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)
+        db = connect_reading(path)
         try:
             return _applied(db)
         finally:
             db.close()
 
 
+def migrate(db: sqlite3.Connection, feature: str, folder: Path, now_s: int) -> list[str]:
+    """Apply the files of `folder` that `feature` has not had yet, each whole; return their names.
+
+    Of several processes that do so at once each file is one's. Raises StartupError, and sqlite3.Error.
+    """
+    db.execute(
+        "CREATE TABLE IF NOT EXISTS migrations (feature TEXT NOT NULL, number INTEGER NOT NULL, "
+        "name TEXT NOT NULL, sha256 TEXT NOT NULL, applied_at INTEGER NOT NULL, "
+        "PRIMARY KEY (feature, number)) WITHOUT ROWID"
+    )
+    done = []
+    while due := migrations.due(feature, migrations.files(feature, folder, DIALECT), _applied(db)):
+        if _apply(db, feature, due[0], now_s):
+            done.append(due[0].name)
+    return done
+
+
 @contextmanager
-def startup_errors(path: Path) -> Iterator[None]:
-    """Turn what the driver says into StartupErrors that name the file."""
+def startup_errors(path: Path, option: str = "--sqlite-path") -> Iterator[None]:
+    """Turn what the driver says into StartupErrors that name the file, and the option that names it."""
     try:
         yield
     except sqlite3.OperationalError as error:
         raise StartupError(
             f"cannot use {path}: {error}; it and its folder must be writable, or name another file by "
-            f"--sqlite-path"
+            f"{option}"
         ) from error
     except sqlite3.Error as error:
         raise StartupError(
-            f"{path} is not a database of ours: {error}; name another file by --sqlite-path"
+            f"{path} is not a database of ours: {error}; name another file by {option}"
         ) from error
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the file, made if absent, in autocommit mode. Raises sqlite3.Error."""
     return sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+
+
+def connect_reading(path: Path) -> sqlite3.Connection:
+    """Open a file that is there for reading, whoever writes it. Raises sqlite3.Error."""
+    uri = f"{path.resolve().as_uri()}?mode=ro"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
 
 
 def _applied(db: sqlite3.Connection) -> list[Applied]:
@@ -240,8 +239,27 @@ def _applied(db: sqlite3.Connection) -> list[Applied]:
     return [Applied(*row) for row in rows]
 
 
+def _apply(db: sqlite3.Connection, feature: str, migration: Migration, now_s: int) -> bool:
+    """Apply one file; False where another process has just done so."""
+    mark = (feature, migration.number, migration.name, migration.sha256, now_s)
+    try:
+        with transaction(db):
+            if any((row.feature, row.number) == mark[:2] for row in _applied(db)):
+                return False
+            for statement in _statements(migration):
+                db.execute(statement)
+            db.execute(
+                "INSERT INTO migrations (feature, number, name, sha256, applied_at) VALUES (?, ?, ?, ?, ?)",
+                mark,
+            )
+    except sqlite3.Error as error:
+        raise StartupError(f"migrations of {feature}: {migration.name} failed: {error}") from error
+    return True
+
+
 @contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """Do all of what follows, or nothing. Raises sqlite3.Error."""
     db.execute("BEGIN IMMEDIATE")
     try:
         yield

@@ -10,19 +10,23 @@ Needs no compiled build, and imports nothing of the server.
 """
 
 from realtime.client.client import Client, connect
-from realtime.client.errors import AckTimeout, Closed, Disconnected, UnknownError
+from realtime.client.errors import AckTimeout, CannotSeal, Closed, Disconnected, UnknownError
 from realtime.client.link import State
 from realtime.client.options import Options
 from realtime.client.room import Room
+from realtime.client.seal import Key, Keyring, Unreadable
 from realtime.client.wire import Gap, MembersChanged, Message, Page, Ping, Position, Resumed, Unread
 from realtime.errors import RealtimeError
 
 __all__ = [
     "AckTimeout",
+    "CannotSeal",
     "Client",
     "Closed",
     "Disconnected",
     "Gap",
+    "Key",
+    "Keyring",
     "MembersChanged",
     "Message",
     "Options",
@@ -35,5 +39,6 @@ __all__ = [
     "State",
     "UnknownError",
     "Unread",
+    "Unreadable",
     "connect",
 ]

@@ -8,17 +8,20 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from realtime.client.errors import Closed, Disconnected, from_wire
 from realtime.client.inbox import Inbox
-from realtime.client.link import Link, State, Token
+from realtime.client.link import Link, State, Token, fetched
 from realtime.client.options import Options
 from realtime.client.requests import Request, Requests
 from realtime.client.room import Room, page
 from realtime.client.wire import JsonCodec, Message, MsgpackCodec, Page, Ping, Position, unix_s, user_ids
-from realtime.errors import RealtimeError, TooLarge
+from realtime.errors import Forbidden, RealtimeError, TooLarge
+
+if TYPE_CHECKING:
+    from realtime.client.seal import Keyring
 
 logger = logging.getLogger("realtime.client")
 
@@ -35,7 +38,8 @@ def connect(
     """Return a client for `async with`: it connects on entry and comes back by itself until the exit.
 
     `url` is the endpoint, such as wss://example.org/ws. `user` is appended to its path and must be the
-    token's subject. `token` may be a coroutine function, asked again before every attempt.
+    token's subject. `token` may be a coroutine function that brings a new one: it is asked before every
+    attempt to connect, and when the server says that the present one ends soon.
     """
     return Client(url, user=user, token=token, codec=codec, options=options, on_state=on_state)
 
@@ -71,7 +75,13 @@ class Client:
         self._pushes = Inbox(self._options.inbox_limit)
         self._first: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._renewal: asyncio.Task[None] | None = None
         self._end: Closed | None = None
+
+    @property
+    def tenant(self) -> str:
+        """Our tenant, as the server greeted us."""
+        return str(self.greeting.get("tenant", ""))
 
     @property
     def state(self) -> State:
@@ -110,10 +120,13 @@ class Client:
             if isinstance(item, Message):
                 yield item
 
-    async def join(self, name: str) -> Room:
+    async def join(self, name: str, *, token: Token = None, keys: Keyring | None = None) -> Room:
         """Join a room, such as "chat:lobby", and return it; the same Room for the same name.
 
-        While there is no connection it waits for one. The client joins again after every reconnect.
+        While there is no connection it waits for one. The client joins again after every reconnect. A
+        private room asks for a room token: `token`, or a coroutine function that brings a new one each time
+        that the room is joined, which is then done again when the one before has ended. With `keys` all that
+        is said there is sealed, and all that is heard is opened.
 
         Raises:
             Closed: the client has stopped.
@@ -123,11 +136,13 @@ class Client:
             raise self._end
         joining = self._joins.get(name)
         if joining is None:
-            room = self._rooms[name] = Room(self, name, self._options.inbox_limit)
+            room = self._rooms[name] = Room(self, name, self._options.inbox_limit, token, keys)
             joining = self._joins[name] = asyncio.get_running_loop().create_future()
             joining.add_done_callback(lambda done: done.cancelled() or done.exception())
             if self.state is State.ONLINE:
                 self._link.spawn(self._join(room))
+        elif keys is not None:
+            self._rooms[name].keys = keys
         # Shielded: who else waits for the same join must not be cancelled with us.
         return await asyncio.shield(joining)
 
@@ -258,7 +273,13 @@ class Client:
         if message.id is not None:
             self._requests.answer(message)
             return
+        if message.type == "token_expiring" and callable(self._link.token):
+            self._renew()
+            return
         room = self._rooms.get(message.room) if message.room is not None else None
+        if room is not None and message.type == "left":
+            self._on_left(room, message)
+            return
         if room is not None and message.type != "error":
             room.on_push(message)
             self._catch_up(room)
@@ -281,13 +302,48 @@ class Client:
         """Ping for the link's heartbeat."""
         await self.ping()
 
+    # -- tokens -------------------------------------------------------------------------------------------
+
+    def _renew(self) -> None:
+        if self._renewal is None or self._renewal.done():
+            self._renewal = self._link.spawn(self._refresh_anew())
+
+    async def _refresh_anew(self) -> None:
+        """Fetch a newer token and hand it over. Failing that the server closes, and the next one is fresh."""
+        try:
+            await self.refresh(await fetched(self._link.token) or "")
+        except RealtimeError as error:
+            logger.warning("the token could not be renewed: %s", error)
+        except Exception:
+            # The callback is the user's; until the old token ends nothing is lost.
+            logger.exception("no newer token")
+
+    def _on_left(self, room: Room, message: Message) -> None:
+        """The server has put us out of a room: join again where that takes no more than a new room token."""
+        reason = message.content.get("reason") if isinstance(message.content, dict) else None
+        room.joined = False
+        if reason == "room_token_expired" and callable(room.token):
+            self._link.spawn(self._join(room))
+        else:
+            self._drop_room(room, Forbidden(f"the server let us out of {room.name}: {reason}"))
+
     # -- joins and ends -----------------------------------------------------------------------------------
 
     async def _join(self, room: Room) -> None:
         """Join where we were; try again what is temporary, and give the room up for what is not."""
         while self._rooms.get(room.name) is room:
             since = room.position
-            content = {"since": {"offset": since.offset, "epoch": since.epoch}} if since else {}
+            content: dict[str, Any] = {}
+            if since:
+                content["since"] = {"offset": since.offset, "epoch": since.epoch}
+            try:
+                token = await fetched(room.token)
+            except Exception as error:
+                # The callback is the user's; without a token there is no way in.
+                self._drop_room(room, Forbidden(f"no room token for {room.name}: {error!r}"))
+                return
+            if token is not None:
+                content["token"] = token
             request = self._requests.add("join", room.name, content)
             request.on_answer = lambda answer: self._on_joined(room, answer)
             self._transmit(request)
@@ -358,7 +414,7 @@ class Client:
                 return
             try:
                 answer = await self.request("history", room.name, ask.content)
-                room.order.page(ask, page(answer.content))
+                room.order.page(ask, room.on_page(page(answer.content)))
             except Disconnected:
                 return
             except RealtimeError as error:

@@ -39,6 +39,8 @@ class Target:
     subprotocol: str
     timeout_s: float
     message_bytes_max: int
+    renewable: bool = False
+    """Whether the next attempt would bring another token."""
 
 
 class Connector(Protocol):
@@ -74,18 +76,27 @@ async def open_socket(target: Target) -> Socket:
             max_size=target.message_bytes_max,
         )
     except InvalidStatus as refused:
-        raise _refusal(refused) from refused
+        raise _refusal(refused, target) from refused
     except (OSError, TimeoutError, InvalidHandshake, EOFError) as error:
         raise Disconnected(f"{target.url}: {error or type(error).__name__}") from error
 
 
-def _refusal(refused: InvalidStatus) -> Disconnected | Closed:
-    """408, 425, 429 and 5xx pass; any other answer to the handshake will be the same the next time."""
+def _refusal(refused: InvalidStatus, target: Target) -> Disconnected | Closed:
+    """408, 425, 429 and 5xx pass; any other answer to the handshake will be the same the next time.
+
+    So does a token that has expired on its way, where the next attempt brings a new one.
+    """
     response = refused.response
     text = f"refused with HTTP {response.status_code}"
     body = bytes(response.body or b"")[:200].decode("utf-8", "replace").strip()
     text += f": {body}" if body else ""
-    if response.status_code >= 500 or response.status_code in (408, 425, 429):
+    challenge = response.headers.get("WWW-Authenticate", "")
+    expired = response.status_code == 401 and 'error_description="expired"' in challenge
+    if (
+        response.status_code >= 500
+        or response.status_code in (408, 425, 429)
+        or (expired and target.renewable)
+    ):
         after = response.headers.get("Retry-After", "")
         return Disconnected(text, retry_after_s=float(after) if after.isdecimal() else None)
     return Closed(text, status=response.status_code)

@@ -25,6 +25,14 @@ class Disconnected(RealtimeError):
     retryable = True
 
 
+class CannotSeal(RealtimeError):
+    """The content could not be sealed, so it was not sent."""
+
+    code = "cannot_seal"
+    number = 400
+    retryable = False
+
+
 class Closed(RealtimeError):
     """The client has stopped for good: it was closed here, or the server does not want it back.
 

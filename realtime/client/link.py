@@ -18,6 +18,12 @@ from realtime.errors import CloseCode, RealtimeError
 logger = logging.getLogger("realtime.client")
 
 Token = str | Callable[[], Awaitable[str]] | None
+"""A token, or what brings a new one each time it is called."""
+
+
+async def fetched(token: Token) -> str | None:
+    """Return the token, a new one where there is somebody to ask for it."""
+    return await token() if callable(token) else token
 
 
 class State(Enum):
@@ -115,10 +121,14 @@ class Link:
             return delay_s
 
     async def _open(self) -> Connection:
-        token = await self.token() if callable(self.token) else self.token
         options = self._options
         target = Target(
-            self.url, token, self._codec.subprotocol, options.handshake_timeout_s, options.message_bytes_max
+            self.url,
+            await fetched(self.token),
+            self._codec.subprotocol,
+            options.handshake_timeout_s,
+            options.message_bytes_max,
+            renewable=callable(self.token),
         )
         socket = await options.connector(target)
         self._greeted.clear()

@@ -6,8 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from realtime.client.errors import CannotSeal
 from realtime.client.inbox import Inbox, Item
+from realtime.client.link import Token
 from realtime.client.order import Order
+from realtime.client.seal import Keyring, Place
 from realtime.client.wire import Gap, MembersChanged, Message, Page, Position, Unread, user_ids
 from realtime.errors import RealtimeError
 
@@ -23,10 +28,23 @@ class Room:
 
     Messages come by offset and once, over any number of reconnects; what was missed is fetched as fast as
     it is read. One reader at a time.
+
+    With `keys` all that it says is sealed, and all that it hears is opened, whatever the server wants. What
+    cannot be opened comes with an `Unreadable` in place of its content.
     """
 
-    def __init__(self, client: Client, name: str, inbox_limit: int) -> None:
+    def __init__(
+        self,
+        client: Client,
+        name: str,
+        inbox_limit: int,
+        token: Token = None,
+        keys: Keyring | None = None,
+    ) -> None:
         self.name = name
+        self.token = token
+        self.keys = keys
+        self.end_to_end = False  # the server takes here only what is sealed
         self.members: tuple[str, ...] = ()
         self.member_count = 0  # may be more than are named
         self.joined = False
@@ -56,14 +74,19 @@ class Room:
         Raises:
             AckTimeout: connected, and no answer within `ack_timeout_s`. A repeat with the key is safe.
             TooLarge: it is over the server's limit, and was not sent.
+            CannotSeal: the room is sealed end to end and we have no key, or it is used up. It was not sent.
             Closed: the client has stopped; whether it was kept is not known if it had been sent.
             RealtimeError: the server's answer, as the class of its name.
         """
-        return await self._client.publish(self, type_, content, key)
+        return await self._client.publish(self, type_, self._seal(type_, content), key)
 
     def signal(self, type_: str, content: object) -> None:
-        """Send without an answer, now or never: for typing indicators and cursors."""
-        self._client.signal(self, type_, content)
+        """Send without an answer, now or never: for typing indicators and cursors.
+
+        Raises:
+            CannotSeal: as `publish`.
+        """
+        self._client.signal(self, type_, self._seal(type_, content))
 
     async def history(self, *, before: int | None = None, after: int | None = None, limit: int = 50) -> Page:
         """Return at most `limit` messages before or after an offset (exclusive), or the newest ones.
@@ -77,7 +100,8 @@ class Room:
             wanted["before"] = before
         if after is not None:
             wanted["after"] = after
-        return await self._client.history(self, wanted)
+        found = await self._client.history(self, wanted)
+        return self.on_page(found)
 
     async def presence(self) -> tuple[str, ...]:
         """Ask who is in the room, and return their user ids. Raises as `history`."""
@@ -107,6 +131,7 @@ class Room:
         """Everything that happens here: Message, Gap, MembersChanged, Resumed, Unread.
 
         Raises:
+            Forbidden: the server has put us out.
             RealtimeError: the server does not let us in again, or the client stopped because of an error.
         """
         while (item := await self.inbox.get()) is not None:
@@ -130,7 +155,8 @@ class Room:
         self.unread = 0
         self._set_members(user_ids(content.get("members")))
         self._set_count(content)
-        messages = [_message(push) for push in content.get("messages") or ()]
+        self.end_to_end = content.get("end_to_end") is True
+        messages = [self._open(_message(push)) for push in content.get("messages") or ()]
         self.order.joined(_place(content), content.get("recovered") is True, messages)
 
     def on_push(self, push: Message) -> None:
@@ -142,9 +168,32 @@ class Room:
         elif push.type == "unread":
             self._on_unread(push.content)
         elif push.offset is None or push.epoch is None:
-            self.inbox.put(push)  # half a place is none
+            self.inbox.put(self._open(push))  # half a place is none
         else:
-            self.order.push(push)
+            self.order.push(self._open(push))
+
+    def on_page(self, found: Page) -> Page:
+        """Take a page of history for the order."""
+        return found._replace(messages=[*map(self._open, found.messages)])
+
+    def _seal(self, type_: str, content: object) -> object:
+        """Return what is sent in place of a content.
+
+        Raises:
+            CannotSeal: it has to be sealed, and cannot be.
+        """
+        if self.keys is not None:
+            return self.keys.seal(content, Place(self._client.tenant, self.name, self._client.user, type_))
+        if self.end_to_end:
+            raise CannotSeal(f"{self.name} is sealed end to end: join it with keys")
+        return content
+
+    def _open(self, message: Message) -> Message:
+        if self.keys is None:
+            return message
+        place = Place(self._client.tenant, self.name, message.sender, message.type)
+        content = self.keys.open(message.content, place)
+        return msgspec.structs.replace(message, content=content)
 
     def _on_gap(self, content: Any) -> None:
         if not isinstance(content, dict):

@@ -16,6 +16,10 @@ from realtime.ids import TenantId
 
 NO_TENANT: Final = TenantId("")
 """Of an event before anybody knows whose it is, such as a refused address; it has a chain of its own."""
+SERVER: Final = "server"
+"""The actor of what the server does by itself."""
+OPERATOR: Final = "operator"
+"""The actor of what is done by command; `by` in the detail says who gave it, as they call themselves."""
 NO_DETAIL: Final[Mapping[str, str | int]] = {}
 
 
@@ -48,6 +52,8 @@ class Action(StrEnum):
     EXPORT = "personal.export"
     ERASE = "personal.erase"
     RETENTION = "audit.retention"  # entries dropped for their age
+    LOST = "audit.lost"  # so many events could not be kept
+    SEAL = "audit.seal"  # a chain that bore no seal of ours is sealed from here on
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +71,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     target: str = ""
     detail: Mapping[str, str | int] = NO_DETAIL
+    count: int = 1  # so many of the same
 
 
 class Auditor(Protocol):

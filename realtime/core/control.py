@@ -12,11 +12,13 @@ from typing import Final, Protocol
 
 import msgspec
 
+from realtime.core.audit import NO_AUDITOR
 from realtime.core.cluster import Cluster, WorkerId
 from realtime.core.contracts import Clock, Connection, Registry
 from realtime.core.membership import Membership
 from realtime.core.revocations import REVOCATIONS_MAX, Revocation, RevocationList, Revoked
 from realtime.core.session import Session
+from realtime.core.token_audit import TokenAudit
 from realtime.core.users import Users, identity_of
 from realtime.errors import BadMessage, CloseCode, TooLarge, Unavailable
 from realtime.ids import DEFAULT_TENANT, TenantId, UserId, parse_tenant, parse_user
@@ -27,7 +29,7 @@ REVOKED: Final = close_reason("revoked")
 TOKEN_ID_CHARS_MAX: Final = 256
 KEEP_S: Final = 30 * 86_400.0
 KEEP_S_MAX: Final = 10 * 365 * 86_400.0
-LOOK_EVERY_S: Final = 1.0  # for connections of single tokens, which takes a walk over all connections
+LOOK_EVERY_S: Final = 0.5  # for those of single tokens and of tenants: a walk over all connections
 
 
 class Kick(msgspec.Struct, frozen=True, array_like=True):
@@ -64,11 +66,13 @@ class Orders:
         clock: Clock,
         revocations: RevocationList | None = None,
         find_workers: Callable[[], Awaitable[object]] | None = None,
+        audit: TokenAudit | None = None,
     ) -> None:
         self._cluster = cluster
         self._clock = clock
         self._revocations = revocations
         self._find_workers = find_workers
+        self._audit = audit or TokenAudit(NO_AUDITOR)
 
     async def kick(
         self,
@@ -86,13 +90,13 @@ class Orders:
             BadMessage: a name that is none, or a code that no close frame may carry.
             Unavailable: not all workers gave an answer; those that did have closed what they had.
         """
-        return await self._kick(parse_tenant(tenant), parse_user(user), reason, code)
+        return await self._kick_on_record(parse_tenant(tenant), parse_user(user), reason, code)
 
     async def kick_tenant(
         self, tenant: str, *, reason: str = "kicked", code: int = CloseCode.DISCONNECTED_BY_SERVER
     ) -> int:
         """Close all connections of all users of a tenant, as `kick`."""
-        return await self._kick(parse_tenant(tenant), None, reason, code)
+        return await self._kick_on_record(parse_tenant(tenant), None, reason, code)
 
     async def revoke(
         self,
@@ -100,21 +104,24 @@ class Orders:
         tenant: str = DEFAULT_TENANT,
         user: str | None = None,
         token_id: str | None = None,
+        everybody: bool = False,
         issued_before: float | None = None,
         keep_s: float = KEEP_S,
     ) -> float:
         """Refuse tokens from now on, and close the connections that they opened (4500); return until when.
 
-        Those of `user` that were issued before `issued_before` (Unix seconds; now) or do not say when, or the
-        one whose `jti` is `token_id`. After `keep_s` (up to ten years) they have to have ended by themselves.
+        Those of `user`, or of `everybody` in the tenant, that were issued before `issued_before` (Unix
+        seconds; now) or do not say when; or the one whose `jti` is `token_id`. After `keep_s` (up to ten
+        years) they have to have ended by themselves.
 
         Raises:
-            BadMessage: a name that is none, neither or both of `user` and `token_id`, a time out of bounds.
+            BadMessage: a name that is none, none or several of `user`, `token_id` and `everybody`, a time
+                out of bounds.
             TooLarge: too many are revoked already.
             Unavailable: no answer in time; it may or may not be done.
         """
-        if (user is None) == (token_id is None):
-            raise BadMessage("revoke: give either a user or the id of a token")
+        if (user is not None) + (token_id is not None) + everybody != 1:
+            raise BadMessage("revoke: give either a user, or the id of a token, or everybody")
         if not 0 < keep_s <= KEEP_S_MAX:
             raise BadMessage(f"revoke: keep_s is {keep_s!r}; it has to be above 0, up to {KEEP_S_MAX:g}")
         whose = None if user is None else parse_user(user)
@@ -123,7 +130,19 @@ class Orders:
         before = self._clock.time() if issued_before is None else issued_before
         if not 0 <= before < 1e12:
             raise BadMessage(f"revoke: issued_before is {before!r}, no time in seconds")
-        return await self._revoke(parse_tenant(tenant), whose, token_id, before, keep_s)
+        within = parse_tenant(tenant)
+        until = await self._revoke(within, whose, token_id, before, keep_s)
+        self._audit.revoked(within, whose, token_id, before)
+        return until
+
+    async def _kick_on_record(self, tenant: TenantId, user: UserId | None, reason: str, code: int) -> int:
+        try:
+            closed = await self._kick(tenant, user, reason, code)
+        except Unavailable as error:
+            self._audit.kicked(tenant, user, code, None, error.message)
+            raise
+        self._audit.kicked(tenant, user, code, closed)
+        return closed
 
     async def _kick(self, tenant: TenantId, user: UserId | None, reason: str, code: int) -> int:
         if not (may_be_sent(code) and code >= 1000):
@@ -160,13 +179,14 @@ class Control(Orders):
         clock: Clock,
         cluster: Cluster,
         revocations: RevocationList | None,
+        audit: TokenAudit,
     ) -> None:
-        super().__init__(cluster, clock, revocations)
+        super().__init__(cluster, clock, revocations, audit=audit)
         self._users = users
         self._registry = registry
         self._membership = membership
         self._revoked = revoked
-        self._look = False  # single tokens have been revoked since the last look
+        self._look = False  # tokens of nobody in particular have been revoked since the last look
         self._look_at = clock.monotonic()
         self.kicked = 0
         cluster.answer(KICK, self._on_kick)
@@ -205,8 +225,11 @@ class Control(Orders):
         for revocation in revocations:
             if not self._revoked.add(revocation):
                 continue
+            self._membership.doors.look_again()
             if revocation.user is None:
                 self._look = True
+                if revocation.token_id is None:
+                    self._membership.rosters.forget(revocation.tenant, None)
             else:
                 self._close_revoked(self._users.connections(revocation.tenant, revocation.user))
                 self._membership.rosters.forget(revocation.tenant, revocation.user)
@@ -215,6 +238,8 @@ class Control(Orders):
         for connection in connections:
             identity = identity_of(connection)
             if identity is not None and self._revoked.covers(identity):
+                if connection.open:
+                    self._audit.closed(connection, identity, "revoked")
                 self._close(connection, CloseCode.BAD_TOKEN, REVOKED)
 
     def _on_kick(self, asker: WorkerId, body: bytes) -> bytes:

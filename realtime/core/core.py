@@ -14,7 +14,9 @@ from typing import Any
 
 import msgspec
 
+from realtime.core.access import Access
 from realtime.core.audit import NO_AUDITOR, Auditor
+from realtime.core.audit_inbox import AuditInbox
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.catalog import Catalog
 from realtime.core.cluster import Cluster, Whereabouts
@@ -22,6 +24,7 @@ from realtime.core.cluster_local import LocalCluster
 from realtime.core.contents import decode
 from realtime.core.contracts import Broker, Clock, Connection, Sockets
 from realtime.core.control import Control
+from realtime.core.doors import Doors
 from realtime.core.entry import Entry, Greet
 from realtime.core.feature import MessageType
 from realtime.core.headcount import Headcount
@@ -33,11 +36,13 @@ from realtime.core.owners import Owners
 from realtime.core.publishing import Publisher
 from realtime.core.queries import Queries
 from realtime.core.quotas import QuotaBook, QuotaRefusals
+from realtime.core.reviews import Reviews
 from realtime.core.revocations import RevocationList, Revoked
 from realtime.core.room_rules import RoomRules
 from realtime.core.router import Router, Spawn
 from realtime.core.session import Handle, Handlers, Session
 from realtime.core.tenant import Tenants
+from realtime.core.token_audit import TokenAudit
 from realtime.core.users import Users
 from realtime.ids import TenantId, UserId
 from realtime.native.message import Envelope
@@ -57,7 +62,8 @@ class Core:
     the frames that `receive` gets with a state that is no session. `cluster` is the ring that this worker is
     in, `whereabouts` counts users' connections for all of it and `headcount` tenants', `revocations` keeps
     for all what tokens are refused; without them it serves alone. `rules` say what the policy says of rooms,
-    `audit` is told what is decided.
+    `audit` is told what is decided. So long before a token ends its bearer is told (`token_warning_s`, 0:
+    never).
     """
 
     def __init__(
@@ -78,38 +84,31 @@ class Core:
         rules: RoomRules | None = None,
         audit: Auditor = NO_AUDITOR,
         headcount: Headcount | None = None,
+        token_warning_s: float = 0.0,
     ) -> None:
         limits = limits or Limits()
         self.quotas = QuotaBook(limits.quota)
         self.catalog = catalog
-        self.rules = rules or RoomRules()
-        self.audit = audit
+        self.rules, self.audit = rules or RoomRules(), audit
         self.cluster = cluster = LocalCluster(clock, spawn) if cluster is None else cluster
         self._broker = broker
+        refusals = self._quota_refusals = QuotaRefusals(audit, clock, limits.tenant_metrics)
         self._tenant_metrics = limits.tenant_metrics
-        self._quota_refusals = QuotaRefusals(audit, clock, limits.tenant_metrics)
-        self._router = Router(Meters(limits, clock), limits, spawn, self._quota_refusals)
+        router = self._router = Router(Meters(limits, clock), limits, spawn, audit, refusals)
         tenants = self._tenants = Tenants(self.quotas)
-        self._membership = Membership(catalog, tenants, broker, fanout, clock, limits, self._router)
+        self.access = access = Access(catalog, audit)  # for features that ask for permissions of their own
+        self.token_audit, revoked = TokenAudit(audit), Revoked(clock)
+        doors = Doors(self.rules, authenticator, revoked, clock, audit, limits.rooms_per_connection)
+        governed = access, self.rules, doors
+        self._membership = Membership(catalog, tenants, broker, fanout, clock, limits, router, *governed)
+        # (section of the policy) -> what lets it hold
+        self.prepare_access = Reviews(access, self._membership, fanout, spawn).prepare
         publisher = Publisher(catalog, broker, fanout, limits, self._membership)
         users = Users(fanout, limits)
-        revoked = Revoked(clock)
-        self._whereabouts = whereabouts
-        self._entry = Entry(
-            self._router,
-            self._membership,
-            tenants,
-            users,
-            clock,
-            limits,
-            authenticator,
-            greet,
-            revoked,
-            whereabouts,
-            self.quotas,
-            self._quota_refusals,
-            headcount,
-        )
+        self._whereabouts, self._spawn = whereabouts, spawn
+        stage = router, self._membership, tenants, users, clock, limits
+        tokens = authenticator, greet, revoked, whereabouts, self.token_audit, token_warning_s
+        self._entry = Entry(*stage, *tokens, self.quotas, refusals, headcount)
         self._owners = Owners(
             self, catalog, cluster, clock, publisher.permit, publisher.publish_to, self._membership.visit
         )
@@ -119,16 +118,15 @@ class Core:
         self._signal = publisher.signal
         ping = queries.ping
         self._entry.open(self._handlers(queries, ping))
-        relay = Relay(
-            self._router, fanout, publish, ping, on_stranger, limits.messages_per_frame, limits.content_bytes
-        )
-        self.receive = relay.receive  # (state, payload), for each message of a connection
+        bounds = limits.messages_per_frame, limits.content_bytes
+        # (state, payload), for each message of a connection
+        self.receive = Relay(router, fanout, publish, ping, on_stranger, *bounds).receive
         self.publish = publish  # (session, envelope), for features that publish after they have checked
-        self.notifications = NotificationManager(users, fanout, limits, cluster, whereabouts)
-        self.control = Control(users, fanout, self._membership, revoked, clock, cluster, revocations)
-        self._outside = Outside(catalog, self._membership, publisher.publish_to, cluster, limits)
-        self._open_counts(users, headcount)
         self.fail = self._router.fail  # (session, message, error), for what the edge does not let through
+        self._outside = Outside(catalog, self._membership, publisher.publish_to, cluster, limits)
+        self.notifications = NotificationManager(users, fanout, limits, cluster, whereabouts)
+        self.control = self._make_control(users, fanout, revoked, revocations, clock)
+        self._open_counts(users, headcount)
         cluster.watch(self._owners.on_change)
 
     def admit(self, identity: Identity, number: int = 0) -> int:
@@ -150,13 +148,29 @@ class Core:
         self._entry.release(identity, number)
 
     def connect(
-        self, connection: Connection, identity: Identity | None, user: UserId | None = None
+        self,
+        connection: Connection,
+        identity: Identity | None,
+        user: UserId | None = None,
+        *,
+        warned: bool = False,
     ) -> Session:
         """Make the session of a connection: of an admitted identity, or nobody's until it sends a token.
 
-        Where `user` is given, only a token of that user will do.
+        Where `user` is given, only a token of that user will do. `warned`: it knows that its token ends.
         """
-        return self._entry.connect(connection, identity, user)
+        return self._entry.connect(connection, identity, user, warned=warned)
+
+    def connect_later(
+        self, connection: Connection, pending: Awaitable[Identity], user: UserId | None, carrier: str
+    ) -> Session:
+        """Make the session of a connection whose handshake had a token (in `carrier`) that is being judged.
+
+        It is greeted when that is done, or closed; what it sends meanwhile waits.
+        """
+        session, greeting = self._entry.connect_later(connection, pending, user, carrier)
+        self._spawn(greeting)
+        return session
 
     def disconnect(self, session: Session, *, for_good: bool = False) -> None:
         """End the session of a connection that is gone. Once per session.
@@ -172,6 +186,7 @@ class Core:
         self._membership.rosters.tick()
         self._membership.tell_unread()
         self._entry.expire()
+        self._membership.tell_doors()
         self.control.tick()
         if self._whereabouts is not None:
             self._whereabouts.tick()
@@ -190,9 +205,11 @@ class Core:
             "tenants": len(self._tenants),
             "rooms": self._membership.rooms,
             "passive_members": self._membership.passive_members,
+            "room_token_sessions": len(self._membership.doors),
             "lingering_users": self._membership.rosters.lingering,
             "errors": self._router.errors,
             "failures": self._router.failures,
+            "denied": self.access.denied,
             "acks_owed": self._router.owed,
             **self._broker.stats(),
             **self._owners.stats(),
@@ -235,6 +252,18 @@ class Core:
         """How many messages were refused over which limit, and connections closed, since the start."""
         return self._router.refusals
 
+    def _make_control(
+        self,
+        users: Users,
+        registry: Sockets,
+        revoked: Revoked,
+        revocations: RevocationList | None,
+        clock: Clock,
+    ) -> Control:
+        audit = self.token_audit
+        self._audit_inbox = AuditInbox(self.cluster, self.audit)
+        return Control(users, registry, self._membership, revoked, clock, self.cluster, revocations, audit)
+
     def _handlers(self, queries: Queries, ping: Handle) -> Handlers:
         """Return what authenticated sessions may send, and who handles it."""
         handlers: Handlers = {
@@ -262,15 +291,18 @@ class Core:
             handle = self._owners.command
         elif message.ephemeral:
             handle = self._signal
-        return handle if message.content is None else _checked(handle, message.content)
+        if message.content is None:
+            return handle
+        return _checked(handle, message.content, self._membership.is_end_to_end)
 
 
-def _checked(handle: Handle, content: object) -> Handle:
-    """Return `handle` behind a check that the content is what its type says."""
+def _checked(handle: Handle, content: object, is_sealed: Callable[[Session, Envelope], bool]) -> Handle:
+    """Return `handle` behind a check that the content is what its type says, where that can be seen."""
     decoder = msgspec.json.Decoder(content)
 
     def check(session: Session, message: Envelope) -> Awaitable[None] | None:
-        decode(decoder, message.content)
+        if not is_sealed(session, message):
+            decode(decoder, message.content)
         return handle(session, message)
 
     return check

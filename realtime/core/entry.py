@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.cluster import Whereabouts
 from realtime.core.contents import decode_token
 from realtime.core.contracts import Clock, Connection
+from realtime.core.expiry import TokenEnds
 from realtime.core.headcount import Headcount
 from realtime.core.limits import Allowances, Limits, whole
 from realtime.core.membership import Membership
@@ -18,20 +20,27 @@ from realtime.core.revocations import Revoked
 from realtime.core.router import Router, error_reason
 from realtime.core.session import NO_HANDLERS, Handlers, Session
 from realtime.core.tenant import Tenants
+from realtime.core.token_audit import TokenAudit
 from realtime.core.users import Users, user_key
-from realtime.errors import CloseCode, ConnectionLimit, Forbidden, RealtimeError, TokenExpired, Unauthorized
+from realtime.errors import (
+    ConnectionLimit,
+    Forbidden,
+    Internal,
+    RealtimeError,
+    TokenExpired,
+    Unauthorized,
+)
 from realtime.ids import UserId
 from realtime.native.encode import encode_reply
 from realtime.native.message import Envelope
-from realtime.protocol.closing import close_reason
 from realtime.protocol.session import State
 
 Greet = Callable[[int, Identity], bytes]
 """Makes the whole `connected` for a connection by its number, as JSON, without an id."""
 
-# Sessions that expire within the same so many seconds are found together; a token lives up to this longer.
-EXPIRY_STEP_S: Final = 5
-TOKEN_EXPIRED: Final = close_reason("token_expired")
+log: Final = logging.getLogger("realtime.core")
+
+MESSAGE: Final = "message"  # what carries a token that is no handshake's, for the audit log
 
 
 class Entry:
@@ -49,6 +58,8 @@ class Entry:
         greet: Greet,
         revoked: Revoked,
         whereabouts: Whereabouts | None,
+        audit: TokenAudit,
+        token_warning_s: float,
         quotas: QuotaBook,
         refusals: QuotaRefusals,
         headcount: Headcount | None,
@@ -68,10 +79,11 @@ class Entry:
         self._greet = greet
         self._revoked = revoked
         self._whereabouts = whereabouts
+        self._ends = TokenEnds(clock, audit, token_warning_s)
+        self.expire = self._ends.tick
+        self._audit = audit
         self._handlers = NO_HANDLERS
         self._entrance = self._entrance_of(None)
-        self._expiring: dict[int, set[Session]] = {}  # by the step in which their tokens end
-        self._looked = 0  # the step of the last look
         self.sessions = 0
 
     def open(self, handlers: Handlers) -> None:
@@ -114,19 +126,35 @@ class Entry:
         self._tenants.forget_if_idle(tenant)
 
     def connect(
-        self, connection: Connection, identity: Identity | None, user: UserId | None = None
+        self,
+        connection: Connection,
+        identity: Identity | None,
+        user: UserId | None = None,
+        *,
+        warned: bool = False,
     ) -> Session:
         """Make the session of a connection: of an admitted identity, or nobody's until it sends a token.
 
-        Where `user` is given, only a token of that user will do.
+        Where `user` is given, only a token of that user will do. `warned`: it knows that its token ends.
         """
         session = Session(connection, self._entrance if user is None else self._entrance_of(user))
         connection.state = session
         if identity is not None:
-            self._establish(session, identity)
+            self._establish(session, identity, warned=warned)
             session.move(State.READY, self._handlers)
         self.sessions += 1
         return session
+
+    def connect_later(
+        self, connection: Connection, pending: Awaitable[Identity], user: UserId | None, carrier: str
+    ) -> tuple[Session, Coroutine[Any, Any, None]]:
+        """Make the session of a connection whose handshake had a token that is still being judged.
+
+        What it sends meanwhile waits. The awaitable greets it as whoever it is, or closes it.
+        """
+        session = self.connect(connection, None, user)
+        self._router.hold(session, State.AUTHENTICATING)
+        return session, self._enter_later(user, session, pending, carrier)
 
     def disconnect(self, session: Session, *, for_good: bool) -> None:
         """End the session of a connection that is gone; `for_good` where its user is not to come back."""
@@ -135,7 +163,7 @@ class Entry:
         self._membership.leave_all(session, lingers=not for_good)
         if session.identity is not None:
             self.allowances.release(session.allowance)
-            self._forget_expiry(session, session.identity)
+            self._ends.forget(session, session.identity)
             self.release(session.identity, session.connection.id)
 
     def authenticate(
@@ -152,11 +180,11 @@ class Entry:
             identity = self._authenticator.authenticate(token)
             if not isinstance(identity, Identity):
                 self._router.hold(session, State.AUTHENTICATING)
-                return self._authenticate_later(user, session, message, identity)
+                return self._authenticate_later(user, session, message, identity, MESSAGE)
             self._enter(user, session, message, identity)
             session.move(State.READY, self._handlers)
         except RealtimeError as error:
-            self._turn_away(session, message, error)
+            self._turn_away(session, message, error, MESSAGE)
         return None
 
     def greet_again(self, session: Session, message: Envelope) -> None:
@@ -176,46 +204,48 @@ class Entry:
         token = decode_token(message.content).token
         if self._authenticator is None:
             raise Unauthorized("this server takes no tokens")
-        identity = self._authenticator.authenticate(token)
-        if not isinstance(identity, Identity):
-            return self._refresh_later(session, message, identity)
-        self._renew(session, message, identity)
+        try:
+            identity = self._authenticator.authenticate(token)
+            if not isinstance(identity, Identity):
+                return self._refresh_later(session, message, identity)
+            self._renew(session, message, identity)
+        except RealtimeError as error:
+            self._audit.refreshed(session.connection, error)
+            raise
         return None
-
-    def expire(self) -> None:
-        """Close the sessions whose tokens have ended (4003)."""
-        step = int(self._clock.time()) // EXPIRY_STEP_S
-        if step == self._looked:  # tokens end at as many different steps as there are sessions, at worst
-            return
-        self._looked = step
-        for due in [each for each in self._expiring if each < step]:
-            for session in self._expiring.pop(due):
-                session.close(CloseCode.TOKEN_EXPIRED, TOKEN_EXPIRED)
 
     def _entrance_of(self, user: UserId | None) -> Handlers:
         """What nobody may send, where it is to become `user`, or anybody."""
         return {"connect": partial(self.authenticate, user)}
 
-    def _enter(self, user: UserId | None, session: Session, message: Envelope, identity: Identity) -> None:
+    def _enter(
+        self,
+        user: UserId | None,
+        session: Session,
+        message: Envelope | None,
+        identity: Identity,
+        carrier: str = MESSAGE,
+    ) -> None:
         if user is not None and user != identity.user:
             raise Forbidden("the token is another user's than the path names")
         self.admit(identity, session.connection.id)
         self._establish(session, identity)
         session.connection.confirm()
+        if self._audit.wanted:
+            self._audit.entered(identity, session.connection.address, carrier)
         self._send_greeting(session, message, identity)
 
-    def _send_greeting(self, session: Session, message: Envelope, identity: Identity) -> None:
+    def _send_greeting(self, session: Session, message: Envelope | None, identity: Identity) -> None:
         greeting = self._greet(session.connection.id, identity)
-        session.send(greeting if message.id is None else b'{"id":%b,%b' % (message.id, greeting[1:]))
+        id = None if message is None else message.id
+        session.send(greeting if id is None else b'{"id":%b,%b' % (id, greeting[1:]))
 
-    def _establish(self, session: Session, identity: Identity) -> None:
+    def _establish(self, session: Session, identity: Identity, *, warned: bool = False) -> None:
         if session.identity is None:  # renewed, it goes on with what it holds
             self._hold(session, identity)
         session.authenticate(identity, self._tenants[identity.tenant])
         session.connection.belong(user_key(identity.tenant, identity.user))
-        if identity.expires_at is not None:
-            step = int(identity.expires_at) // EXPIRY_STEP_S
-            self._expiring.setdefault(step, set()).add(session)
+        self._ends.add(session, identity, warned=warned)
 
     def _renew(self, session: Session, message: Envelope, identity: Identity) -> None:
         former = session.identity
@@ -223,8 +253,11 @@ class Entry:
         if (identity.user, identity.tenant) != (former.user, former.tenant):
             raise Forbidden("the token is another user's")
         self._check_revoked(identity)
-        self._forget_expiry(session, former)
+        self._ends.forget(session, former)
         self._establish(session, identity)
+        if identity.roles != former.roles:
+            self._membership.review(session)
+        self._audit.refreshed(session.connection)
         if message.id is not None:
             ends = b"null" if identity.expires_at is None else b"%d" % identity.expires_at
             session.send(encode_reply("ack", message.id, None, b'{"expires_at":%b}' % ends))
@@ -261,39 +294,53 @@ class Entry:
             assert session.identity is not None  # the registry lists whose connections they are
             self._hold(session, session.identity)
 
-    def _turn_away(self, session: Session, message: Envelope, error: RealtimeError) -> None:
-        """Close the connection over its token; an error of another kind is the message's alone."""
-        if not isinstance(error, Unauthorized | Forbidden | ConnectionLimit):
-            raise error
-        self._router.fail(session, message, error)
+    def _turn_away(
+        self, session: Session, message: Envelope | None, error: RealtimeError, carrier: str
+    ) -> None:
+        """Close the connection over its token; an error of another kind is the message's alone, if any's."""
+        self._audit.refused(error, session.connection.address, carrier)
+        if message is not None:
+            if not isinstance(error, Unauthorized | Forbidden | ConnectionLimit):
+                raise error
+            self._router.fail(session, message, error)
         session.close(error.close_code, error_reason(error))
 
-    def _forget_expiry(self, session: Session, identity: Identity) -> None:
-        if identity.expires_at is None:
-            return
-        step = int(identity.expires_at) // EXPIRY_STEP_S
-        sessions = self._expiring.get(step)
-        if sessions is not None:
-            sessions.discard(session)
-            if not sessions:
-                del self._expiring[step]
-
     async def _authenticate_later(
-        self, user: UserId | None, session: Session, message: Envelope, pending: Awaitable[Identity]
+        self,
+        user: UserId | None,
+        session: Session,
+        message: Envelope | None,
+        pending: Awaitable[Identity],
+        carrier: str,
     ) -> None:
         """Authenticate when the token is judged. What the connection sent meanwhile waits for it."""
         state, handlers = State.NEW, self._entrance_of(user)
         try:
             identity = await pending
             if session.connection.open:
-                self._enter(user, session, message, identity)
+                self._enter(user, session, message, identity, carrier)
                 state, handlers = State.READY, self._handlers
         except RealtimeError as error:
-            self._turn_away(session, message, error)
+            self._turn_away(session, message, error, carrier)
         finally:
             self._router.resume(session, state, handlers)
 
+    async def _enter_later(
+        self, user: UserId | None, session: Session, pending: Awaitable[Identity], carrier: str
+    ) -> None:
+        """Authenticate as `_authenticate_later` where no message asks for it. It never raises."""
+        try:
+            await self._authenticate_later(user, session, None, pending, carrier)
+        except Exception as error:
+            log.exception("connection %d could not be authenticated", session.connection.id)
+            session.close(Internal.close_code, error_reason(Internal()))
+            self._audit.refused(Internal(type(error).__name__), session.connection.address, carrier)
+
     async def _refresh_later(self, session: Session, message: Envelope, pending: Awaitable[Identity]) -> None:
-        identity = await pending
-        if session.connection.open:
-            self._renew(session, message, identity)
+        try:
+            identity = await pending
+            if session.connection.open:
+                self._renew(session, message, identity)
+        except RealtimeError as error:
+            self._audit.refreshed(session.connection, error)
+            raise

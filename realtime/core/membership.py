@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
+from typing import Final
 
+from realtime.core import audit
+from realtime.core.access import JOIN, Access, Rights
+from realtime.core.auth import Grant, Identity
 from realtime.core.catalog import Catalog
 from realtime.core.contents import decode_join
 from realtime.core.contracts import Broker, Clock, Fanout, Page, Position, Recovery
+from realtime.core.doors import Doors
 from realtime.core.kinds import RoomKind
 from realtime.core.limits import Limits
 from realtime.core.passive import Passives
 from realtime.core.quotas import ROOMS
 from realtime.core.room import Room
+from realtime.core.room_rules import RoomRules
 from realtime.core.rosters import Rosters
 from realtime.core.router import Router
 from realtime.core.session import Handlers, Session
 from realtime.core.tenant import Tenant, Tenants
-from realtime.errors import BadMessage, Forbidden, NotJoined, RoomLimit
+from realtime.errors import BadMessage, NotJoined, RoomLimit
 from realtime.ids import RoomId, RoomName, id_in_kind
-from realtime.native.encode import encode_ack, encode_reply
+from realtime.native.encode import encode_ack, encode_reply, json_string
 from realtime.native.message import Envelope
 from realtime.protocol.messages import Join
 from realtime.protocol.session import State
+
+FORBIDDEN: Final = "forbidden"  # in `left`
+MAY_NOT_JOIN: Final = "you may not join this room"
 
 Then = Callable[[Session, Envelope, Room, Recovery], None]
 """What is done when the broker has said where the room is."""
@@ -39,6 +48,9 @@ class Membership:
         clock: Clock,
         limits: Limits,
         router: Router,
+        access: Access,
+        rules: RoomRules,
+        doors: Doors,
     ) -> None:
         self._catalog = catalog
         self._tenants = tenants
@@ -46,6 +58,9 @@ class Membership:
         self._fanout = fanout
         self._limits = limits
         self._router = router
+        self.access = access
+        self.rules = rules
+        self.doors = doors
         self._passives = Passives(clock)
         self.rosters = Rosters(clock, limits, self._on_idle)
         self.rooms = 0  # live ones
@@ -53,16 +68,32 @@ class Membership:
     def join(self, session: Session, message: Envelope) -> Awaitable[None] | None:
         """Let the session into the room and answer `joined`; again, when it is in already.
 
-        A passive member is active from then on.
+        A passive member is active from then on. A private room is entered with the token in the content, and
+        a newer one takes the place of the one before.
 
         Raises:
             BadMessage: no room, or a content that is not a join's.
             Forbidden, RoomLimit: it may not, or it or its tenant is in as many rooms as it may be.
-            Unavailable: the broker gives no answer.
+            Unavailable: the broker gives no answer, or the issuer of a room token does not.
         """
         content = decode_join(message.content)
-        room = self._room_to_join(session, self.room_name(message))
-        since = _position(content)
+        name = self.room_name(message)
+        key = RoomId(session.tenant.id, RoomName(name))
+        if self.doors.is_private(key):
+            self._catalog.kind_of(name)  # a name that can be no room's is a BadMessage
+            grant = self.doors.knock(session, key, content.token)
+            if not isinstance(grant, Grant | None):
+                handlers = session.handlers
+                self._router.hold(session, State.JOINING)
+                return self._join_later(session, message, _position(content), key, grant, handlers)
+            if grant is not None:
+                self.doors.admit(session, key, grant)
+        return self._join(session, message, name, _position(content))
+
+    def _join(
+        self, session: Session, message: Envelope, name: str, since: Position | None
+    ) -> Awaitable[None] | None:
+        room = self._room_to_join(session, name)
         try:
             recovery = room.stream.recover(since)
             if not isinstance(recovery, tuple):
@@ -71,6 +102,47 @@ class Membership:
         finally:
             self._drop_if_empty(session.tenant, room)
         return None
+
+    async def _join_later(
+        self,
+        session: Session,
+        message: Envelope,
+        since: Position | None,
+        key: RoomId,
+        pending: Awaitable[Grant],
+        handlers: Handlers,
+    ) -> None:
+        """Join when the room token is judged. What the session sent meanwhile waits for all of it."""
+        going_on = None
+        try:
+            grant = await pending
+            if not session.connection.open:
+                return
+            self.doors.admit(session, key, grant)
+            room = self._room_to_join(session, key.room)
+            try:
+                recovery = room.stream.recover(since)
+                if isinstance(recovery, tuple):
+                    self._let_in(session, message, room, recovery)
+                    return
+                room.arriving += 1
+            finally:
+                self._drop_if_empty(session.tenant, room)
+            found = _recovered(room, since, recovery, room.turns)
+            going_on = self._go_on(session, message, room, found, handlers, self._let_in)
+        finally:
+            if going_on is None:
+                self._router.resume(session, State.READY, handlers)
+        await going_on
+
+    def tell_doors(self) -> None:
+        """Let out of private rooms those whose room tokens have ended."""
+        self.doors.tick(self._put_out_of)
+
+    def _put_out_of(self, session: Session, name: RoomName, reason: str) -> None:
+        room = session.tenant.rooms.get(name)
+        if room is not None and room in session.rooms:
+            self.put_out(session, room, reason)
 
     def passive(self, session: Session, message: Envelope) -> Awaitable[None] | None:
         """Send the session only the count of what is published, and acknowledge it with the position.
@@ -107,6 +179,47 @@ class Membership:
         rooms, session.rooms = session.rooms, ()
         for room in rooms:
             self._let_out(session, room, lingers=lingers)
+        self.doors.gone(session)
+
+    def rights(self, session: Session, room: Room) -> Rights:
+        """Return what the rules, and a room token where one is needed, let a session do in a room."""
+        return self.rights_in(session, room.kind, room.key.room)
+
+    def rights_in(self, session: Session, kind: RoomKind, name: str) -> Rights:
+        """Return the same for a room by its name, whether or not anybody is there."""
+        identity = session.identity
+        assert identity is not None  # nobody's sessions are in no rooms
+        rights = self.access.rights(identity, kind, name)
+        return self.doors.narrowed(session, RoomId(session.tenant.id, RoomName(name)), rights)
+
+    def review(self, session: Session) -> None:
+        """Let hold in all its rooms what it may do there now: its roles or the rules have changed."""
+        identity = session.identity
+        for room in tuple(session.rooms):
+            assert identity is not None  # nobody's sessions are in no rooms
+            rights = self.rights(session, room)
+            if rights.join and self.may_join(identity, room.kind, room.key.room):
+                room.blindfold(session, blind=not rights.presence)
+                session.limit(room, limited=_is_limited(room, rights))
+            else:
+                self.access.note(session, audit.Action.JOIN, room.key.room, "stay")
+                self.put_out(session, room, FORBIDDEN)
+
+    def review_rooms(self) -> None:
+        """Let hold for the rooms that are live what the policy says of them now."""
+        for room in self._tenants.rooms():
+            end_to_end = self.rules.of(room.key).end_to_end
+            if end_to_end != room.end_to_end:
+                room.seal(end_to_end)
+
+    def put_out(self, session: Session, room: Room, reason: str) -> None:
+        """Let a session out of a room that it may be in no longer, and tell it why.
+
+        `reason` is a stable word of ours, such as `forbidden`. What the room delivered before comes first.
+        """
+        session.drop_room(room)
+        self._let_out(session, room, lingers=False)
+        session.send(encode_reply("left", None, room.json, b'{"reason":%b}' % json_string(reason)))
 
     @property
     def passive_members(self) -> int:
@@ -127,6 +240,12 @@ class Membership:
         if name is None:
             raise BadMessage("no room: give `room`, or a content with a key that names one")
         return name
+
+    def is_end_to_end(self, session: Session, message: Envelope) -> bool:
+        """Whether a message is for a room that is sealed end to end, by its envelope."""
+        if not self.rules.any or message.room is None:
+            return False
+        return self.rules.of(RoomId(session.tenant.id, RoomName(message.room))).end_to_end
 
     def find(self, room: RoomId) -> Room | None:
         """Return a room that is live here, None where it is not."""
@@ -190,8 +309,8 @@ class Membership:
         kind = self._catalog.kind_of(name) if room is None else room.kind
         identity = session.identity
         assert identity is not None  # nobody's sessions have no join
-        if kind.may_join is not None and not kind.may_join(identity, id_in_kind(RoomName(name))):
-            raise Forbidden("you may not join this room")
+        if kind.may_join is not None or not self.access.open:
+            self._check_join(session, identity, kind, name)
         if len(session.rooms) >= self._limits.rooms_per_connection:
             allowed = self._limits.rooms_per_connection
             message = f"a connection may be in {allowed} rooms; leave one first"
@@ -204,6 +323,21 @@ class Membership:
             raise RoomLimit(message, limit=ROOMS, allowed=allowed)
         return self._make(tenant, name, kind)
 
+    def _check_join(self, session: Session, identity: Identity, kind: RoomKind, name: str) -> None:
+        """Raise Forbidden unless the session may join; the same whether or not there is such a room."""
+        if not self.may_join(identity, kind, name):
+            self.access.refuse(session, audit.Action.JOIN, name, JOIN, MAY_NOT_JOIN)
+
+    def may_join(self, identity: Identity, kind: RoomKind, name: str) -> bool:
+        """Whether both the room's kind and the rules let `identity` in."""
+        if kind.may_join is not None and not kind.may_join(identity, id_in_kind(RoomName(name))):
+            return False
+        return self.access.rights(identity, kind, name).join
+
+    def _is_let_in(self, session: Session, room: Room) -> bool:
+        identity = session.identity
+        return identity is not None and self.may_join(identity, room.kind, room.key.room)
+
     def _make(self, tenant: Tenant, name: str, kind: RoomKind) -> Room:
         """Return a new live room."""
         members_named = self._limits.presence_members
@@ -213,7 +347,17 @@ class Membership:
         types = self._catalog.types_by_kind[kind.name]
         named = members_named if kind.presence else 0
         newest_bytes = self._limits.answer_bytes // 2
-        room = Room(key, kind, types, self._broker, self._fanout, named, self.rosters.hear, newest_bytes)
+        room = Room(
+            key,
+            kind,
+            types,
+            self._broker,
+            self._fanout,
+            named,
+            self.rosters.hear,
+            newest_bytes,
+            end_to_end=self.rules.of(key).end_to_end,
+        )
         tenant.rooms[name] = room
         self.rooms += 1
         return room
@@ -221,17 +365,29 @@ class Membership:
     def _let_in(self, session: Session, message: Envelope, room: Room, recovery: Recovery) -> None:
         """Answer `joined`, then let the session in: in this order, or a push could overtake the answer.
 
-        Nothing is delivered in between, so its first push is the one after `offset`.
+        Nothing is delivered in between, so its first push is the one after `offset`. Who may not read the
+        history gets none of it by recovery either.
+
+        Raises:
+            Forbidden: it may not any more, since it asked.
         """
         is_new = room not in session.rooms
+        rights = self.rights(session, room)
+        if not rights.join or (room.kind.may_join is not None and not self._is_let_in(session, room)):
+            self.access.refuse(session, audit.Action.JOIN, room.key.room, JOIN, MAY_NOT_JOIN)
+        if not rights.history and recovery.messages:
+            recovery = recovery._replace(recovered=False, messages=())
         if is_new:
             self.rosters.came(room, session.user_json)
         if message.id is not None:
-            content = _joined(room, _fitted(recovery, self._limits.answer_bytes))
+            fitted = _fitted(recovery, self._limits.answer_bytes)
+            content = _joined(room, fitted, told=rights.presence)
             session.send(encode_reply("joined", message.id, room.json, content))
         if is_new:
-            room.enter(session)
+            room.enter(session, blind=not rights.presence)
             session.add_room(room)
+            if _is_limited(room, rights):
+                session.limit(room, limited=True)
         elif session in room.passive:
             self._passives.forget(session, room)
             room.wake(session)
@@ -245,6 +401,7 @@ class Membership:
 
     def _let_out(self, session: Session, room: Room, *, lingers: bool) -> None:
         self._passives.forget(session, room)
+        self.doors.left(session, room.key.room)
         room.exit(session)
         self.rosters.went(room, session.user_json, lingers=lingers)
         self._drop_if_empty(session.tenant, room)
@@ -323,14 +480,20 @@ def _fitted(recovery: Recovery, answer_bytes: int) -> Recovery:
     return recovery._replace(recovered=False, messages=())
 
 
-def _joined(room: Room, recovery: Recovery) -> bytes:
-    """Encode the content of `joined`."""
-    return b'{"members":%b,"count":%d,"offset":%d,"epoch":"%b","recovered":%b,"messages":[%b]}' % (
-        room.roster.listed(),
-        len(room.roster),
+def _is_limited(room: Room, rights: Rights) -> bool:
+    """Whether these rights are less than what the room takes of any member without another look."""
+    return rights.types is not room.types and not room.types <= rights.types
+
+
+def _joined(room: Room, recovery: Recovery, *, told: bool) -> bytes:
+    """Encode the content of `joined`; `told`: with who is there."""
+    return b'{"members":%b,"count":%d,"offset":%d,"epoch":"%b","recovered":%b,%b"messages":[%b]}' % (
+        room.roster.listed() if told else b"[]",
+        len(room.roster) if told else 0,
         recovery.offset,
         recovery.epoch,
         b"true" if recovery.recovered else b"false",
+        b'"end_to_end":true,' if room.end_to_end else b"",
         b",".join(recovery.messages),
     )
 

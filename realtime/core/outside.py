@@ -19,6 +19,8 @@ from realtime.core.history import fitted
 from realtime.core.kinds import RoomKind
 from realtime.core.limits import Limits
 from realtime.core.membership import Membership
+from realtime.core.room_rules import RoomRules
+from realtime.core.sealed import check_sealed
 from realtime.errors import BadMessage, Forbidden, TooLarge
 from realtime.ids import RoomId, RoomName, TenantId, UserId
 from realtime.native.encode import json_string
@@ -99,7 +101,7 @@ class Outside:
 
     def _on_publish(self, asker: WorkerId, body: bytes) -> bytes | Awaitable[bytes]:
         asked = _read(Publication, body)
-        check_publication(self._catalog, asked)
+        check_publication(self._catalog, self._membership.rules, asked)
         sender = None if asked.user is None else json_string(asked.user)
         key = RoomId(asked.tenant, asked.room)
         receipt = self._publish(key, asked.type, sender, asked.content, Terms(key=asked.key))
@@ -123,11 +125,14 @@ class Outside:
         return msgspec.msgpack.encode(found)
 
 
-def check_publication(catalog: Catalog, asked: Publication, *, ephemeral: bool = False) -> RoomKind:
+def check_publication(
+    catalog: Catalog, rules: RoomRules, asked: Publication, *, ephemeral: bool = False
+) -> RoomKind:
     """Return the kind of the room that a publication, or else a signal of an `ephemeral` type, is for.
 
     Raises:
-        BadMessage: it names no room, its type is not published, or its content or key will not do.
+        BadMessage: it names no room, its type is not published, its content or key will not do, or the room
+            is sealed end to end and the content is not.
         Forbidden: rooms of the kind take no such type.
     """
     kind = catalog.kind_of(asked.room)
@@ -140,6 +145,9 @@ def check_publication(catalog: Catalog, asked: Publication, *, ephemeral: bool =
         raise BadMessage(f"{asked.type!r} is {'kept: publish' if ephemeral else 'not kept: signal'} it")
     if asked.key is not None and not 0 < len(asked.key.encode()) <= KEY_BYTES_MAX:
         raise BadMessage(f"a key has 1 to {KEY_BYTES_MAX} bytes")
+    if rules.of(RoomId(asked.tenant, asked.room)).end_to_end:
+        check_sealed(asked.content)
+        return kind
     decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
         Any if message.content is None else message.content
     )

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
+from realtime.core import audit
+from realtime.core.access import JOIN, sending
 from realtime.core.catalog import Catalog
 from realtime.core.contracts import Broker, Receipt, Stamp, Terms
 from realtime.core.kinds import RoomKind
 from realtime.core.limits import Limits, rate_limited
-from realtime.core.membership import Membership
+from realtime.core.membership import MAY_NOT_JOIN, Membership
 from realtime.core.pending import Owed, Pending
+from realtime.core.room import Room
+from realtime.core.sealed import check_sealed, refuse_reader
 from realtime.core.session import Session
 from realtime.errors import BadMessage, Forbidden, NotJoined, TooLarge, Unauthorized
 from realtime.ids import RoomId, RoomName, id_in_kind
@@ -38,7 +42,7 @@ class Publisher:
         once where the broker knows the answer; else the awaitable returned sends it.
 
         Raises:
-            BadMessage: it names no room.
+            BadMessage: it names no room, or one that is sealed end to end, and the content is not.
             NotJoined, Forbidden: this session may not publish this there.
             TooLarge: the content is over `content_bytes`.
             RateLimited: its user or tenant may not cause as many deliveries now.
@@ -55,7 +59,7 @@ class Publisher:
             key = RoomId(session.tenant.id, RoomName(name))
             receipt = self._broker.publish(key, kind, message.type, session.user_json, content, terms)
             return acknowledge(session, message.id, json_string(name), receipt)
-        if message.type not in room.types:
+        if message.type not in room.types or is_limited(session, room):
             self._check(session, message, room.kind, name, joined=True)
         charge(session, room.members)
         receipt = room.stream.publish(message.type, session.user_json, content, terms)
@@ -71,7 +75,7 @@ class Publisher:
         name = self._membership.room_name(message)
         room = session.live.get(name)
         joined = room is not None and room in session.rooms
-        if room is None or not joined or message.type not in room.types:
+        if room is None or not joined or message.type not in room.types or is_limited(session, room):
             self._check(session, message, self._catalog.kind_of(name), name, joined=joined)
         charge(session, 1 if room is None else room.members)
         return RoomId(session.tenant.id, RoomName(name))
@@ -82,11 +86,13 @@ class Publisher:
         """Publish for the server, which may do so; whether or not anybody here is in the room.
 
         Raises (the awaitable too):
-            BadMessage: it is no room's name.
+            BadMessage: it is no room's name, or the room is sealed end to end and the content is not.
             TooLarge: the content is over `content_bytes`.
             Conflict, Unavailable: as `Broker.publish`.
         """
         self._check_size(content)
+        if self._membership.rules.of(room).end_to_end:
+            check_sealed(content)
         live = self._membership.find(room)
         if live is not None:
             return live.stream.publish(type, sender, content, terms)
@@ -108,7 +114,7 @@ class Publisher:
         if message.key is not None:
             raise BadMessage(f"{message.type!r} is not kept, so it takes no `key`")
         room = self._membership.joined_room(session, message)
-        if message.type not in room.types:
+        if message.type not in room.types or is_limited(session, room):
             self._check(session, message, room.kind, room.key.room, joined=True)
         charge(session, room.members)
         room.stream.signal(
@@ -117,6 +123,12 @@ class Publisher:
         )
         if message.id is not None:
             session.send(encode_reply("ack", message.id, room.json, b"{}"))
+
+    def _check_end_to_end(self, message: Envelope) -> None:
+        """Raise BadMessage where a message to an end-to-end room is not sealed, or is to be read there."""
+        if self._catalog.messages[message.type].owner is not None:
+            raise refuse_reader(f"{message.type!r}")
+        check_sealed(message.content or b"null")
 
     def _content(self, message: Envelope) -> bytes:
         """Return the content of a publication."""
@@ -140,13 +152,23 @@ class Publisher:
         id = id_in_kind(RoomName(name))
         if message.type not in self._catalog.types_by_kind[kind.name]:
             raise Forbidden(f"rooms of kind {kind.name!r} take no {message.type!r}")
-        if kind.may_publish is not None and not kind.may_publish(identity, id, message.type):
-            raise Forbidden(f"you may not publish {message.type!r} here")
+        access = self._membership.access
+        allowed = kind.may_publish is None or kind.may_publish(identity, id, message.type)
+        if not allowed or message.type not in self._membership.rights_in(session, kind, name).types:
+            said = f"you may not publish {message.type!r} here"
+            access.refuse(session, audit.Action.PUBLISH, name, sending(self._catalog, message.type), said)
+        if self._membership.rules.of(RoomId(session.tenant.id, RoomName(name))).end_to_end:
+            self._check_end_to_end(message)
         if not joined and not kind.open_to_publish:
             # Whoever may not join is told just that, so that nobody learns here which rooms exist.
-            if kind.may_join is not None and not kind.may_join(identity, id):
-                raise Forbidden("you may not join this room")
+            if not self._membership.may_join(identity, kind, name):
+                access.refuse(session, audit.Action.JOIN, name, JOIN, MAY_NOT_JOIN)
             raise NotJoined
+
+
+def is_limited(session: Session, room: Room) -> bool:
+    """Whether the rules let the session, which is in the room, send less there than a member may."""
+    return session.limited is not None and room in session.limited
 
 
 def charge(session: Session, members: int) -> None:

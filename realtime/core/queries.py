@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
+from realtime.core import audit
+from realtime.core.access import HISTORY, PRESENCE
 from realtime.core.contents import decode_history
 from realtime.core.contracts import Page, Stamp
 from realtime.core.history import fitted
@@ -28,8 +30,12 @@ class Queries:
 
         Raises:
             BadMessage, NotJoined: as `joined_room`.
+            Forbidden: the rules do not let it see who is here.
         """
         room = self._membership.joined_room(session, message)
+        if not self._membership.rights(session, room).presence:
+            said = "you may not see who is in this room"
+            self._membership.access.refuse(session, audit.Action.READ, room.key.room, PRESENCE, said)
         if message.id is not None:
             session.send(encode_reply("presence", message.id, room.json, room.roster.content()))
 
@@ -38,9 +44,13 @@ class Queries:
 
         Raises:
             BadMessage, NotJoined: as `joined_room`, or the content is not a history's.
+            Forbidden: the rules do not let it read what was before.
             Unavailable: the broker gives no answer.
         """
         room = self._membership.joined_room(session, message)
+        if not self._membership.rights(session, room).history:
+            said = "you may not read the history of this room"
+            self._membership.access.refuse(session, audit.Action.READ, room.key.room, HISTORY, said)
         asked = decode_history(message.content)
         limit = min(asked.limit or self._limits.history_page, self._limits.history_page_max)
         page = room.stream.history(asked.before, asked.after, limit)

@@ -1,4 +1,5 @@
-"""Which tokens are refused though they have not ended: those of a user from before a time, or a single one.
+"""Which tokens are refused though they have not ended: a single one, or those of a user or a whole tenant
+from before a time.
 
 At most `REVOCATIONS_MAX` of them; whoever keeps them sees to that. Here they are in memory. Who keeps it for
 all workers, and tells each of them, is a `RevocationList`; a worker alone keeps its own, until it ends.
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Final, NamedTuple, Protocol
 
-from realtime.core.auth import Identity
+from realtime.core.auth import Grant, Identity
 from realtime.core.contracts import Clock
 from realtime.ids import TenantId, UserId
 
@@ -20,8 +21,8 @@ FORGET_EVERY_S: Final = 60.0
 class Revocation(NamedTuple):
     """Tokens of `tenant` that are refused until `until` (Unix seconds), when the last of them has ended.
 
-    The one called `token_id` (the claim `jti`), or those of `user` that were issued before `before` or do not
-    say when.
+    The one called `token_id` (the claim `jti`), or those of `user`, or where both are None of everybody, that
+    were issued before `before` or do not say when.
     """
 
     tenant: TenantId
@@ -30,13 +31,14 @@ class Revocation(NamedTuple):
     before: float
     until: float
 
-    def covers(self, identity: Identity) -> bool:
+    def covers(self, identity: Identity | Grant) -> bool:
         """Whether this is about the token that gave `identity`."""
         if identity.tenant != self.tenant:
             return False
-        if self.user is None:
+        if self.token_id is not None:
             return identity.token_id == self.token_id
-        return identity.user == self.user and (identity.issued_at is None or identity.issued_at < self.before)
+        older = identity.issued_at is None or identity.issued_at < self.before
+        return older and self.user in (None, identity.user)
 
 
 OnRevoked = Callable[[Collection[Revocation]], None]
@@ -69,18 +71,21 @@ class Revoked:
         self._clock = clock
         self._tokens: dict[tuple[TenantId, str], Revocation] = {}
         self._users: dict[tuple[TenantId, UserId], Revocation] = {}
+        self._tenants: dict[TenantId, Revocation] = {}
         self._forget_at = clock.monotonic() + FORGET_EVERY_S
 
     def __len__(self) -> int:
-        return len(self._tokens) + len(self._users)
+        return len(self._tokens) + len(self._users) + len(self._tenants)
 
     def add(self, revocation: Revocation) -> bool:
-        """Remember it; False where that changes nothing. Of two of one user the further goes."""
+        """Remember it; False where that changes nothing. Of two of the same the further goes."""
         tenant, user, token_id, before, until = revocation
         if user is not None:
             known = self._users.get((tenant, user))
+        elif token_id is not None:
+            known = self._tokens.get((tenant, token_id))
         else:
-            known = self._tokens.get((tenant, token_id or ""))
+            known = self._tenants.get(tenant)
         if known is not None:
             before, until = max(before, known.before), max(until, known.until)
             if (before, until) == (known.before, known.until):
@@ -88,15 +93,19 @@ class Revoked:
         revocation = Revocation(tenant, user, token_id, before, until)
         if user is not None:
             self._users[tenant, user] = revocation
+        elif token_id is not None:
+            self._tokens[tenant, token_id] = revocation
         else:
-            self._tokens[tenant, token_id or ""] = revocation
+            self._tenants[tenant] = revocation
         return True
 
-    def covers(self, identity: Identity) -> bool:
+    def covers(self, identity: Identity | Grant) -> bool:
         """Whether the token that gave `identity` is revoked."""
-        of_token = self._tokens.get((identity.tenant, identity.token_id)) if identity.token_id else None
+        if identity.token_id and (identity.tenant, identity.token_id) in self._tokens:
+            return True
         of_user = self._users.get((identity.tenant, identity.user))
-        return of_token is not None or (of_user is not None and of_user.covers(identity))
+        of_all = self._tenants.get(identity.tenant)
+        return any(each is not None and each.covers(identity) for each in (of_user, of_all))
 
     def tick(self) -> None:
         """Forget those whose tokens have ended by themselves."""
@@ -107,3 +116,4 @@ class Revoked:
         ended = self._clock.time()
         self._tokens = {key: each for key, each in self._tokens.items() if each.until > ended}
         self._users = {key: each for key, each in self._users.items() if each.until > ended}
+        self._tenants = {key: each for key, each in self._tenants.items() if each.until > ended}

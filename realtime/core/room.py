@@ -6,11 +6,11 @@ belong to the broker's stream and outlive it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from realtime.core.contracts import Broker, Fanout, Log
-from realtime.core.kinds import RoomKind, SlowReader
+from realtime.core.kinds import RoomKind, SlowReader, by_type
 from realtime.core.passive import Rest, epoch_of
 from realtime.core.presence import Roster
 from realtime.core.session import Session
@@ -21,34 +21,43 @@ from realtime.native.relay import RoomBase
 from realtime.protocol.codecs import to_msgpack
 
 NO_TYPES: frozenset[str] = frozenset()
+NOBODY: frozenset[Session] = frozenset()
 Hear = Callable[["Room", str, "bytes | None"], None]
 """Takes (room, worker, entry): what another worker shares of the room, as `Others`."""
 BINARY = 1  # the bit of a variant that says MessagePack
+BLIND = 1 << 16  # above all bits of a variant: of a lane whose members are not told who is here
 
 
 class Lane:
     """The members of one room that share a variant, and the log they read."""
 
-    __slots__ = ("binary", "log", "members")
+    __slots__ = ("binary", "blind", "log", "members")
 
-    def __init__(self, variant: int, log: Log) -> None:
+    def __init__(self, variant: int, log: Log, *, blind: bool) -> None:
         self.binary = bool(variant & BINARY)
+        self.blind = blind
         self.log = log
         self.members = 0
 
 
 class Room(RoomBase):
     """A live room. `members` counts sessions, `roster` the users that they are; `passive` are the members
-    that are in none of its logs. `kept` counts the reasons why it stays without members: who may come back.
+    that are in none of its logs, `blind` those who are not told who is here. `kept` counts the reasons why it
+    stays without members: who may come back.
+
+    In one that is `end_to_end` members seal what they say for each other.
 
     What the relay reads stands in `RoomBase`: `json`, `types`, `sequence`, `log`, `members`, and
     `arriving`, which counts the joins that wait for the broker.
     """
 
     __slots__ = (
+        "_all_types",
         "_delivered",
         "_fanout",
         "alone",
+        "blind",
+        "end_to_end",
         "kept",
         "key",
         "kind",
@@ -72,17 +81,19 @@ class Room(RoomBase):
         presence_members: int,
         hear: Hear,
         newest_bytes: int = 256 * 1024,
+        *,
+        end_to_end: bool = False,
     ) -> None:
         self.key = key
         self.kind = kind
-        # What every member may publish; nothing where the kind has to be asked who and what each time.
-        self.types = types if kind.may_publish is None else NO_TYPES
+        self._all_types = types
         self.json = json_string(key.room)
         self.roster = Roster(presence_members)
         self.members = 0
         self.kept = 0
         self.lanes: dict[int, Lane] = {}
         self.passive: dict[Session, Rest] = {}
+        self.blind: set[Session] | frozenset[Session] = NOBODY
         self._delivered = 0  # the last offset, where nobody here knows it otherwise and somebody is passive
         # (offset, push) of what was delivered while joins wait for the broker; an empty push ends a gap.
         self.recent: list[tuple[int, bytes]] = []
@@ -91,6 +102,7 @@ class Room(RoomBase):
         self.newest: Newest | None = None
         if kind.slow_reader is SlowReader.LATEST:
             self.newest = Newest(kind.conflate, newest_bytes)
+        self.seal(end_to_end)
         self._fanout = fanout
         self.alone: tuple[Room, ...] = (self,)  # the rooms of a session that is in this one only
         self.stream = broker.open(
@@ -101,6 +113,15 @@ class Room(RoomBase):
         self.readers: set[Session] | None = None
         if self.sequence is None and kind.slow_reader is not SlowReader.DISCONNECT:
             self.readers = set()
+
+    def seal(self, end_to_end: bool) -> None:
+        """Take what is sealed end to end alone, or anything."""
+        self.end_to_end = end_to_end
+        # What every member may publish; nothing where the kind has to be asked who and what each time, or
+        # each content has to be looked at.
+        self.take(NO_TYPES if end_to_end or self.kind.may_publish is not None else self._all_types)
+        if self.newest is not None:  # a kind that looks into contents finds nothing in them
+            self.newest.conflate = by_type if end_to_end else self.kind.conflate
 
     def deliver_to_all(self, push: bytes, offset: int) -> None:
         """Give one publication of the broker to all members, where `log` alone does not do it."""
@@ -120,8 +141,11 @@ class Room(RoomBase):
 
         `offset` is a publication's; what has none may be dropped without a gap.
         """
+        self._append_to(payload, offset, self.lanes.values())
+
+    def _append_to(self, payload: bytes, offset: int, lanes: Iterable[Lane]) -> None:
         packed: bytes | None = None
-        for lane in self.lanes.values():
+        for lane in lanes:
             if not lane.binary:
                 lane.log.append(payload, offset)
             else:
@@ -129,8 +153,26 @@ class Room(RoomBase):
                     packed = to_msgpack(payload)
                 lane.log.append(packed, offset)
 
-    def enter(self, session: Session) -> None:
-        """Let one session in: it gets what is delivered from now on."""
+    def tell_presence(self, payload: bytes) -> None:
+        """Give news of who is here to all members but the blind."""
+        self._append_to(payload, 0, [lane for lane in self.lanes.values() if not lane.blind])
+
+    def blindfold(self, session: Session, *, blind: bool) -> None:
+        """Tell a member no longer who is here, or again; where it makes a difference, it changes its log."""
+        blind = blind and self.kind.presence
+        if (session in self.blind) == blind:
+            return
+        listens = session not in self.passive
+        if listens:
+            self._unlisten(session)
+        self._note_blind(session, blind=blind)
+        if listens:
+            self._listen(session)
+
+    def enter(self, session: Session, *, blind: bool = False) -> None:
+        """Let one session in: it gets what is delivered from now on; `blind`: but not who is here."""
+        if blind and self.kind.presence:
+            self._note_blind(session, blind=True)
         self._listen(session)
         self.members += 1
 
@@ -140,6 +182,8 @@ class Room(RoomBase):
             self._unlisten(session)
         elif not self.passive:
             self._choose_log()
+        if self.blind:
+            self._note_blind(session, blind=False)
         self.members -= 1
 
     def rest(self, session: Session, rest: Rest) -> None:
@@ -168,7 +212,7 @@ class Room(RoomBase):
         """
         newest = () if self.newest is None else self.newest.above(after)
         lost = catch_up(session, self.json, newest, after, last)
-        if self.kind.presence:
+        if self.kind.presence and session not in self.blind:
             session.send(encode_reply("presence", None, self.json, self.roster.content()))
         return lost
 
@@ -225,11 +269,24 @@ class Room(RoomBase):
         for session in sessions:
             self._listen(session)
 
+    def _note_blind(self, session: Session, *, blind: bool) -> None:
+        if blind and isinstance(self.blind, set):
+            self.blind.add(session)
+        elif blind:
+            self.blind = {session}
+        elif isinstance(self.blind, set):
+            self.blind.discard(session)
+            self.blind = self.blind or NOBODY
+
+    def _lane_of(self, session: Session) -> int:
+        return session.variant | BLIND if session in self.blind else session.variant
+
     def _listen(self, session: Session) -> None:
-        variant = session.variant
+        variant = self._lane_of(session) if self.blind else session.variant
         lane = self.lanes.get(variant)
         if lane is None:
-            lane = self.lanes[variant] = Lane(variant, self._new_log(variant))
+            log = self._new_log(session.variant)
+            lane = self.lanes[variant] = Lane(variant, log, blind=bool(variant & BLIND))
             self._choose_log()
         session.connection.join(lane.log)
         lane.members += 1
@@ -237,7 +294,7 @@ class Room(RoomBase):
             self.readers.add(session)
 
     def _unlisten(self, session: Session) -> None:
-        variant = session.variant
+        variant = self._lane_of(session) if self.blind else session.variant
         lane = self.lanes[variant]
         session.connection.leave(lane.log)
         lane.members -= 1

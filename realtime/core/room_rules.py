@@ -43,6 +43,11 @@ class RoomRules:
         ]
         self._remembered.clear()
 
+    @property
+    def any(self) -> bool:
+        """Whether there are rules at all."""
+        return bool(self._rules)
+
     def of(self, room: RoomId) -> RoomFlags:
         """Return the flags of `room`: of all rules that speak of it together."""
         if not self._rules:

@@ -181,7 +181,7 @@ class Rosters:
                 self._share(room)
                 roster.told_at = now
             if roster.news:
-                room.broadcast(encode_reply("presence", None, room.json, roster.tell(now)))
+                room.tell_presence(encode_reply("presence", None, room.json, roster.tell(now)))
 
     def _share(self, room: Room) -> None:
         since = self._clock.monotonic_ns() - int(self._limits.presence_grace_s * 1e9)

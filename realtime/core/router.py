@@ -10,7 +10,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
-from realtime.core.contracts import Receipt
+from realtime.core.audit import NO_AUDITOR, NO_TENANT, Action, Auditor, Event, Outcome
+from realtime.core.auth import Identity
+from realtime.core.contracts import Connection, Receipt
 from realtime.core.limits import LIMITS, Limits, Meters, rate_limited
 from realtime.core.pending import Owed
 from realtime.core.quotas import OF_TENANTS, QuotaRefusals
@@ -40,7 +42,15 @@ QUOTED_CHARS_MAX: Final = 64  # of a peer's own words in an error
 class Router:
     """Answers for all messages that the relay does not take to a handler by itself."""
 
-    def __init__(self, meters: Meters, limits: Limits, spawn: Spawn, quota_refusals: QuotaRefusals) -> None:
+    def __init__(
+        self,
+        meters: Meters,
+        limits: Limits,
+        spawn: Spawn,
+        audit: Auditor = NO_AUDITOR,
+        quota_refusals: QuotaRefusals | None = None,
+    ) -> None:
+        self._audit = audit
         self._quota_refusals = quota_refusals
         self._backlog_messages = limits.backlog_messages
         self._errors_per_second = limits.errors_per_second
@@ -109,8 +119,8 @@ class Router:
         self.errors += 1
         if error.limit is not None:
             self.refusals[error.limit] = self.refusals.get(error.limit, 0) + 1
-            if error.limit in OF_TENANTS and session.identity is not None:
-                whose = session.identity
+            whose = session.identity
+            if error.limit in OF_TENANTS and whose is not None and self._quota_refusals is not None:
                 self._quota_refusals.note(whose.tenant, whose.user, error.limit, session.connection.address)
         session.send(error_reply(message.id, error, getattr(message, "room", None)))
         if (taken and isinstance(error, Unavailable)) or self._count_error(session):
@@ -120,6 +130,7 @@ class Router:
         if error.retryable:
             code, name = error.close_code, error.code
         session.close(code, close_reason(name, limit="errors_per_second", allowed=self._errors_per_second))
+        self._audit.record(limit_exceeded(session.identity, session.connection, "errors_per_second", code))
         return False
 
     @property
@@ -166,6 +177,19 @@ class Router:
             await outcome
         except Exception as error:  # whatever it is, it is this message's alone
             self.fail(session, message, error, taken=True)
+
+
+def limit_exceeded(identity: Identity | None, connection: Connection, limit: str, code: int) -> Event:
+    """Return the event that a connection ends over a limit."""
+    return Event(
+        tenant=NO_TENANT if identity is None else identity.tenant,
+        action=Action.LIMIT,
+        outcome=Outcome.DENIED,
+        actor="" if identity is None else identity.user,
+        source=connection.address,
+        target=limit,
+        detail={"code": int(code)},
+    )
 
 
 def error_reason(error: RealtimeError) -> bytes:

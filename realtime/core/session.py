@@ -40,7 +40,8 @@ class Session(SessionBase):
     `state` says how far it has come, and `handlers` what it may send there: `move` changes both, so that a
     message need not look at the state. `rooms` are those it has joined; `credit` counts the messages it may
     send before the limiter is asked again, `allowance` what its user and tenant may send, None where that is
-    not limited; `backlog` holds the messages that wait for one before them to be
+    not limited; `limited` are the rooms where the rules let it send less than a member may, None where there
+    are none; `backlog` holds the messages that wait for one before them to be
     done, None where they need not.
     """
 
@@ -50,6 +51,7 @@ class Session(SessionBase):
     identity: Identity | None
     tenant: Tenant
     rooms: Collection[Room]
+    limited: set[Room] | None
     backlog: list[Envelope] | None
     allowance: Allowance | None
     state: State
@@ -105,8 +107,21 @@ class Session(SessionBase):
         else:
             self.rooms = {*rooms, room}
 
+    def limit(self, room: Room, *, limited: bool) -> None:
+        """Note whether it may send less to `room`, which it is in, than a member may."""
+        if limited:
+            if self.limited is None:
+                self.limited = set()
+            self.limited.add(room)
+        elif self.limited is not None:
+            self.limited.discard(room)
+            if not self.limited:
+                self.limited = None
+
     def drop_room(self, room: Room) -> None:
         """Note that it has left `room`."""
+        if self.limited is not None:
+            self.limit(room, limited=False)
         rooms = self.rooms
         if isinstance(rooms, set):
             rooms.discard(room)

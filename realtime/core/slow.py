@@ -38,7 +38,7 @@ class Newest:
     """
 
     def __init__(self, conflate: Conflate, bytes_max: int) -> None:
-        self._conflate = conflate
+        self.conflate = conflate
         self._bytes_max = bytes_max
         self._bytes = 0
         self._kept: OrderedDict[str, tuple[int, bytes]] = OrderedDict()  # by offset
@@ -49,7 +49,7 @@ class Newest:
     def keep(self, push: bytes, offset: int) -> None:
         """Take the publication with the highest offset so far."""
         told = _decode(push)
-        key = self._conflate(told.type, bytes(told.content))
+        key = self.conflate(told.type, bytes(told.content))
         former = self._kept.pop(key, None)
         if former is not None:
             self._bytes -= len(former[1]) + GAP_BYTES

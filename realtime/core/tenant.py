@@ -59,6 +59,10 @@ class Tenants:
         tenant = self._by_id.get(key.tenant)
         return None if tenant is None else tenant.rooms.get(key.room)
 
+    def rooms(self) -> list[Room]:
+        """Return all live rooms."""
+        return [room for tenant in self._by_id.values() for room in tenant.rooms.values()]
+
     def forget_if_idle(self, tenant: Tenant) -> None:
         """Forget a tenant that has no connections and no rooms any more."""
         if not tenant.connections and not tenant.rooms:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import platform
 import resource
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pkgutil import iter_modules
 
-from realtime.edge import listener
+from realtime.edge import listener, tls
 from realtime.edge.process import connections_allowed, file_limit_warning, worker_count
-from realtime.errors import StartupError
+from realtime.errors import SettingsError, StartupError
 from realtime.loading import Loaded
 from realtime.settings import Settings
 
@@ -42,9 +43,12 @@ def findings(loaded: Loaded) -> Iterator[Finding]:
     if native.ok:
         yield _features()
         yield _store(settings)
+        yield _audit(settings)
         yield _workers(settings)
     yield _files(settings)
     yield _port(settings)
+    if settings.tls_port:
+        yield _tls(settings)
 
 
 def _native() -> Finding:
@@ -84,6 +88,16 @@ def _store(settings: Settings) -> Finding:
     return Finding(True, f"store: {text}", warning=none)
 
 
+def _audit(settings: Settings) -> Finding:
+    from realtime.edge import audit  # not at the top: as the features
+
+    try:
+        text = audit.finding(settings)
+    except StartupError as error:
+        return Finding(False, f"audit log: {error.message}")
+    return Finding(True, f"audit log: {text}", warning=text.startswith("none"))
+
+
 def _workers(settings: Settings) -> Finding:
     from realtime.edge import cluster  # not at the top: as the features
 
@@ -103,6 +117,22 @@ def _files(settings: Settings) -> Finding:
     if warning:
         return Finding(True, f"open files: {warning}", warning=True)
     return Finding(True, f"open files: room for {connections_allowed(files, settings)} connections")
+
+
+def _tls(settings: Settings) -> Finding:
+    try:
+        shown = tls.load_certificates(settings)
+        listening = listener.listen(settings, settings.tls_port, shared=settings.share_port)
+    except (SettingsError, StartupError) as error:
+        return Finding(False, f"tls: {error.message}")
+    where = listener.url(settings, listening, "https")
+    listening.close()
+    now = time.time()
+    warning = tls.expiry_warning(shown, now)
+    if warning:
+        return Finding(True, f"tls: {warning}", warning=True)
+    days = int(shown.ends_at - now) // 86_400
+    return Finding(True, f"tls: can listen on {where}; the certificate holds for {days} days")
 
 
 def _port(settings: Settings) -> Finding:

@@ -13,6 +13,7 @@ from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import Any, Final
 
+from realtime.backends.audit_keeper import AuditKeeper
 from realtime.backends.cluster import library, redis_ring
 from realtime.backends.cluster.broker import RedisBroker
 from realtime.backends.cluster.durable import KeepingBroker, deepen
@@ -25,13 +26,14 @@ from realtime.backends.redis_client.client import RedisClient
 from realtime.backends.redis_client.contract import RedisError
 from realtime.backends.storage_usage import StorageMeter
 from realtime.backends.store_postgres import PostgresStore
-from realtime.core.audit import NO_AUDITOR
+from realtime.core.audit import NO_AUDITOR, Auditor
 from realtime.core.clock import SystemClock
 from realtime.core.cluster import Change, WorkerId
 from realtime.core.contracts import Broker, Clock, Stamp
 from realtime.core.core import Core
 from realtime.core.quotas import QuotaBook
 from realtime.core.room_rules import RoomRules
+from realtime.edge.audit import open_audit
 from realtime.edge.process import node_name
 from realtime.edge.store import open_shared_store
 from realtime.errors import StartupError, Unavailable
@@ -42,18 +44,24 @@ log: Final = logging.getLogger("realtime.edge")
 
 
 class Clustered:
-    """A `Foundation` over Redis. It closes the client and the store that it is given."""
-
-    audit: Final = NO_AUDITOR
+    """A `Foundation` over Redis. It closes the client, the store and the audit log that it is given."""
 
     def __init__(
-        self, settings: Settings, clock: Clock, node: str, redis: RedisClient, store: PostgresStore | None
+        self,
+        settings: Settings,
+        clock: Clock,
+        node: str,
+        redis: RedisClient,
+        store: PostgresStore | None,
+        keeper: AuditKeeper | None = None,
     ) -> None:
         self.node = node
         self._settings = settings
         self._clock = clock
         self._redis = redis
         self._store = store
+        self._keeper = keeper
+        self.audit: Auditor = keeper or NO_AUDITOR
         self._tasks: set[asyncio.Task[None]] = set()
         self._ordering: RedisBroker | None = None
         self._keeping: KeepingBroker | None = None
@@ -122,6 +130,8 @@ class Clustered:
         """See `Foundation`."""
         if self._keeping is not None and self._keeping.storage is not None:
             self._keeping.storage.tick()
+        if self._keeper is not None:
+            self._keeper.tick()
         ok = self._redis.ok
         if ok != self._redis_ok:
             self._redis_ok = ok
@@ -142,11 +152,14 @@ class Clustered:
             checks["store"] = "ok" if self._store.ok else "failing"
         if self._keeping is not None and (meter := self._keeping.storage) is not None:
             checks["storage quotas"] = "ok" if meter.ready else "being counted"
+        if self._keeper is not None:
+            checks["audit"] = "ok" if self._keeper.ok else "failing"
         return checks
 
     def stats(self) -> Mapping[str, int]:
         """See `Foundation`."""
-        return {"redis_ok": int(self._redis.ok), **self._redis.stats()}
+        kept = {} if self._keeper is None else self._keeper.stats()
+        return {"redis_ok": int(self._redis.ok), **self._redis.stats(), **kept}
 
     async def leave(self) -> None:
         """See `Foundation`."""
@@ -168,6 +181,8 @@ class Clustered:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._redis.close()
+        if self._keeper is not None:  # last: the others may still have something to tell
+            await self._keeper.close()
 
     def _on_change(self, change: Change) -> None:
         assert self._ordering is not None
@@ -210,10 +225,11 @@ async def open_clustered(settings: Settings, clock: Clock, number: int) -> Clust
         elif not await _has_library(redis):
             log.error("Redis does not answer for all slots: this worker listens, and waits for it")
         store = await open_shared_store(settings, clock, discover())
+        keeper = await open_audit(settings, clock)
     except BaseException:
         await redis.close()
         raise
-    return Clustered(settings, clock, node, redis, store)
+    return Clustered(settings, clock, node, redis, store, keeper)
 
 
 def finding(settings: Settings) -> str:

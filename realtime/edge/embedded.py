@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
+from realtime.backends.audit_keeper import AuditKeeper
 from realtime.backends.broker_durable import DurableBroker
 from realtime.backends.broker_memory import MemoryBroker
 from realtime.backends.storage_usage import StorageMeter
-from realtime.core.audit import NO_AUDITOR
+from realtime.core.audit import NO_AUDITOR, Auditor
 from realtime.core.contracts import Broker, Clock, Stamp, Store
 from realtime.core.core import Core
 from realtime.core.quotas import QuotaBook
@@ -19,20 +20,23 @@ from realtime.settings import Settings
 
 
 class Embedded:
-    """A `Foundation` in one process: rooms in memory, durable ones on `store`, which it closes."""
+    """A `Foundation` in one process: rooms in memory, durable ones on `store`. It closes what it is given."""
 
     worker: Final = ""
     cluster: Final = None
     whereabouts: Final = None
     revocations: Final = None
     headcount: Final = None
-    audit: Final = NO_AUDITOR
 
-    def __init__(self, settings: Settings, clock: Clock, store: Store | None) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, store: Store | None, keeper: AuditKeeper | None = None
+    ) -> None:
         self._settings = settings
         self._clock = clock
         self._store = store
         self._keeping: DurableBroker | None = None
+        self._keeper = keeper
+        self.audit: Auditor = keeper or NO_AUDITOR
         self.node = node_name(settings)
 
     def broker(self, stamp: Stamp, rules: RoomRules) -> Broker:
@@ -69,6 +73,8 @@ class Embedded:
         """See `Foundation`."""
         if self._keeping is not None and self._keeping.storage is not None:
             self._keeping.storage.tick()
+        if self._keeper is not None:
+            self._keeper.tick()
 
     def _count_storage(self, quotas: QuotaBook) -> None:
         """Count what tenants keep, from the day on that this is limited."""
@@ -82,11 +88,13 @@ class Embedded:
             checks["store"] = "ok" if self._store.ok else "failing"
         if self._keeping is not None and (meter := self._keeping.storage) is not None:
             checks["storage quotas"] = "ok" if meter.ready else "being counted"
+        if self._keeper is not None:
+            checks["audit"] = "ok" if self._keeper.ok else "failing"
         return checks
 
     def stats(self) -> Mapping[str, int]:
         """See `Foundation`."""
-        return {}
+        return {} if self._keeper is None else self._keeper.stats()
 
     async def leave(self) -> None:
         """See `Foundation`."""
@@ -97,3 +105,5 @@ class Embedded:
             await self._keeping.storage.close()
         if self._store is not None:
             await self._store.close()
+        if self._keeper is not None:  # last: the others may still have something to tell
+            await self._keeper.close()

@@ -15,6 +15,7 @@ from realtime.core.core import Core
 from realtime.core.headcount import Headcount
 from realtime.core.revocations import RevocationList
 from realtime.core.room_rules import RoomRules
+from realtime.edge.audit import open_audit
 from realtime.edge.cluster import open_clustered
 from realtime.edge.embedded import Embedded
 from realtime.edge.store import open_store
@@ -98,4 +99,11 @@ async def open_foundation(settings: Settings, clock: Clock, number: int = 0) -> 
     """
     if settings.redis_url:
         return await open_clustered(settings, clock, number)
-    return Embedded(settings, clock, await open_store(settings, clock, discover()))
+    keeper = await open_audit(settings, clock)
+    try:
+        store = await open_store(settings, clock, discover())
+    except BaseException:
+        if keeper is not None:
+            await keeper.close()
+        raise
+    return Embedded(settings, clock, store, keeper)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Final, Protocol
 from urllib.parse import parse_qs, unquote
@@ -16,19 +17,23 @@ from realtime.core.audit import NO_AUDITOR, Auditor
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.router import error_reason
 from realtime.core.session import Session
+from realtime.core.token_audit import TokenAudit
+from realtime.core.users import KEY_BITS
 from realtime.edge.expiry import SilentTokens
 from realtime.edge.welcome import Welcome
-from realtime.errors import BadMessage, ConnectionLimit, Forbidden, RealtimeError, Unavailable
+from realtime.errors import BadMessage, ConnectionLimit, Forbidden, RealtimeError, TokenExpired
 from realtime.ids import UserId, parse_user
 from realtime.native.encode import json_string
-from realtime.native.hub import Accept, Handshake, Refuse
+from realtime.native.hub import Accept, Refuse
 from realtime.protocol import deflate, subprotocols
+from realtime.protocol.origins import Allowed
 from realtime.protocol.subprotocols import JSON, MSGPACK, Choice
 from realtime.settings import Settings
 
 NOT_FOUND: Final = Refuse(404, "no WebSocket endpoint here\n")
 BAD_ORIGIN: Final = Refuse(403, "this Origin may not connect\n")
 RESTARTING: Final = Refuse(503, "this server is restarting\n", "Retry-After: 1\r\n")
+HEADER: Final = "header"
 # What nearly every client offers; anything else is parsed.
 KNOWN_OFFERS: Final = {JSON: Choice(JSON), MSGPACK: Choice(MSGPACK, True), None: Choice()}
 
@@ -56,7 +61,30 @@ class Pending:
         self.user = user
 
 
-State = Guest | Echo | Pending | Identity | Session
+class Deferred:
+    """The state of a connection whose token, brought in `carrier`, waits for its issuer's keys.
+
+    It belongs to `key`, nobody's, until it is known whose it is: so it is found again by its `number`.
+    """
+
+    __slots__ = ("_pending", "carrier", "key", "number", "taken", "user")
+
+    def __init__(self, number: int, pending: Awaitable[Identity], user: UserId | None, carrier: str) -> None:
+        self.number = number
+        self.key = number & KEY_BITS or 1
+        self.user = user
+        self.carrier = carrier
+        self.taken = False
+        self._pending = pending
+
+    def take(self) -> Awaitable[Identity]:
+        """Return what brings the identity. Once: whoever takes it awaits it, or closes it."""
+        assert not self.taken, "taken twice"
+        self.taken = True
+        return self._pending
+
+
+State = Guest | Echo | Pending | Deferred | Identity | Session
 """What a connection is to the edge. An idle one holds no object of its own: Guest and Echo are shared, an
 Identity belongs to its token."""
 
@@ -76,6 +104,13 @@ class Request(Protocol):
     def header(self, name: str) -> str | None: ...
 
 
+class Directed(Request, Protocol):
+    """A handshake by the path that it asks for."""
+
+    @property
+    def path(self) -> str: ...
+
+
 class Admissions(Protocol):
     """Who may have one connection more, and the key that it then belongs to; the core."""
 
@@ -88,6 +123,7 @@ class Gate:
     _admissions: Admissions
     _silent: SilentTokens
     _welcome: Welcome
+    _defer: Callable[[Deferred], object]
 
     def __init__(
         self, settings: Settings, authenticator: Authenticator | None, audit: Auditor = NO_AUDITOR
@@ -95,21 +131,36 @@ class Gate:
         self.draining = False
         self.refusals: Counter[str] = Counter()  # of handshakes over a limit, by its name
         self._authenticator = authenticator
-        self._audit = audit
+        self._audit = TokenAudit(audit)
         self._path = settings.ws_path
         self._prefix = settings.ws_path + "/"
         self._echo_path = settings.echo_path
-        self._origins = frozenset(origin.lower() for origin in settings.allowed_origins)
+        self._origins: Allowed | None = None
         self._compression = settings.compression
         self._query_token = settings.allow_query_token
+        self._cookie = settings.token_cookie
 
-    def open(self, admissions: Admissions, welcome: Welcome, silent: SilentTokens) -> None:
-        """Begin to let clients in. Not in the constructor: the hub, which these stand on, needs a gate."""
+    def open(
+        self,
+        admissions: Admissions,
+        welcome: Welcome,
+        silent: SilentTokens,
+        defer: Callable[[Deferred], object],
+    ) -> None:
+        """Begin to let clients in. Not in the constructor: the hub, which these stand on, needs a gate.
+
+        `defer` is told of each whose token cannot be judged at once, when it is about to be let in.
+        """
+        self._defer = defer
         self._admissions = admissions
         self._welcome = welcome
         self._silent = silent
 
-    def on_handshake(self, handshake: Handshake) -> Accept | Refuse:
+    def allow_origins(self, allowed: Allowed | None) -> None:
+        """Let `allowed` decide from which pages browsers may connect; None: from all."""
+        self._origins = allowed
+
+    def on_handshake(self, handshake: Directed) -> Accept | Refuse:
         """Let a client in or not, by the path that it asks for."""
         barred = self._barred(handshake)
         if barred is not None:
@@ -139,7 +190,7 @@ class Gate:
         """The refusal of whoever may not come in, whoever it is."""
         if self.draining:
             return RESTARTING
-        if self._origins and (handshake.header("origin") or "").lower() not in self._origins:
+        if self._origins is not None and not self._origins(handshake.header("origin")):
             return BAD_ORIGIN
         return None
 
@@ -176,24 +227,62 @@ class Gate:
         self, handshake: Request, user: UserId | None, choice: Choice, extensions: str | None, bits: int
     ) -> Accept | Refuse:
         """Let in whom a token speaks for; who brings none has to send it as the first message."""
-        header = _bearer(handshake.header("authorization"))
-        token = header if header is not None else choice.token
-        if token is None and self._query_token:
-            token = _query_token(handshake.query)
-        state: State = Pending(user)
-        welcome = None
-        key = 0
+        carrier, token = self._token(handshake, choice)
+        if token is None:
+            return self._accept(Pending(user), choice, extensions, bits, None, 0)
+        number = handshake.connection_id
+        try:
+            assert self._authenticator is not None
+            identity = self._authenticator.authenticate(token)
+            if not isinstance(identity, Identity):
+                state = Deferred(number, identity, user, carrier)
+                self._defer(state)
+                return self._accept(state, choice, extensions, bits, None, state.key)
+            if user is not None and user != identity.user:
+                raise Forbidden("the token is another user's than the path names")
+            key = self._admissions.admit(identity, number)
+        except RealtimeError as error:
+            self._count(error)
+            if self._audit.wanted:
+                self._audit.refused(error, handshake.address, carrier)
+            seen = carrier == HEADER and not isinstance(error, ConnectionLimit)
+            return _refuse(error) if seen else _accept_to_close(error, choice)
+        if self._audit.wanted:
+            self._audit.entered(identity, handshake.address, carrier)
+        self._silent.add(identity)
+        welcome = self._welcome.json(number, json_string(identity.user), identity.tenant)
+        return self._accept(identity, choice, extensions, bits, welcome, key)
+
+    def _token(self, handshake: Request, choice: Choice) -> tuple[str, str | None]:
+        """What carries the token of a handshake, and the token; None where it has none."""
+        token = _bearer(handshake.header("authorization"))
         if token is not None:
-            try:
-                state = self._authenticate(token, user)
-                key = self._admissions.admit(state, handshake.connection_id)
-            except RealtimeError as error:
-                self._count(error)
-                seen = header is not None and not isinstance(error, ConnectionLimit)
-                return _refuse(error) if seen else _accept_to_close(error, choice)
-            self._silent.add(state)
-            welcome = self._welcome.json(handshake.connection_id, json_string(state.user), state.tenant)
-        return self._accept(state, choice, extensions, bits, welcome, key)
+            return HEADER, token
+        if choice.token is not None:
+            return "subprotocol", choice.token
+        if self._cookie and (token := self._cookie_token(handshake)) is not None:
+            return "cookie", token
+        return "query", _query_token(handshake.query) if self._query_token else None
+
+    def _cookie_token(self, handshake: Request) -> str | None:
+        """The token in the cookie, where the page that connects is one of ours.
+
+        A browser sends cookies along whoever's page connects (cross-site WebSocket hijacking), so without an
+        Origin that is listed there is none. `null` is what any page can have: it is no one's.
+        """
+        origin = handshake.header("origin")
+        # Without a list nobody is on it, and whom `origin_missing` lets in is not a page of ours either.
+        if origin in (None, "null") or self._origins is None or not self._origins(origin):
+            return None
+        values = [
+            value.strip().strip('"')
+            for name, found, value in (
+                each.partition("=") for each in (handshake.header("cookie") or "").split(";")
+            )
+            if found and name.strip() == self._cookie
+        ]
+        # Two of one name: a page of a sibling domain may have planted one (cookie tossing). Neither is taken.
+        return values[0] if len(values) == 1 else "" if values else None
 
     def _accept(
         self,
@@ -222,16 +311,7 @@ class Gate:
         if error.limit is not None:
             self.refusals[error.limit] += 1
 
-    def _authenticate(self, token: str, user: UserId | None) -> Identity:
-        assert self._authenticator is not None
-        identity = self._authenticator.authenticate(token)
-        if not isinstance(identity, Identity):
-            raise Unavailable("this token cannot be judged at once; send it in a `connect` message")
-        if user is not None and user != identity.user:
-            raise Forbidden("the token is another user's than the path names")
-        return identity
-
-    def _echo(self, handshake: Handshake) -> Accept:
+    def _echo(self, handshake: Request) -> Accept:
         """Let anybody in to be echoed. Suites test compression here, whatever the setting says."""
         extensions, bits = self._deflate(handshake)
         return Accept(ECHO, extensions=extensions, deflate_bits=bits, echo=True)
@@ -276,11 +356,15 @@ def _query_token(query: str) -> str | None:
 
 def _refuse(error: RealtimeError) -> Refuse:
     """Refuse by an HTTP status, for a client that set a header and so will see it."""
-    headers = 'WWW-Authenticate: Bearer error="invalid_token"\r\n' if error.number == 401 else ""
+    headers = ""
+    if error.number == 401:
+        headers = 'WWW-Authenticate: Bearer error="invalid_token"'  # RFC 6750, 3
+        headers += ', error_description="expired"\r\n' if isinstance(error, TokenExpired) else "\r\n"
     if error.retry_after_s is not None:
         headers += f"Retry-After: {math.ceil(error.retry_after_s)}\r\n"
     limit = "" if error.limit is None else f"{error.limit}: "
-    return Refuse(error.number, f"{limit}{error.message}\n", headers)
+    blameless = isinstance(error, TokenExpired)  # so it was a good one
+    return Refuse(error.number, f"{limit}{error.message}\n", headers, blameless=blameless)
 
 
 def _accept_to_close(error: RealtimeError, choice: Choice) -> Accept:

@@ -7,12 +7,15 @@ room keeps it in a lane of its own, whose log hands every message to each member
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
 from realtime.core.contracts import OnGap
 from realtime.core.kinds import SlowReader
+from realtime.edge.network import EVERYBODY
 from realtime.edge.outbox import ForeignLog
+from realtime.native.address import pack
+from realtime.native.cidr import CidrTable
 from realtime.native.hub import Hub
 from realtime.protocol.priority import Priority
 
@@ -24,6 +27,9 @@ class Foreign(Protocol):
 
     @property
     def id(self) -> int: ...
+    @property
+    def address(self) -> str: ...
+    def close(self, code: int, reason: bytes = b"") -> None: ...
     def abort(self) -> None: ...
 
 
@@ -41,6 +47,40 @@ class MixedHub(Hub):
         self.counts: Counter[str] = Counter()  # of foreign connections, by the names of `stats`
         self._foreign: dict[int, Foreign] = {}  # by id, oldest first
         self._by_user: dict[int, list[Foreign]] = {}
+        self._trusted: CidrTable | None = None
+        self._on_forwarded: Callable[[bytes, str], bytes | None] | None = None
+
+    def trust(
+        self,
+        trusted: CidrTable | None,
+        *,
+        proxy_protocol: str = "off",
+        forwarded_header: str = "",
+        on_forwarded: Callable[[bytes, str], bytes | None] | None = None,
+        on_untrusted: Callable[[bytes, str], object] | None = None,
+    ) -> None:
+        """As the hub's. Foreign connections have no PROXY protocol: what `client_of` reads is the header."""
+        super().trust(
+            trusted,
+            proxy_protocol=proxy_protocol,
+            forwarded_header=forwarded_header,
+            on_forwarded=on_forwarded,
+            on_untrusted=on_untrusted,
+        )
+        self._trusted = trusted
+        self._forwarded_header = forwarded_header
+        self._on_forwarded = on_forwarded
+        self._on_untrusted = on_untrusted
+
+    def client_of(self, peer: bytes, header: Callable[[str], str | None]) -> bytes | None:
+        """Whose request it is that came from `peer`, packed; None where a proxy's word is unreadable."""
+        if self._on_forwarded is None or self._trusted is None or not self._trusted.find(peer):
+            return peer
+        value = header(self._forwarded_header)
+        client = peer if value is None else self._on_forwarded(peer, value)
+        if client is None and self._on_untrusted is not None:
+            self._on_untrusted(peer, "forwarded_header")
+        return client
 
     @property
     def foreign(self) -> Iterable[Foreign]:
@@ -54,15 +94,19 @@ class MixedHub(Hub):
     def drop(self, connection: Foreign, user_key: int) -> None:
         """Forget a connection that is gone; `user_key` is whose it was, 0 nobody's."""
         del self._foreign[connection.id]
+        self._unlist(user_key, connection)
+
+    def list_under(self, user_key: int, connection: Foreign, former_key: int = 0) -> None:
+        """Have `connections_of(user_key)` find it, and not that of `former_key` any more."""
+        self._unlist(former_key, connection)
+        self._by_user.setdefault(user_key, []).append(connection)
+
+    def _unlist(self, user_key: int, connection: Foreign) -> None:
         if user_key:
             theirs = self._by_user[user_key]
             theirs.remove(connection)
             if not theirs:
                 del self._by_user[user_key]
-
-    def list_under(self, user_key: int, connection: Foreign) -> None:
-        """Have `connections_of(user_key)` find it. Once per connection."""
-        self._by_user.setdefault(user_key, []).append(connection)
 
     def room(
         self,
@@ -92,6 +136,16 @@ class MixedHub(Hub):
             on_gap=on_gap,
             counts=self.counts,
         )
+
+    def review(
+        self, welcomes: Callable[[bytes], bool], *, cursor: int, count: int, code: int, reason: bytes
+    ) -> int:
+        """As the hub's; the foreign connections are all looked at with the first slice."""
+        for connection in tuple(self._foreign.values()) if cursor == EVERYBODY else ():
+            address = pack(connection.address)
+            if address is not None and not welcomes(address):
+                connection.close(code, reason)
+        return super().review(welcomes, cursor=cursor, count=count, code=code, reason=reason)
 
     def connections(self) -> list[Any]:
         """All connections that have completed their handshake."""

@@ -4,8 +4,8 @@
         await publisher.publish("chat:lobby", "chat_message", {"text": "hello"}, key="order-17")
 
 What is not kept by a store is ordered by the same function that the workers use, and needs no worker to run.
-All else is asked of workers. The settings of rooms and sizes have to be theirs: they are read from the same
-environment, unless given.
+All else is asked of workers. The settings of rooms and sizes have to be theirs, and so the policy:
+they are read from the same environment, unless given; the policy once.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
@@ -29,10 +30,11 @@ from realtime.backends.cluster.stream import SIGNAL
 from realtime.backends.cluster.whereabouts import find_connections
 from realtime.backends.redis_client.client import RedisClient
 from realtime.backends.redis_client.contract import RedisError
+from realtime.core.audit import NO_AUDITOR, OPERATOR, Action, Auditor, Event, Outcome
 from realtime.core.catalog import Catalog
 from realtime.core.clock import SystemClock
 from realtime.core.cluster import NotServed, WorkerId, room_slot
-from realtime.core.contracts import Terms
+from realtime.core.contracts import Clock, Terms
 from realtime.core.control import KEEP_S, Orders, ask_all
 from realtime.core.notifications import NOTIFY, Sent, encode_letter, make_notification, pack
 from realtime.core.outside import (
@@ -46,11 +48,16 @@ from realtime.core.outside import (
     Published,
     check_publication,
 )
+from realtime.core.room_rules import RoomRules
+from realtime.core.token_audit import TokenAudit
+from realtime.edge.audit_relay import RelayedAudit
+from realtime.edge.shared_penalties import Penalty, list_penalties, pardon
 from realtime.errors import BadMessage, CloseCode, SettingsError, TooLarge, Unavailable
 from realtime.features import discover
-from realtime.ids import DEFAULT_TENANT, RoomId, parse_room, parse_tenant, parse_user
+from realtime.ids import DEFAULT_TENANT, RoomId, TenantId, parse_room, parse_tenant, parse_user
 from realtime.loading import load
 from realtime.native.encode import json_string
+from realtime.policy import Policy, load_policy
 from realtime.protocol.priority import Priority
 from realtime.settings import Settings
 
@@ -98,7 +105,7 @@ class Publisher:
         """Take what is None from `settings`, which are the environment's unless given.
 
         Raises:
-            SettingsError: there is no redis_url.
+            SettingsError: there is no redis_url, or the policy file holds none.
         """
         settings = settings or load(environ=os.environ).settings
         self._url = redis_url or settings.redis_url
@@ -107,6 +114,8 @@ class Publisher:
         self._settings = settings
         self._prefix = prefix or settings.redis_prefix
         self._catalog = Catalog(discover())
+        policy = load_policy(Path(settings.policy_path)) if settings.policy_path else Policy()
+        self._rules = RoomRules(policy.rooms)
         self._content_bytes = settings.max_message_bytes
         self._timeout_s = settings.redis_timeout_s
         self._tasks: set[asyncio.Task[None]] = set()
@@ -149,7 +158,8 @@ class Publisher:
             member=False,
         )
         revocations = RedisRevocations(self._redis, prefix=prefix)
-        self._orders = Orders(self._ring, clock, revocations, self._workers)
+        self._audit = self._open_audit(clock)
+        self._orders = Orders(self._ring, clock, revocations, self._workers, TokenAudit(self._audit))
         self._known = asyncio.Event()  # some workers are
         await self._redis.start()
         self._ring.start()
@@ -160,6 +170,8 @@ class Publisher:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(self._audit, RelayedAudit):
+            await self._audit.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -200,7 +212,7 @@ class Publisher:
             TooLarge: the content is over `max_message_bytes`.
         """
         asked = self._publication(room, type, content, tenant, user, key)
-        kind = check_publication(self._catalog, asked)
+        kind = check_publication(self._catalog, self._rules, asked)
         name = RoomId(asked.tenant, asked.room)
         if kind.durable:
             answer = await self._ask_one(name, PUBLISH, msgspec.msgpack.encode(asked), again=False)
@@ -211,6 +223,7 @@ class Publisher:
             offset, epoch, duplicate = await self._broker.publish(
                 name, kind, type, sender, asked.content, terms
             )
+        self._record(Action.ADMIN_PUBLISH, asked.tenant, asked.room, type=type, sender=user or "")
         return Receipt(offset, epoch.decode(), duplicate)
 
     async def signal(
@@ -228,7 +241,7 @@ class Publisher:
             BadMessage, Forbidden, TooLarge: as `publish`.
         """
         asked = self._publication(room, type, content, tenant, user, None)
-        check_publication(self._catalog, asked, ephemeral=True)
+        check_publication(self._catalog, self._rules, asked, ephemeral=True)
         sender = b"" if asked.user is None else b'"from":%b,' % json_string(asked.user)
         push = b'{"type":%b,"room":%b,%b"content":%b,"timestamp":"%b"}' % (
             json_string(type),
@@ -242,6 +255,7 @@ class Publisher:
             await self._redis.ask(names.slot, "SPUBLISH", names.channel, bytes((SIGNAL,)) + push)
         except RedisError as error:
             raise Unavailable(f"Redis does not publish: {error.code}", retry_after_s=1.0) from error
+        self._record(Action.ADMIN_PUBLISH, asked.tenant, asked.room, type=type, sender=user or "")
 
     async def notify(
         self,
@@ -266,7 +280,9 @@ class Publisher:
         failed = [each for each in answers if isinstance(each, BaseException)]
         if failed and len(failed) == len(answers):
             raise failed[0]
-        return Sent(notification.id, sum(int(each) for each in answers if isinstance(each, bytes)))
+        reached = sum(int(each) for each in answers if isinstance(each, bytes))
+        self._record(Action.NOTIFY, within, whose, connections=reached)
+        return Sent(notification.id, reached)
 
     async def kick(
         self,
@@ -291,6 +307,7 @@ class Publisher:
         tenant: str = DEFAULT_TENANT,
         user: str | None = None,
         token_id: str | None = None,
+        everybody: bool = False,
         issued_before: float | None = None,
         keep_s: float = KEEP_S,
     ) -> float:
@@ -299,8 +316,23 @@ class Publisher:
         It needs no worker: each one learns it when it is there.
         """
         return await self._orders.revoke(
-            tenant=tenant, user=user, token_id=token_id, issued_before=issued_before, keep_s=keep_s
+            tenant=tenant,
+            user=user,
+            token_id=token_id,
+            everybody=everybody,
+            issued_before=issued_before,
+            keep_s=keep_s,
         )
+
+    async def penalties(self) -> list[Penalty]:
+        """Return which addresses are kept out, for how long still and for which time, longest first."""
+        await self._workers()
+        return await list_penalties(self._ring)
+
+    async def pardon(self, address: str) -> int:
+        """Let an address in again and forget what it did; return how many workers knew of it."""
+        await self._workers()
+        return await pardon(self._ring, address)
 
     async def presence(self, room: str, *, tenant: str = DEFAULT_TENANT) -> Presence:
         """Return who is in a room, in no order."""
@@ -353,6 +385,24 @@ class Publisher:
         sender = None if user is None else parse_user(user)
         return Publication(parse_tenant(tenant), parse_room(room), type, sender, encoded, key)
 
+    def _open_audit(self, clock: Clock) -> Auditor:
+        if not self._settings.audit_path:
+            return NO_AUDITOR
+        return RelayedAudit(self._ring.ask, self._workers, clock)
+
+    def _record(self, action: Action, tenant: TenantId, target: str, **detail: str | int) -> None:
+        said = {name: value for name, value in detail.items() if value != ""}
+        self._audit.record(
+            Event(
+                tenant=tenant,
+                action=action,
+                outcome=Outcome.ALLOWED,
+                actor=OPERATOR,
+                target=target,
+                detail=said,
+            )
+        )
+
     # -- asking workers -------------------------------------------------------------------------------------
 
     async def _ask_one(self, room: RoomId, verb: str, body: bytes, *, again: bool) -> bytes:
@@ -401,6 +451,8 @@ class Publisher:
             try:
                 self._ring.tick()
                 self._broker.tick()
+                if isinstance(self._audit, RelayedAudit):
+                    self._audit.tick()
             except Exception:
                 log.exception("a tick failed")
             await asyncio.sleep(TICK_S)

@@ -51,6 +51,7 @@ HUB_COUNTERS: Final = {
     "accept_rests": ("accept_rests_total", "Times that accepting rested over accepts_per_second."),
     "full": ("connections_refused_total", "Connections over max_connections (HTTP 503)."),
     "aged": ("connections_aged_total", "Connections closed at max_connection_age_s (4006)."),
+    "denied_arrivals": ("arrivals_denied_total", "Sockets closed for the address they came from."),
     "protocol_errors": ("protocol_errors_total", "Connections that broke RFC 6455."),
 }
 HUB_GAUGES: Final = {
@@ -62,6 +63,10 @@ HUB_GAUGES: Final = {
 CORE_COUNTERS: Final = {
     "errors": ("errors_total", "Messages answered with an error."),
     "failures": ("handler_failures_total", "Handlers that failed over our own mistakes."),
+    "denied": (
+        "denied_total",
+        "Requests that the rules, or a room's kind, did not allow, and members put out.",
+    ),
 }
 CORE_GAUGES: Final = {
     "sessions": ("sessions", "Connections that have spoken."),
@@ -69,10 +74,19 @@ CORE_GAUGES: Final = {
     "rooms": ("rooms", "Rooms with members here."),
     "passive_members": ("passive_members", "Members that get counts instead of messages, in each room."),
     "lingering_users": ("lingering_users", "Users without a connection who may come back, in each room."),
+    "room_token_sessions": ("room_token_sessions", "Connections that are in private rooms."),
     "acks_owed": ("acks_owed", "Publications received whose commit is waited for."),
 }
 # What backends count, `_total` for a counter; which of it there is depends on what the server stands on.
 BACKEND_HELP: Final = {
+    "audit_coalesced_total": "Audit events that became part of another one's count.",
+    "audit_dropped_total": "Audit entries dropped for their age.",
+    "audit_entries_total": "Audit entries kept.",
+    "audit_events_total": "Events that the audit log was told of.",
+    "audit_groups_total": "Groups of audit entries committed.",
+    "audit_lost_total": "Audit events that could not be kept.",
+    "audit_ok": "1 while the audit log takes entries, 0 while it fails.",
+    "audit_queued_entries": "Audit entries that wait to be committed.",
     "broker_failures_total": "Times that a durable room had to look what the store has kept.",
     "store_failed_rows_total": "Rows that the store gave up.",
     "store_refused_rows_total": "Rows that came too late: their room had gone on in a later epoch.",
@@ -89,9 +103,21 @@ BACKEND_HELP: Final = {
     "broker_waiting": "Publications that wait for their rooms to be loaded.",
     "storage_refused_total": "Durable publications refused because their tenant keeps as much as it may.",
     "storage_tenants": "Tenants whose stored bytes are known.",
+    "geo_failures_total": "Look-ups that found the database of countries broken.",
+    "geo_ok": "1 while the database of countries answers, 0 while it does not.",
+    "token_key_fetches_total": "Times that issuers were asked for their keys.",
+    "token_key_failures_total": "Of these those that brought none.",
+    "tokens_remembered": "Verified tokens in memory, room tokens included.",
     "store_ok": "1 while the store takes rows, 0 while it fails.",
     "store_queued_bytes": "Bytes that wait to be committed.",
     "store_queued_rows": "Rows that wait to be committed.",
+}
+# What the guard counts.
+GUARD_HELP: Final = {
+    "connected_addresses": "Addresses that have connections here; in IPv6 networks of one.",
+    "penalized_addresses": "Addresses that are kept out now, by what they did here or elsewhere.",
+    "penalties_total": "Times that an address was kept out for what it did here.",
+    "suspect_addresses": "Addresses that are remembered for what they did.",
 }
 # The same of a worker of a cluster.
 CLUSTER_HELP: Final = {
@@ -151,6 +177,13 @@ TENANT_HELP: Final[Mapping[str, tuple[Literal["counter", "gauge"], str]]] = {
     "bytes": ("counter", "Bytes of payloads taken of a tenant."),
     "deliveries": ("counter", "Deliveries that a tenant's publications were charged."),
 }
+# The same of a worker with a `tls_port`.
+TLS_HELP: Final = {
+    "tls_arrivals": "Clients of tls_port that are in their handshake, or have sent no whole request yet.",
+    "tls_certificate_expires_seconds": "Until the first certificate expires; below 0 since it has.",
+    "tls_crowded_out_total": "Clients cut because tls_arrivals_max others came after them.",
+    "tls_handshake_failures_total": "TLS handshakes that came to nothing.",
+}
 LAG_BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 
@@ -179,6 +212,8 @@ def worker_metrics(
     core: Mapping[str, int],
     *,
     refusals: Mapping[str, int],
+    arrivals: Mapping[str, int],
+    offences: Mapping[str, int],
     node: str,
     version: str,
     http: int,
@@ -187,7 +222,8 @@ def worker_metrics(
 ) -> Iterator[Metric]:
     """Everything one worker has to say.
 
-    `refusals` are by the name of the limit; `http` is the number of open HTTP connections; `tenants` those
+    `refusals` are by the name of the limit, `arrivals` (those refused) by the reason, `offences` by name;
+    `http` is the number of open HTTP connections; `tenants` those
     that the settings name, each with its numbers.
     """
     about = {"node": node, "version": version}
@@ -198,11 +234,19 @@ def worker_metrics(
     samples = tuple(Sample(count, {"limit": limit}) for limit, count in sorted(refusals.items()))
     yield Metric("realtime_refusals_total", help, "counter", samples)
     yield from tenant_metrics(tenants)
+    help = "Clients refused for the address they came from, by the reason."
+    samples = tuple(Sample(count, {"reason": reason}) for reason, count in sorted(arrivals.items()))
+    yield Metric("realtime_address_refusals_total", help, "counter", samples)
+    help = "What ended connections and counts against their addresses, by its name."
+    samples = tuple(Sample(count, {"offence": name}) for name, count in sorted(offences.items()))
+    yield Metric("realtime_offences_total", help, "counter", samples)
     known = CORE_COUNTERS.keys() | CORE_GAUGES.keys()
     for name in sorted(core.keys() - known):  # a backend's own
         help = (
             BACKEND_HELP.get(name)
             or CLUSTER_HELP.get(name)
+            or GUARD_HELP.get(name)
+            or TLS_HELP.get(name)
             or f"{name.removesuffix('_total').replace('_', ' ').capitalize()}."
         )
         yield (counter if name.endswith("_total") else gauge)(f"realtime_{name}", help, core[name])

@@ -9,37 +9,43 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import Any, Final
 
 from realtime import __version__
-from realtime.backends.auth_jwt import JwtAuthenticator
+from realtime.backends.auth.authenticator import TokenAuthenticator, authenticator_of
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.catalog import Catalog
 from realtime.core.contracts import Clock, Connection
 from realtime.core.core import Core
 from realtime.core.limits import Limits, rate_limited
 from realtime.core.room_rules import RoomRules
-from realtime.core.router import error_reason
+from realtime.core.router import error_reason, limit_exceeded
 from realtime.core.session import Session
+from realtime.core.users import identity_of
 from realtime.edge import metrics
+from realtime.edge.doorkeeper import Doorkeeper
 from realtime.edge.drain import drain, rebalance_reason
 from realtime.edge.expiry import SilentTokens
 from realtime.edge.foundation import Foundation
-from realtime.edge.gate import Gate, Guest, Pending, State
-from realtime.edge.http import HttpServer, Routes, upgrade_required
+from realtime.edge.gate import Deferred, Gate, Guest, Pending, State
+from realtime.edge.guard import Guard
+from realtime.edge.http import Handler, HttpServer, Routes, upgrade_required
+from realtime.edge.network import NetworkRules
 from realtime.edge.pages import Report, system_routes, web_routes
-from realtime.edge.policies import Policies
+from realtime.edge.policies import Commit, Policies
+from realtime.edge.shared_penalties import SharedPenalties
 from realtime.edge.telemetry import LoopLag, worker_metrics
 from realtime.edge.welcome import Welcome
-from realtime.errors import CloseCode, RealtimeError
+from realtime.errors import CloseCode, RealtimeError, SettingsError
 from realtime.features import discover
 from realtime.ids import UserId
 from realtime.native.encode import json_string
 from realtime.native.envelope import scan, scan_msgpack
 from realtime.native.hub import Hub
-from realtime.protocol.closing import close_reason, is_for_good
+from realtime.policy import Policy
+from realtime.protocol.closing import is_for_good
 from realtime.settings import Settings
 
 log: Final = logging.getLogger("realtime.edge")
@@ -74,21 +80,35 @@ class Worker:
         self._foundation = foundation
         self._node = foundation.node
         self._tasks: set[asyncio.Task[None]] = set()
-        self._silent = SilentTokens()
         self._lag = LoopLag()
         self._ticker: asyncio.TimerHandle | None = None
         self._listening: socket.socket | None = None
         self._audit = foundation.audit
         self._policies = Policies(settings, self._audit)
         self._rules = RoomRules()
-        authenticator = _authenticator(settings)
+        self._authenticator = authenticator = _authenticator(settings, self._policies.current, clock)
         self._gate = Gate(settings, authenticator, self._audit)
+        self.doorkeeper = Doorkeeper(clock, self._audit)
+        self.guard = Guard(settings, clock, self._audit)
+        self.doorkeeper.add(self.guard.arrive, self.guard.depart)
         self.hub = self._make_hub(connections_max)
+        self.doorkeeper.serve(self.hub)
         self._welcome = Welcome(settings, self._node, self.hub, foundation.worker)
         self.core = self._make_core(authenticator)
+        SharedPenalties(self.guard, self.core.cluster)
         self.hub.deliver_to(self.core.receive)  # no Python of ours between them: it is the hot path
-        self._gate.open(self.core, self._welcome, self._silent)
+        self._silent = SilentTokens(clock, self.core.token_audit, settings.token_warning_s)
+        self._gate.open(self.core, self._welcome, self._silent, self._defer)
         self._http = self._make_http()
+        self._network = NetworkRules(
+            self.hub,
+            self.doorkeeper,
+            allowed_origins=settings.allowed_origins,
+            audit=self._audit,
+            on_origins=self._gate.allow_origins,
+            on_review=self._http.review,
+        )
+        self.guard.trust(self._network.trusts)
         self._follow_policy()
 
     def reload(self) -> bool:
@@ -98,6 +118,17 @@ class Worker:
     def _follow_policy(self) -> None:
         self._policies.follow(lambda policy: partial(self._rules.replace, policy.rooms))
         self._policies.follow(lambda policy: partial(self.core.quotas.replace, policy.tenants))
+        self._policies.follow(self._network.prepare)
+        self._policies.follow(self._prepare_issuers)
+        # Last: it looks at who is in rooms, by all that holds then.
+        self._policies.follow(lambda policy: self.core.prepare_access(policy.access))
+
+    def _prepare_issuers(self, policy: Policy) -> Commit:
+        if self._authenticator is not None:
+            return self._authenticator.prepare(policy)
+        if policy.issuers:
+            raise SettingsError("policy: issuers: this server began open, and stays so until it is restarted")
+        return lambda: None
 
     def start(self, listening: socket.socket | None, admin: socket.socket | None = None) -> None:
         """Serve on a listening socket, which is the worker's from here on; without one it accepts nobody.
@@ -133,6 +164,8 @@ class Worker:
             self._ticker.cancel()
         self._loop.remove_reader(self.hub.fileno())
         self._http.close()
+        if self._authenticator is not None:
+            self._authenticator.close()
 
     def _stop_listening(self) -> None:
         if self._listening is not None:
@@ -163,12 +196,14 @@ class Worker:
             return state
         if isinstance(state, Pending):
             session = self.core.connect(connection, None, state.user)
+        elif isinstance(state, Deferred):
+            session = self.core.connect_later(connection, state.take(), state.user, state.carrier)
         elif isinstance(state, Guest):
             session = self._guest_session(connection)
         else:
             assert isinstance(state, Identity)  # the hub answers an Echo by itself
-            self._silent.remove(state)
-            session = self.core.connect(connection, state)
+            warned = self._silent.remove(state, connection.id)
+            session = self.core.connect(connection, state, warned=warned)
         return session
 
     def _guest_session(self, connection: Connection) -> Session:
@@ -182,15 +217,34 @@ class Worker:
             return session
         return self.core.connect(connection, identity)
 
+    def _defer(self, state: Deferred) -> None:
+        """See to a connection whose token waits for a key, as soon as the hub has let it in."""
+        self._loop.call_soon(self._begin_deferred, state)
+
+    def _begin_deferred(self, state: Deferred) -> None:
+        if state.taken:
+            return  # its first message has come already
+        for connection in self.hub.connections_of(state.key):
+            if connection.state is state:
+                self._session(state, connection)
+                return
+        abandoned = state.take()  # it is gone before it was there
+        if isinstance(abandoned, Coroutine):
+            abandoned.close()
+
     def _on_close(self, state: State, code: int, reason: bytes, clean: bool) -> None:
-        self._forget(state, self.hub.current().id, code)
+        connection = self.hub.current()
+        if code == CloseCode.SLOW_CONSUMER and not clean:  # the peer's own word for it would be clean
+            who = identity_of(connection)
+            self._audit.record(limit_exceeded(who, connection, "room_lag_limit", code))
+        self._forget(state, connection.id, code)
 
     def _forget(self, state: State, number: int, code: int) -> None:
         """Let the core know that connection `number` is gone, closed with `code`."""
         if isinstance(state, Session):
             self.core.disconnect(state, for_good=is_for_good(code))
         elif isinstance(state, Identity):
-            self._silent.remove(state)
+            self._silent.remove(state, number)
             self.core.release(state, number)
 
     def _on_wake(self, delay_s: float) -> None:
@@ -199,8 +253,9 @@ class Worker:
         else:
             self._loop.call_soon(self.hub.on_ready)
 
-    def _on_http(self, fd: int, received: bytes, remote: str) -> None:
-        self._http.adopt(fd, received, remote)
+    def _on_http(self, fd: int, received: bytes, remote: str, forwarded: bool) -> None:
+        # One request alone: the next on a proxy's connection may be that of a client who is not welcome.
+        self._http.adopt(fd, received, remote, keep_alive=not forwarded)
 
     # -- time and tasks -------------------------------------------------------------------------------------
 
@@ -213,21 +268,13 @@ class Worker:
         self._schedule_tick()  # first, so that one failure does not stop time
         self.hub.tick()
         self.core.tick()
+        self.doorkeeper.turned_away.tick()
+        self._network.tick()
+        self.guard.tick()
         self._foundation.tick()
-        now = self._clock.time()
-        if self._silent.due(now):
-            self._expire_silent(now)
-
-    def _expire_silent(self, now: float) -> None:
-        reason = close_reason("token_expired")
-        for connection in self.hub.connections():
-            identity = connection.state
-            if (
-                isinstance(identity, Identity)
-                and identity.expires_at is not None
-                and identity.expires_at <= now
-            ):
-                connection.close(CloseCode.TOKEN_EXPIRED, reason)
+        self._silent.tick(self.hub.connections)
+        if self._authenticator is not None:
+            self._authenticator.tick()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coroutine)
@@ -245,6 +292,7 @@ class Worker:
             on_close=self._on_close,
             on_http=self._on_http,
             on_wake=self._on_wake,
+            on_offence=self.guard.offend,
             max_connections=connections_max,
             max_message_bytes=settings.max_message_bytes,
             max_head_bytes=settings.max_head_bytes,
@@ -253,6 +301,8 @@ class Worker:
             close_timeout_s=settings.close_timeout_s,
             messages_per_second=settings.messages_per_second,
             message_burst=settings.messages_burst,
+            control_frames_per_second=settings.control_frames_per_second,
+            control_frames_burst=settings.control_frames_per_second * settings.rate_burst_s,
             bytes_per_second=settings.bytes_per_second,
             bytes_burst=settings.bytes_per_second * settings.rate_burst_s,
             accepts_per_second=settings.accepts_per_second,
@@ -288,6 +338,7 @@ class Worker:
             rules=self._rules,
             audit=self._audit,
             headcount=self._foundation.headcount,
+            token_warning_s=self._settings.token_warning_s,
         )
 
     def _greet(self, number: int, identity: Identity) -> bytes:
@@ -295,32 +346,58 @@ class Worker:
 
     def _make_http(self) -> HttpServer:
         settings = self._settings
-        system = system_routes(health=self._health, ready=self._ready, render_metrics=self._render_metrics)
+        pages, told = web_routes(), self._system_routes(settings.tells_all)
         paths = [settings.ws_path] + ([settings.echo_path] if settings.echo_path else [])
+        under = dict.fromkeys(paths, upgrade_required)
         return HttpServer(
-            Routes({**web_routes(), **system}, under=dict.fromkeys(paths, upgrade_required)),
+            Routes({**pages, **told}, under=under),
+            admin_routes=Routes({**pages, **self._system_routes(True)}, under=under),
+            hsts_s=0 if settings.loopback else settings.tls_hsts_s,
             request_timeout_s=settings.handshake_timeout_s,
             head_bytes_max=settings.max_head_bytes,
         )
 
-    def _health(self) -> Report:
-        return Report(True, {"node": self._node, "version": __version__})
+    def _system_routes(self, all_of_it: bool) -> dict[str, Handler]:
+        """The probes, and for who may see them the metrics and the version: the rest is for strangers."""
+        return system_routes(
+            health=lambda: self._health(all_of_it),
+            ready=self._ready,
+            render_metrics=self._render_metrics if all_of_it else None,
+        )
+
+    def _health(self, all_of_it: bool) -> Report:
+        version = {"version": __version__} if all_of_it else {}
+        return Report(True, {"node": self._node, **version})
 
     def _ready(self) -> Report:
         """Whether traffic may be sent here, by what it depends on."""
         listener = "draining" if self._gate.draining else "ok"
-        checks = {"listener": listener, **self._foundation.checks()}
+        checks = {"listener": listener, **self._network.checks(), **self._foundation.checks()}
         return Report(all(state == "ok" for state in checks.values()), {"checks": checks})
+
+    def _token_stats(self) -> Mapping[str, int]:
+        return {} if self._authenticator is None else self._authenticator.stats()
+
+    def _stats(self) -> Mapping[str, int]:
+        return {
+            **self.core.stats(),
+            **self._foundation.stats(),
+            **self._network.stats(),
+            **self.guard.stats(),
+            **self._token_stats(),
+        }
 
     def _render_metrics(self) -> bytes:
         worker = self._foundation.worker
         return metrics.render(
             worker_metrics(
                 self.hub.stats(),
-                {**self.core.stats(), **self._foundation.stats()},
+                self._stats(),
                 refusals={
                     limit: count + self._gate.refusals[limit] for limit, count in self.core.refusals.items()
                 },
+                arrivals=self.doorkeeper.turned_away.counts,
+                offences=self.guard.offences,
                 node=self._node,
                 version=__version__,
                 http=len(self._http.connections),
@@ -332,14 +409,17 @@ class Worker:
         )
 
 
-def _authenticator(settings: Settings) -> Authenticator | None:
-    if settings.open_mode:
+def _authenticator(settings: Settings, policy: Policy, clock: Clock) -> TokenAuthenticator | None:
+    """Return what judges tokens; None in open mode. The issuers of the policy are prepared with it later."""
+    if settings.open_mode and not policy.issuers:
         return None
-    return JwtAuthenticator(
-        settings.jwt_secret,
-        algorithms=settings.jwt_algorithms,
+    return authenticator_of(
+        (settings.jwt_secret, *settings.jwt_previous_secrets) if settings.jwt_secret else (),
+        settings.jwt_algorithms,
+        audiences=settings.jwt_audiences,
         leeway_s=settings.jwt_leeway_s,
         cache_tokens=settings.jwt_cache_tokens,
+        clock=clock,
     )
 
 

@@ -39,6 +39,10 @@ class Since(Content, frozen=True):
 
 
 class Join(Content, frozen=True):
+    token: (
+        Annotated[str, Meta(max_length=8192, description="The room token that a private room asks for.")]
+        | None
+    ) = None
     since: Annotated[Since | None, Meta(description="Asks for all that was published after it.")] = None
 
 
@@ -84,6 +88,9 @@ class Joined(Content, frozen=True):
     epoch: Epoch
     recovered: Annotated[bool, Meta(description="Whether `messages` is all that was missed; never a part.")]
     messages: Annotated[list[dict[str, Any]], Meta(description="The pushes that were missed, by offset.")]
+    end_to_end: Annotated[
+        bool, Meta(description="Members seal what they say for each other; nothing else is taken here.")
+    ] = False
 
 
 class Presence(Content, frozen=True):
@@ -152,6 +159,25 @@ class Unread(Content, frozen=True):
     count: Annotated[int, Meta(ge=1, description="Publications since it turned passive.")]
     offset: Annotated[Offset, Meta(description="The last of them.")]
     epoch: Epoch
+
+
+class TokenExpiring(Content, frozen=True):
+    """The connection is closed (4003) when the token ends, unless a `refresh` gives a newer one before."""
+
+    expires_at: Annotated[int, Meta(description="Unix seconds.")]
+    expires_in_s: Count
+
+
+class Left(Content, frozen=True):
+    """The client is in the room no longer. It did not ask to leave: who may be there has changed."""
+
+    reason: Annotated[
+        str,
+        Meta(
+            description="`forbidden`: its roles, or the rules for them, have changed. `room_token_expired`, "
+            "`room_token_revoked`: what let it into the private room holds no more."
+        ),
+    ]
 
 
 class MessageType(msgspec.Struct, frozen=True, kw_only=True):
@@ -281,11 +307,24 @@ _TYPES: Final = _index(
         description="Something for the user, on all of their connections.",
     ),
     MessageType(
+        name="left",
+        sender="server",
+        content=Left,
+        room="named",
+        description="Puts the client out of a room; nothing more comes from there.",
+    ),
+    MessageType(
         name="unread",
         sender="server",
         content=Unread,
         room="named",
         description="How much was published since the client turned passive in a room.",
+    ),
+    MessageType(
+        name="token_expiring",
+        sender="server",
+        content=TokenExpiring,
+        description="The token ends soon: time for a `refresh`.",
     ),
 )
 

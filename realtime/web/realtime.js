@@ -23,10 +23,13 @@ export { RealtimeError, Room, backoffMs, mayReconnect, randomKey, readCloseReaso
 const SUBPROTOCOL = "realtime.v1.json";
 
 const NO_HEARTBEAT = 4002;
+const TOKEN_EXPIRED = 4003;
 const UNREADABLE = 1007;
 
 const DEFAULTS = {
   user: null,
+  /** A token, or an (async) function that brings a new one: asked before every attempt to connect, and
+   *  when the server says that the present one ends soon. */
   token: null,
   ackTimeoutMs: 10_000,
   connectTimeoutMs: 10_000,
@@ -48,6 +51,7 @@ const DEFAULTS = {
  *   connected (content of the server's greeting)
  *   rtt (milliseconds)    after every ping
  *   error (RealtimeError)   an error that answers no request
+ *   tokenExpiring ({ expires_at, expires_in_s })   soon; where `token` is a function it has been asked
  *   message (Message)     a push that belongs to no joined room, such as a notification
  */
 export class Client extends Emitter {
@@ -61,6 +65,9 @@ export class Client extends Emitter {
   #window;
   #timers = {};
   #lastHeardMs = 0;
+  #renewing = false;
+  /** what the present connection came with */
+  #usedToken = null;
   #giveUp = [];
 
   /** @param {string} url of the WebSocket endpoint, without the user's id
@@ -97,14 +104,22 @@ export class Client extends Emitter {
     return count;
   }
 
-  /** Join a room (once: a second call returns the same Room).
-   *  @param {string} name such as "chat:lobby" @returns {Promise<Room>} */
-  join(name) {
+  /** Join a room (once: a second call returns the same Room). A private room asks for a room token:
+   *  `token`, or an (async) function that brings a new one each time that the room is joined, which is
+   *  then done again when the one before has ended. With `keys` all that is said there is sealed, and all
+   *  that is heard is opened.
+   *  @param {string} name such as "chat:lobby"
+   *  @param {{ token?: any, keys?: import("./seal.js").Keyring|null }} [options]
+   *  @returns {Promise<Room>} */
+  join(name, { token = null, keys = null } = {}) {
     const known = this.#rooms.get(name);
-    if (known) return known.promise;
-    const room = new Room(this, name);
+    if (known) {
+      if (keys) known.room.keys = keys;
+      return known.promise;
+    }
+    const room = new Room(this, name, keys);
     room.isPassive = this.options.passiveWhenHidden && globalThis.document?.hidden === true;
-    const entry = { room, fetching: false };
+    const entry = { room, token, fetching: false };
     entry.promise = new Promise((resolve, reject) => Object.assign(entry, { resolve, reject }));
     this.#rooms.set(name, entry);
     if (this.state === "closed") this.#dropRoom(entry, this.#closedError());
@@ -126,7 +141,7 @@ export class Client extends Emitter {
 
   /** Hand the server a newer token before the present one ends. */
   async refresh(token) {
-    this.options.token = token;
+    if (typeof this.options.token !== "function") this.options.token = token;
     await this._request("refresh", null, { token });
   }
 
@@ -243,12 +258,13 @@ export class Client extends Emitter {
     this.#setState("connecting");
     let token = null;
     try {
-      token = typeof this.options.token === "function" ? await this.options.token() : this.options.token;
+      token = await fetched(this.options.token);
     } catch (error) {
       this.#retry(new RealtimeError("unauthorized", `no token: ${error}`, { temporary: true }));
       return;
     }
     if (this.state !== "connecting") return;
+    this.#usedToken = token;
     const protocols = token ? [SUBPROTOCOL, `bearer.${token}`] : [SUBPROTOCOL];
     const path = this.options.user === null ? "" : `/${encodeURIComponent(this.options.user)}`;
     const socket = new this.options.WebSocket(this.#url + path, protocols);
@@ -283,13 +299,42 @@ export class Client extends Emitter {
   }
 
   #onPush(message) {
+    if (message.type === "token_expiring") {
+      this.#renew();
+      this._emit("tokenExpiring", message.content);
+      return;
+    }
     const entry = this.#rooms.get(message.room ?? message.content?.room);
     if (!entry) {
       this._emit("message", message);
       return;
     }
+    if (message.type === "left") {
+      this.#onLeft(entry, message.content?.reason);
+      return;
+    }
     entry.room._onPush(message);
     if (entry.room._wanted) this.#catchUp(entry);
+  }
+
+  /** Fetch a newer token and hand it over. Failing that, the server closes, and the next one is fresh. */
+  async #renew() {
+    if (typeof this.options.token !== "function" || this.#renewing) return;
+    this.#renewing = true;
+    try {
+      await this.refresh(await this.options.token());
+    } catch (error) {
+      if (error.code !== "disconnected") this._emit("error", error);
+    } finally {
+      this.#renewing = false;
+    }
+  }
+
+  /** The server has put us out of a room: join again where that takes no more than a new room token. */
+  #onLeft(entry, reason) {
+    entry.room.joined = false;
+    if (reason === "room_token_expired" && typeof entry.token === "function") this.#sendJoin(entry);
+    else this.#dropRoom(entry, new RealtimeError("forbidden", `let out of ${entry.room.name}: ${reason}`));
   }
 
   #onError(content, request) {
@@ -319,10 +364,25 @@ export class Client extends Emitter {
 
   /** Join, again where we were; then send what waits for the room, in its old order. `done` is called
    *  when it is settled either way. */
-  #sendJoin(entry, done = () => {}) {
+  async #sendJoin(entry, done = () => {}) {
     const { room } = entry;
-    const since = room.position;
-    const request = this.#newRequest("join", room.name, since ? { since } : {}, null, (error) => {
+    const content = {};
+    if (entry.token !== null) {
+      const socket = this.#socket;
+      try {
+        content.token = await fetched(entry.token);
+      } catch (error) {
+        this.#dropRoom(entry, new RealtimeError("forbidden", `no room token: ${error}`));
+        done();
+        return;
+      }
+      if (socket !== this.#socket || this.#rooms.get(room.name) !== entry) {
+        done(); // the next `connected` brings the next try
+        return;
+      }
+    }
+    if (room.position) content.since = room.position;
+    const request = this.#newRequest("join", room.name, content, null, (error) => {
       done();
       // Without a connection the next `connected` brings the next try; a refusal is final.
       if (error.code === "disconnected" || this.state !== "online") return;
@@ -399,14 +459,13 @@ export class Client extends Emitter {
   #dropRoom(entry, error) {
     const { room } = entry;
     if (this.#rooms.get(room.name) === entry) this.#rooms.delete(room.name);
-    room.joined = false;
     const reason = error ?? new RealtimeError("closed", `left ${room.name}`);
     for (const request of [...this.#requests.values()]) {
       if (request.key && request.room === room.name) this.#settle(request, reason);
     }
     entry.promise.catch(() => {}); // told below as well
     entry.reject(reason);
-    room._emit("closed", error);
+    room._close(error);
   }
 
   #followVisibility(page) {
@@ -452,7 +511,10 @@ export class Client extends Emitter {
       if (!request.key) this.#settle(request, error);
     }
     for (const { room } of this.#rooms.values()) room.joined = false;
-    if (!mayReconnect(code)) {
+    // A token that is as it was has ended for good: without somebody to ask there is no way back. (Without
+    // any, a cookie has brought it, and may bring another one.)
+    const ended = code === TOKEN_EXPIRED && this.#usedToken !== null && this.options.token === this.#usedToken;
+    if (ended || !mayReconnect(code)) {
       this.#stop(error, null);
       return;
     }
@@ -509,6 +571,11 @@ export class Client extends Emitter {
  *  @param {string} url @param {ConstructorParameters<typeof Client>[1]} [options] */
 export function connect(url, options) {
   return new Client(url, options);
+}
+
+/** @param {string|null|(() => string|Promise<string>)} token */
+async function fetched(token) {
+  return typeof token === "function" ? token() : token;
 }
 
 function now() {

@@ -69,7 +69,10 @@ export class Emitter {
  *                       and what was missed is here; not `recovered`: a gap has told what is not
  *   unread ({ count: number, position: Position|null })   while passive, about once a second: how much was
  *                       published since it turned passive; 0 when that is over
- *   closed (RealtimeError|null)   left, or refused when it came to join again
+ *   closed (RealtimeError|null)   left, put out, or refused when it came to join again
+ *
+ * With `keys` (a Keyring of seal.js) all that it says is sealed, and all that it hears is opened, whatever the
+ * server wants. What cannot be opened comes with an `Unreadable` in place of its content.
  */
 export class Room extends Emitter {
   #client;
@@ -78,19 +81,26 @@ export class Room extends Emitter {
   #queues = new Set();
   /** What came before somebody listened; one frame may hold our `joined` and the first messages. */
   #early;
+  /** Settles when what was sealed, and what was heard, before now is on its way: both keep their order. */
+  #sealed = Promise.resolve();
+  #heard = Promise.resolve();
+  #opening = 0;
 
-  /** @param {Client} client @param {string} name */
-  constructor(client, name) {
+  /** @param {Client} client @param {string} name @param {import("./seal.js").Keyring|null} [keys] */
+  constructor(client, name, keys = null) {
     super();
     this.#client = client;
     this.#early = this.#newQueue();
     this.#order = new Order({
-      message: (message) => this.#deliver("message", message),
-      gap: (gap) => this.#deliver("gap", gap),
-      resumed: (how) => this._emit("resumed", how),
-      free: () => Math.min(...[...this.#queues].map((queue) => queue.free), Infinity),
+      message: (message) => this.#hear(message, (opened) => this.#deliver("message", opened)),
+      gap: (gap) => this.#inTurn(() => this.#deliver("gap", gap)),
+      resumed: (how) => this.#inTurn(() => this._emit("resumed", how)),
+      free: () => Math.min(...[...this.#queues].map((queue) => queue.free), Infinity) - this.#opening,
     }, client.options.queueLimit >> 2);
     this.name = name;
+    this.keys = keys;
+    /** The server takes here only what is sealed. */
+    this.endToEnd = false;
     /** @type {string[]} user ids */
     this.members = [];
     /** May be more than are named: the server lists a large room's first members only. */
@@ -115,7 +125,8 @@ export class Room extends Emitter {
   /**
    * Publish, and resolve to its place in the room once the server keeps it. While offline it waits
    * for the connection; rejects at once when `pendingLimit` publishes wait already. What is not kept
-   * at all, such as typing, is for `signal`.
+   * at all, such as typing, is for `signal`. Rejects with `cannot_seal`, and sends nothing, where it has to
+   * be sealed and cannot be.
    *
    * @param {string} type event type, such as "chat_message"
    * @param {any} content
@@ -123,18 +134,25 @@ export class Room extends Emitter {
    * @returns {Promise<(Position & { duplicate: boolean })|null>} null where it names no place
    */
   publish(type, content, { key = randomKey() } = {}) {
-    return this.#client._publish(this, type, content, key);
+    if (!this.keys && !this.endToEnd) return this.#client._publish(this, type, content, key);
+    return this.#seal(type, content).then((sealed) => this.#client._publish(this, type, sealed, key));
   }
 
-  /** Send without an answer, now or never: for typing indicators and cursors. */
+  /** Send without an answer, now or never: for typing indicators and cursors. What has to be sealed and
+   *  cannot be is an `error` of the client, and is not sent. */
   signal(type, content) {
-    if (this.joined) this.#client._send({ type, room: this.name, content });
+    const send = (said) => {
+      if (this.joined) this.#client._send({ type, room: this.name, content: said });
+    };
+    if (!this.keys && !this.endToEnd) send(content);
+    else this.#seal(type, content).then(send, (error) => this.#client._emit("error", error));
   }
 
   /** @param {{ before?: number, after?: number, limit?: number }} [range] offsets, exclusive
    *  @returns {Promise<{ messages: Message[], more: boolean }>} */
   async history(range = {}) {
-    return (await this.#client._request("history", this.name, range)).content;
+    const { content } = await this.#client._request("history", this.name, range);
+    return { ...content, messages: await Promise.all(content.messages.map((message) => this.#open(message))) };
   }
 
   /** @returns {Promise<string[]>} who is in the room now */
@@ -178,6 +196,46 @@ export class Room extends Emitter {
   }
 
   // --- called by Client -----------------------------------------------------------------------
+
+  /** What is sent in place of a content, in the order of the calls. */
+  #seal(type, content) {
+    const text = `${this.name} is sealed end to end: join it with keys`;
+    const sealed = this.keys
+      ? this.keys.seal(content, this.#place(this.#client.user, type))
+      : Promise.reject(new RealtimeError("cannot_seal", text));
+    const inTurn = this.#sealed.then(() => sealed);
+    sealed.catch(() => {}); // whoever asked hears of it in its turn
+    this.#sealed = inTurn.catch(() => {});
+    return inTurn;
+  }
+
+  async #open(message) {
+    if (!this.keys) return message;
+    const content = await this.keys.open(message.content, this.#place(message.from ?? null, message.type));
+    return { ...message, content };
+  }
+
+  #place(sender, type) {
+    return { tenant: this.#client.greeting?.tenant ?? "", room: this.name, sender, type };
+  }
+
+  /** Open a message, and hand it on in its turn. */
+  #hear(message, handOn) {
+    this.#inTurn(handOn, this.keys ? this.#open(message) : message);
+  }
+
+  /** Do it when all that came before has been opened; at once where nothing is sealed. */
+  #inTurn(act, value) {
+    if (!this.keys) {
+      act(value);
+      return;
+    }
+    this.#opening += 1;
+    this.#heard = this.#heard.then(() => value).then((opened) => {
+      this.#opening -= 1;
+      act(opened);
+    }).catch((error) => console.error(error)); // a mistake of ours in one of them; the others come
+  }
 
   #newQueue() {
     const queue = new BoundedQueue(this.#client.options.queueLimit);
@@ -224,8 +282,15 @@ export class Room extends Emitter {
     return this._setMembers([...this.members.filter((user) => !gone.has(user)), ...joined], count);
   }
 
-  _onJoined({ members = [], count, offset, epoch, recovered, messages = [] }) {
+  /** Nothing more will come after what has come. */
+  _close(error) {
+    this.joined = false;
+    this.#inTurn(() => this._emit("closed", error));
+  }
+
+  _onJoined({ members = [], count, offset, epoch, recovered, messages = [], end_to_end: endToEnd }) {
     this.joined = true;
+    this.endToEnd = endToEnd === true;
     this._setUnread(0);
     this._setMembers(members, count);
     const here = isPlaced({ offset, epoch }) ? { offset, epoch } : null;
@@ -238,7 +303,7 @@ export class Room extends Emitter {
     else if (type === "presence") this._presenceChanged(content);
     else if (type === "unread") this._onUnread(content);
     else if (isPlaced(message)) this.#order.push(message);
-    else this._emit("event", message);
+    else this.#hear(message, (opened) => this._emit("event", opened));
   }
 
   _onGap({ from, to, reason = "dropped" }) {
@@ -271,6 +336,7 @@ export class Room extends Emitter {
 
   /** Resolves when every reader has taken at least half of what may wait for it. */
   async _halfEmpty() {
+    await this.#heard;
     for (const queue of this.#queues) await queue.halfEmpty();
   }
 }

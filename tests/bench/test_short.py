@@ -37,6 +37,8 @@ def test_a_short_run_of_what_redis_sends_loses_nothing():
         ("bench.storm", [], "handshakes/s"),
         ("bench.durable", ["--only", "memory,sqlite-normal,sqlite-full"], "acked/s"),
         ("bench.redis_publish", [], "us in the function"),
+        ("bench.tls", [], "bytes a connection"),
+        ("bench.audit", [], "entries/s"),
     ],
 )
 def test_a_short_run_of_what_is_kept_finds_all_of_it(module: str, arguments: list[str], figures: str):

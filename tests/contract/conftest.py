@@ -16,6 +16,7 @@ from realtime.backends.cluster.library import source
 from realtime.backends.cluster.opener import Opener
 from realtime.backends.redis_client.client import RedisClient
 from realtime.core.contracts import Broker, Store
+from tests.contract.audit_places import AuditPlace, PostgresAuditPlace, SqliteAuditPlace
 from tests.contract.stores import Place, PostgresPlace, SqlitePlace
 from tests.oracles.hub import FakeClock, FakeHub
 from tests.oracles.store import FakeStore
@@ -140,3 +141,11 @@ async def store(place) -> AsyncIterator[Store]:
     opened = await place.open()
     yield opened
     await opened.close()
+
+
+@pytest_asyncio.fixture(params=STORES)
+async def audit_place(request, tmp_path) -> AuditPlace:
+    """Where an audit log is kept."""
+    if request.param == "sqlite":
+        return SqliteAuditPlace(tmp_path)
+    return PostgresAuditPlace(await request.getfixturevalue("postgres").new_database())

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Coroutine, Iterable
 from typing import Any
 
 import msgspec
 
 from realtime.backends.broker_memory import MemoryBroker
-from realtime.core.auth import Identity
+from realtime.core.audit import NO_AUDITOR, Auditor
+from realtime.core.auth import Grant, Identity
 from realtime.core.catalog import Catalog
 from realtime.core.cluster import Cluster, Whereabouts
 from realtime.core.contracts import Broker
@@ -19,10 +20,13 @@ from realtime.core.core import Core
 from realtime.core.feature import Feature
 from realtime.core.limits import Limits
 from realtime.core.revocations import RevocationList
+from realtime.core.room_rules import RoomRules
 from realtime.core.router import Spawn
 from realtime.errors import TokenExpired, Unauthorized
 from realtime.features import discover
 from realtime.ids import TenantId, UserId
+from realtime.policy import Access
+from realtime.policy.loading import read_policy
 from tests.oracles.hub import FakeClock, FakeConnection, FakeHub
 
 Message = dict[str, Any]
@@ -41,6 +45,9 @@ class World:
         cluster: Cluster | None = None,
         whereabouts: Whereabouts | None = None,
         revocations: RevocationList | None = None,
+        audit: Auditor = NO_AUDITOR,
+        rules: RoomRules | None = None,
+        token_warning_s: float = 0.0,
         spawn: Spawn | None = None,
         **broker_options: Any,
     ) -> None:
@@ -49,6 +56,8 @@ class World:
         self.limits = limits or Limits()
         self.broker = broker or MemoryBroker(self.clock, self.hub, **broker_options)
         self.tokens: dict[str, Identity] = {}
+        self.grants: dict[str, Grant] = {}
+        self.judging: asyncio.Future[None] | None = None  # where it is set, room tokens are judged behind it
         self.waiting: list[Coroutine[Any, Any, None]] = []
         self.core = Core(
             Catalog(discover() if features is None else features),
@@ -64,7 +73,19 @@ class World:
             cluster=cluster,
             whereabouts=whereabouts,
             revocations=revocations,
+            audit=audit,
+            rules=rules,
+            token_warning_s=token_warning_s,
         )
+
+    def grant(self, token: str) -> Grant | Awaitable[Grant]:
+        if token not in self.grants:
+            raise Unauthorized("no such token")
+        return self.grants[token] if self.judging is None else self._judged(self.judging, token)
+
+    async def _judged(self, judging: asyncio.Future[None], token: str) -> Grant:
+        await judging
+        return self.grants[token]
 
     def authenticate(self, token: str) -> Identity:
         identity = self.tokens.get(token)
@@ -75,17 +96,35 @@ class World:
         return identity
 
     def member(
-        self, user: str, *, tenant: str = "default", variant: int = 0, expires_in: float | None = None
+        self,
+        user: str,
+        *,
+        tenant: str = "default",
+        roles: Iterable[str] = (),
+        variant: int = 0,
+        expires_in: float | None = None,
     ) -> Member:
         """Connect a user who has authenticated."""
         expires_at = None if expires_in is None else self.clock.time() + expires_in
-        identity = Identity(UserId(user), TenantId(tenant), expires_at=expires_at)
+        identity = Identity(UserId(user), TenantId(tenant), frozenset(roles), expires_at=expires_at)
         self.core.admit(identity)
         return Member(self, variant, identity)
 
     def stranger(self, *, variant: int = 0, user: str | None = None) -> Member:
         """Connect somebody who has not authenticated, and is to be `user` where that is given."""
         return Member(self, variant, None, None if user is None else UserId(user))
+
+    def rule(self, *rules: dict[str, Any], default: str = "allow") -> None:
+        """Let these rules of a policy hold, for those who are in rooms too."""
+        policy = read_policy({"access": {"default": default, "rules": list(rules)}}, "test")
+        self.core.prepare_access(policy.access)()
+        self.run_waiting()
+
+    def rule_rooms(self, *rules: dict[str, Any]) -> None:
+        """Let these rules of rooms hold, for those that are live too."""
+        self.core.rules.replace(read_policy({"rooms": list(rules)}, "test").rooms)
+        self.core.prepare_access(Access())()
+        self.run_waiting()
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass, with a tick at its end."""

@@ -20,7 +20,7 @@ ROOM = "chat:lobby"
 
 def settings_of(**settings):
     """Without a store, unless the test names one."""
-    return Settings(**{"port": 0, "sqlite_path": "", "presence_grace_s": 0, **settings})
+    return Settings(**{"port": 0, "sqlite_path": "", "audit_path": "", "presence_grace_s": 0, **settings})
 
 
 @contextlib.asynccontextmanager
@@ -556,3 +556,35 @@ async def test_a_start_that_fails_can_be_repeated(tmp_path):
     await hub.shutdown()
     await other.initialize(settings_of(sqlite_path=str(tmp_path / "y"), port=port), listen=True)
     await other.shutdown()
+
+
+def peer_at(address, **how):
+    peer = Peer(extensions={"websocket.http.response": {}}, **how)
+    if address:
+        peer.scope["client"] = (address, 5555)
+    return peer
+
+
+async def test_a_denied_address_is_refused_and_closed_when_the_policy_changes(tmp_path):
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[network]\ndeny = ["192.0.2.0/24"]\n')
+    async with running(policy_path=str(policy)) as hub:
+        denied = peer_at("192.0.2.1")
+        await hub.serve(denied, "alice")
+        assert denied.got[0]["status"] == 403
+        nobody = peer_at("")  # behind a Unix socket, say: the rules cannot be held against it
+        await hub.serve(nobody, "alice")
+        assert nobody.got[0]["status"] == 403
+        bob, carol = peer_at("198.51.100.1"), peer_at("203.0.113.1")
+        serving_both = [
+            asyncio.ensure_future(hub.serve(each, name)) for each, name in ((bob, "bob"), (carol, "c"))
+        ]
+        for each in (bob, carol):
+            assert (await each.read())["type"] == "connected"
+        policy.write_text('[network]\ndeny = ["198.51.100.0/24"]\n')
+        assert hub._here().worker.reload()
+        assert await bob.closed() == (4507, '{"r":"address_denied"}')
+        carol.say(type="ping", id=1)
+        assert (await carol.read())["type"] == "pong"
+        carol.leave(1000)
+        await asyncio.gather(*serving_both)

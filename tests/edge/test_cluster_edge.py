@@ -235,7 +235,9 @@ async def test_an_application_s_own_worker_is_one_of_them(serve, redis_node):
     common = deployment(redis_node.url)
     server = serve(**common)
     hub = RealtimeHub()
-    await hub.initialize(Settings(port=0, sqlite_path="", node="inside", **common), listen=True)
+    await hub.initialize(
+        Settings(port=0, sqlite_path="", audit_path="", node="inside", **common), listen=True
+    )
     try:
         await until_ready(server)
         outside, _ = await greeted(server)

@@ -26,6 +26,7 @@ from realtime.errors import (
     Unavailable,
 )
 from realtime.ids import UserId
+from realtime.policy import load_policy
 from realtime.settings import Settings
 from tests.core.world import World
 from tests.oracles.hub import FakeClock, FakeConnection, FakeHub
@@ -101,7 +102,7 @@ async def until(is_so):
 
 
 @asynccontextmanager
-async def deployment(url, *nodes):
+async def deployment(url, *nodes, policy_path=""):
     """A publisher, and as many workers."""
     prefix = next(_prefixes)
     async with AsyncExitStack() as stack:
@@ -114,7 +115,7 @@ async def deployment(url, *nodes):
             stack.push_async_callback(workers[-1].close)
         await until(lambda: all(len(each.ring.workers) == len(nodes) and each.ring.ok for each in workers))
         await until(lambda: all(each.revocations.loaded for each in workers))
-        publisher = realtime.Publisher(url, prefix=prefix, settings=Settings())
+        publisher = realtime.Publisher(url, prefix=prefix, settings=Settings(policy_path=policy_path))
         yield await stack.enter_async_context(publisher), *workers
 
 
@@ -130,6 +131,25 @@ async def test_what_no_store_keeps_is_published_without_any_worker(redis_cluster
         assert again == (1, first.epoch, True)
         with pytest.raises(Unavailable, match="no worker"):
             await publisher.publish(LOBBY, "chat_message", "hello")
+
+
+async def test_rooms_sealed_end_to_end_take_nothing_plain_from_outside(redis_cluster, tmp_path):
+    path = tmp_path / "policy.toml"
+    path.write_text('[[rooms]]\nrooms = ["events:secret", "chat:secret"]\nend_to_end = true\n')
+    sealed = {"sealed": {"v": 1, "kid": "k", "nonce": "A" * 16, "ct": "A" * 22}}
+    async with deployment(redis_cluster.url, "a", policy_path=str(path)) as (publisher, worker):
+        worker.world.core.rules.replace(load_policy(path).rooms)
+        assert (await publisher.publish("events:secret", "publish", sealed)).offset == 1
+        assert (await publisher.publish("chat:secret", "chat_message", sealed)).offset == 1
+        for room, type in (("events:secret", "publish"), ("chat:secret", "chat_message")):
+            with pytest.raises(BadMessage, match="sealed end to end"):
+                await publisher.publish(room, type, {"text": "plain"})
+        with pytest.raises(BadMessage, match="sealed end to end"):
+            await publisher.signal("chat:secret", "chat_typing", {})
+    async with deployment(redis_cluster.url, "a") as (publisher, worker):  # one that does not know
+        worker.world.core.rules.replace(load_policy(path).rooms)
+        with pytest.raises(BadMessage, match="sealed end to end"):
+            await publisher.publish("chat:secret", "chat_message", {"text": "plain"})
 
 
 async def test_members_on_all_workers_get_what_is_published_from_outside(redis_cluster):

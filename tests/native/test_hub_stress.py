@@ -83,7 +83,7 @@ class Chaos:
             on_message=self.on_message,
             on_limited=lambda state, payload, limit, wait_s: self.on_message(state, payload),
             on_close=self.on_close,
-            on_http=lambda fd, received, remote: os.close(fd),
+            on_http=lambda fd, *told: os.close(fd),
             on_wake=self.on_wake,
             flush_chunk=self.chance.randint(1, 4),
             heartbeat_s=self.chance.choice([0.0, 0.3]),

@@ -35,6 +35,8 @@ def test_all_messages_of_the_protocol_are_declared():
     assert set(FROM_SERVER) == {
         "connected",
         "joined",
+        "left",
+        "token_expiring",
         "ack",
         "presence",
         "history",

@@ -20,7 +20,7 @@ log: Final = logging.getLogger("realtime.backends")
 
 PAGE: Final = 1000  # read at once
 AGAIN_S: Final = 1.0  # after a page could not be read
-USER, TOKEN = "u", "t"
+USER, TOKEN, TENANT = "u", "t", "a"
 
 
 class RedisRevocations:
@@ -63,7 +63,7 @@ class RedisRevocations:
             TooLarge: there are as many as are kept already.
             Unavailable: no answer in time; it may or may not be kept.
         """
-        name = f"{USER}/{tenant}/{user}" if user is not None else f"{TOKEN}/{tenant}/{token_id}"
+        name = _name(tenant, user, token_id)
         command = ("FCALL", "rt1_revoke", 2, self._key, self._key + ":ends", self._key, name)
         try:
             until_ms = await self._redis.ask(self._slot, *command, round(before * 1000), round(keep_s * 1000))
@@ -114,7 +114,14 @@ class RedisRevocations:
             self._on_revoked(revocations)
 
 
+def _name(tenant: TenantId, user: UserId | None, token_id: str | None) -> str:
+    if user is not None:
+        return f"{USER}/{tenant}/{user}"
+    return f"{TENANT}/{tenant}/" if token_id is None else f"{TOKEN}/{tenant}/{token_id}"
+
+
 def _revocation(name: bytes, before_ms: bytes, until_ms: bytes) -> Revocation:
     kind, tenant, whose = name.decode().split("/", 2)
-    user, token_id = (UserId(whose), None) if kind == USER else (None, whose)
+    user = UserId(whose) if kind == USER else None
+    token_id = whose if kind == TOKEN else None
     return Revocation(TenantId(tenant), user, token_id, int(before_ms) / 1000, int(until_ms) / 1000)

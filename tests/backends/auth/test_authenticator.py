@@ -9,7 +9,10 @@ import random
 import jwt
 import pytest
 
-from realtime.backends.auth_jwt import TOKEN_BYTES_MAX, JwtAuthenticator, make_token
+from realtime.backends.auth import authenticator as module
+from realtime.backends.auth.authenticator import authenticator_of
+from realtime.backends.auth.compact import TOKEN_BYTES_MAX
+from realtime.backends.auth.minting import make_token
 from realtime.core.auth import Identity
 from realtime.errors import BadMessage, RealtimeError, TokenExpired, Unauthorized
 
@@ -18,13 +21,19 @@ NOW = 1_700_000_000.0
 
 
 class Wall:
-    """Unix time that stands still until it is moved."""
+    """Time that stands still until it is moved."""
 
     def __init__(self):
         self.now = NOW
 
-    def __call__(self):
+    def time(self):
         return self.now
+
+    monotonic = time
+
+
+def authenticator(key, *, algorithms=("HS256",), **how):
+    return authenticator_of((key,), algorithms, **how)
 
 
 @pytest.fixture
@@ -34,7 +43,7 @@ def wall():
 
 @pytest.fixture
 def tokens(wall):
-    return JwtAuthenticator(KEY, leeway_s=5.0, cache_tokens=3, clock=wall)
+    return authenticator(KEY, leeway_s=5.0, cache_tokens=3, clock=wall)
 
 
 def signed(claims, key=KEY, algorithm="HS256"):
@@ -92,8 +101,8 @@ def test_make_token_refuses_a_name_that_authenticate_would_refuse():
         ({"sub": "a" * 200, "exp": NOW + 60}, "128 bytes"),
         ({"sub": "alice", "exp": "tomorrow"}, "exp is not a time"),
         ({"sub": "alice", "exp": True}, "exp is not a time"),
-        ({"sub": "alice", "exp": float("nan")}, "exp is not a time"),
-        ({"sub": "alice", "exp": float("inf")}, "exp is not a time"),
+        ({"sub": "alice", "exp": float("nan")}, "no plain JSON"),
+        ({"sub": "alice", "exp": float("inf")}, "no plain JSON"),
         ({"sub": "alice", "exp": 10**400}, "exp is not a time"),
         ({"sub": "alice", "exp": NOW + 60, "nbf": NOW + 30}, "not valid yet"),
         ({"sub": "alice", "exp": NOW + 60, "nbf": []}, "nbf is not a time"),
@@ -122,7 +131,7 @@ def test_the_algorithm_is_the_configurations_not_the_tokens(tokens, wall, algori
     token = signed({"sub": "alice", "exp": NOW + 60}, algorithm=algorithm, key=KEY * 2)
     with pytest.raises(Unauthorized):
         tokens.authenticate(token)
-    assert JwtAuthenticator(KEY * 2, algorithms=[algorithm], clock=wall).authenticate(token).user == "alice"
+    assert authenticator(KEY * 2, algorithms=[algorithm], clock=wall).authenticate(token).user == "alice"
 
 
 def test_an_unsigned_token_is_refused(tokens):
@@ -144,7 +153,7 @@ def test_a_token_holds_until_exp_and_the_leeway(tokens, wall):
 def test_a_verified_token_is_not_verified_again(tokens, monkeypatch):
     token = signed({"sub": "alice", "exp": NOW + 60})
     first = tokens.authenticate(token)
-    monkeypatch.setattr(jwt, "decode", lambda *_, **__: pytest.fail("decoded again"))
+    monkeypatch.setattr(module, "parse", lambda token: pytest.fail("parsed again"))
     assert tokens.authenticate(token) is first
 
 
@@ -153,10 +162,8 @@ def test_the_cache_is_bounded_and_forgets_the_oldest(tokens, monkeypatch):
     for token in made:
         tokens.authenticate(token)
     decoded = []
-    decode = jwt.decode
-    monkeypatch.setattr(
-        jwt, "decode", lambda token, *a, **k: decoded.append(token.decode()) or decode(token, *a, **k)
-    )
+    parse = module.parse
+    monkeypatch.setattr(module, "parse", lambda token: decoded.append(token) or parse(token))
     for token in reversed(made):
         tokens.authenticate(token)
     assert decoded == [made[0]]
@@ -168,7 +175,7 @@ def test_a_token_of_ours_cannot_be_pushed_out_by_strangers(tokens, monkeypatch):
     for n in range(10):
         with pytest.raises(Unauthorized):
             tokens.authenticate(signed({"sub": f"user{n}", "exp": NOW + 60}, key="x" * 32))
-    monkeypatch.setattr(jwt, "decode", lambda *_, **__: pytest.fail("decoded again"))
+    monkeypatch.setattr(module, "parse", lambda token: pytest.fail("parsed again"))
     assert tokens.authenticate(token).user == "alice"
 
 
@@ -201,12 +208,7 @@ def test_a_changed_character_anywhere_is_refused(tokens):
     seed = int.from_bytes(hashlib.sha256(token.encode()).digest()[:4], "big")
     choose = random.Random(seed)
     for _ in range(300):
-        place = choose.randrange(len(token) - 1)  # the last character has bits that decode to nothing
+        place = choose.randrange(len(token))  # the last one too: bits that decode to nothing have to be zero
         other = choose.choice([c for c in "ABCxyz019-_.=%\x00é" if c != token[place]])
         with pytest.raises(RealtimeError):
             tokens.authenticate(token[:place] + other + token[place + 1 :])
-
-
-def test_without_a_secret_there_is_no_authenticator():
-    with pytest.raises(ValueError, match="empty"):
-        JwtAuthenticator("")

@@ -1,0 +1,136 @@
+"""What one address may take, and one subnet: connections at once, and new ones a second.
+
+An address is an IPv4 address, or what one customer has of IPv6: its first `ipv6_prefix_bits`, a /64, because
+whoever has one address of it has all of them. A subnet is what a few of those have in common, /24 and /48.
+Both tables are bounded: that of open connections by the connections there are, those of rates by themselves.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Final
+
+from realtime.core.contracts import Clock
+from realtime.errors import SettingsError
+from realtime.native.ratelimit import KeyedLimiter
+from realtime.settings import Settings
+
+IPV4_BYTES: Final = 4
+METERED_ADDRESSES: Final = 65_536  # whose rates are remembered; one that was not seen for longest goes first
+
+Prefix = Callable[[bytes], bytes]
+"""Returns what stands for a packed address: its leading bits, and zeros."""
+
+
+def prefix(ipv4_bits: int, ipv6_bits: int) -> Prefix:
+    """Return what cuts packed addresses, of 4 bytes or of 16, to so many leading bits."""
+    ipv4 = (1 << 32) - (1 << 32 - ipv4_bits)
+    ipv6 = (1 << 128) - (1 << 128 - ipv6_bits)
+
+    def cut(address: bytes) -> bytes:
+        mask = ipv4 if len(address) == IPV4_BYTES else ipv6
+        return (int.from_bytes(address) & mask).to_bytes(len(address))
+
+    return cut
+
+
+class Exemptions:
+    """The addresses that no limit of this module holds for, and no penalty.
+
+    Raises:
+        SettingsError: one is no address and no network; the message says which.
+    """
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self._masks: dict[tuple[int, int], set[int]] = {}  # (bytes of an address, mask) -> networks
+        for text in networks:
+            network = _network(text)
+            key = network.max_prefixlen // 8, int(network.netmask)
+            self._masks.setdefault(key, set()).add(int(network.network_address))
+
+    def __contains__(self, address: bytes) -> bool:
+        number = int.from_bytes(address)
+        return any(
+            size == len(address) and number & mask in networks
+            for (size, mask), networks in self._masks.items()
+        )
+
+
+class Quota:
+    """The limits of one kind of key: so many connections at once, so many new ones a second; 0: no limit."""
+
+    def __init__(self, key: Prefix, name: str, settings: Settings, clock: Clock) -> None:
+        """`name` is `address` or `subnet`, as the settings end in."""
+        self.key = key
+        self._open: Counter[bytes] = Counter()
+        self._most: int = getattr(settings, f"max_connections_per_{name}")
+        self._too_many = f"max_connections_per_{name}"
+        self._too_fast = f"connections_per_second_per_{name}"
+        rate: int = getattr(settings, self._too_fast)
+        burst = max(1.0, rate * settings.rate_burst_s)
+        self._rate = KeyedLimiter(rate, burst, METERED_ADDRESSES, clock=clock.monotonic_ns) if rate else None
+
+    def over(self, key: bytes) -> str | None:
+        """Return the name of the limit that one more would be over; else it has used up the rate."""
+        if self._most and self._open[key] >= self._most:
+            return self._too_many
+        if self._rate is not None and self._rate.take(key) > 0.0:
+            return self._too_fast
+        return None
+
+    def add(self, key: bytes) -> None:
+        """Count one more."""
+        self._open[key] += 1
+
+    def remove(self, key: bytes) -> None:
+        """Count one less."""
+        left = self._open[key] - 1
+        if left > 0:
+            self._open[key] = left
+        else:
+            del self._open[key]
+
+    def __len__(self) -> int:
+        """How many keys have open connections."""
+        return len(self._open)
+
+
+class AddressLimits:
+    """Counts connections by address and by subnet. Who is `exempt` is counted, and never refused."""
+
+    def __init__(self, settings: Settings, clock: Clock, exempt: Callable[[bytes], bool]) -> None:
+        self._exempt = exempt
+        self._quotas = [
+            Quota(prefix(32, settings.ipv6_prefix_bits), "address", settings, clock),
+            Quota(prefix(settings.subnet_bits_v4, settings.subnet_bits_v6), "subnet", settings, clock),
+        ]
+
+    def arrive(self, address: bytes) -> str | None:
+        """Count one more connection of `address`; or return the limit that it is over, and count nothing."""
+        keys = [quota.key(address) for quota in self._quotas]
+        if not self._exempt(address):
+            for quota, key in zip(self._quotas, keys, strict=True):
+                if (limit := quota.over(key)) is not None:
+                    return limit
+        for quota, key in zip(self._quotas, keys, strict=True):
+            quota.add(key)
+        return None
+
+    def depart(self, address: bytes) -> None:
+        """Count one less; each that has arrived departs once."""
+        for quota in self._quotas:
+            quota.remove(quota.key(address))
+
+    def __len__(self) -> int:
+        """How many addresses have open connections."""
+        return len(self._quotas[0])
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        hint = "write an address or a network, such as 192.0.2.7 or 2001:db8::/32"
+        raise SettingsError(f"exempt_addresses: {error}; {hint}") from None

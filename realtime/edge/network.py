@@ -1,0 +1,256 @@
+"""The policy's `[network]` at work: what it says is compiled for the doorkeeper, the hub and the gate.
+
+Compiling is all that may fail and all that takes time; letting it hold is a few assignments. Connections that
+are there already are looked at again in slices, so that a long list does not hold up the loop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
+
+from realtime.backends.geo_maxmind import DatabaseBroken
+from realtime.core.audit import NO_AUDITOR, Auditor
+from realtime.edge.countries import Countries
+from realtime.edge.doorkeeper import Doorkeeper, Judge
+from realtime.errors import CloseCode, SettingsError
+from realtime.native.cidr import CidrList, CidrTable
+from realtime.policy import Network, Policy
+from realtime.protocol.closing import close_reason
+from realtime.protocol.forwarded import ForwardedHeader, client_of
+from realtime.protocol.origins import Allowed, origin_rules
+
+log: Final = logging.getLogger("realtime.edge")
+
+ALLOW: Final = 1
+DENY: Final = 2  # the greater counts where both name the same network
+DENIED: Final = "denied"
+NOT_LISTED: Final = "not_listed"
+LIST_BYTES_MAX: Final = 64 * 1024 * 1024
+REVIEWED_A_TICK: Final = 2000  # connections that are looked at again, ten times a second
+EVERYBODY: Final = (1 << 32) - 1  # the cursor that a review begins with
+
+ADDRESS_DENIED: Final = close_reason("address_denied")
+
+
+class Door(Protocol):
+    """The hub, as far as addresses go."""
+
+    def trust(
+        self,
+        trusted: CidrTable | None,
+        *,
+        proxy_protocol: str = "off",
+        forwarded_header: str = "",
+        on_forwarded: Callable[[bytes, str], bytes | None] | None = None,
+        on_untrusted: Callable[[bytes, str], object] | None = None,
+    ) -> None:
+        """See `Hub.trust`."""
+        ...
+
+    def review(
+        self, welcomes: Callable[[bytes], bool], *, cursor: int, count: int, code: int, reason: bytes
+    ) -> int:
+        """See `Hub.review`."""
+        ...
+
+
+class Compiled(NamedTuple):
+    """What a policy says of the network, ready to hold."""
+
+    network: Network
+    judge: Judge | None
+    countries: Countries | None
+    trusted: CidrTable | None
+    origins: Allowed | None
+
+
+class NetworkRules:
+    """Follows the policy. `on_review(welcomes)` looks at what the hub does not hold, such as plain HTTP."""
+
+    def __init__(
+        self,
+        door: Door,
+        doorkeeper: Doorkeeper,
+        *,
+        allowed_origins: tuple[str, ...] = (),
+        audit: Auditor = NO_AUDITOR,
+        on_origins: Callable[[Allowed | None], object] = lambda allowed: None,
+        on_review: Callable[[Callable[[bytes], bool]], object] = lambda welcomes: None,
+    ) -> None:
+        self._door = door
+        self._doorkeeper = doorkeeper
+        self._allowed_origins = allowed_origins
+        self._audit = audit
+        self._on_origins = on_origins
+        self._on_review = on_review
+        self._countries: Countries | None = None
+        self._judge: Judge | None = None
+        self._trusted: CidrTable | None = None
+        self._followed = False
+        self._cursor = 0  # of the connections that have still to be looked at
+
+    def prepare(self, policy: Policy) -> Callable[[], None]:
+        """Compile what `policy` says and return what lets it hold.
+
+        Raises:
+            SettingsError: an entry or a file will not do. A database of countries that will not do is an
+                error only once there has been one policy: then what holds is better.
+        """
+        network = policy.network
+        networks = _networks(network)
+        countries = self._open_countries(network)
+        judge = _judge(networks, countries, network.exclusive) if networks or countries else None
+        if judge is None and network.exclusive:
+            judge = _nobody
+        return partial(
+            self._commit,
+            Compiled(network, judge, countries, _trusted(network), self._origins(network)),
+        )
+
+    @property
+    def restricts(self) -> bool:
+        """Whether there are rules about addresses."""
+        return self._judge is not None
+
+    def tick(self) -> None:
+        """Look at some of the connections again that were there when the rules changed."""
+        if self._cursor and self._judge is not None:
+            self._cursor = self._door.review(
+                self.welcomes,
+                cursor=self._cursor,
+                count=REVIEWED_A_TICK,
+                code=CloseCode.FORBIDDEN,
+                reason=ADDRESS_DENIED,
+            )
+
+    def welcomes(self, address: bytes) -> bool:
+        """Whether the rules let an address in. Who is refused so late is not counted as an arrival."""
+        return self._judge is None or self._judge(address) is None
+
+    def trusts(self, address: bytes) -> bool:
+        """Whether an address is a trusted proxy's."""
+        return self._trusted is not None and self._trusted.find(address) != 0
+
+    def checks(self) -> dict[str, str]:
+        """What /ready says of it."""
+        return {} if self._countries is None else {"countries": self._countries.state}
+
+    def stats(self) -> dict[str, int]:
+        """Gauges and counters for /metrics, by name."""
+        if self._countries is None:
+            return {}
+        return {"geo_ok": int(self._countries.ok), "geo_failures_total": self._countries.failures}
+
+    def _commit(self, compiled: Compiled) -> None:
+        network = compiled.network
+        self._judge, self._countries = compiled.judge, compiled.countries
+        self._trusted = compiled.trusted
+        self._doorkeeper.rule(compiled.judge)
+        self._door.trust(
+            compiled.trusted,
+            proxy_protocol=network.proxy_protocol,
+            forwarded_header=network.proxy_header,
+            on_forwarded=_forwarded(network.proxy_header, compiled.trusted),
+            on_untrusted=self._doorkeeper.turned_away.note,
+        )
+        self._on_origins(compiled.origins)
+        self._cursor = EVERYBODY if self._followed and compiled.judge is not None else 0
+        if self._cursor:
+            self._on_review(self.welcomes)
+        self._followed = True
+
+    def _open_countries(self, network: Network) -> Countries | None:
+        if not network.by_country:
+            return None
+        try:
+            return Countries(network, self._audit, strict=self._followed)
+        except DatabaseBroken as error:
+            raise SettingsError(f"network.geo_database: {error}") from error
+
+    def _origins(self, network: Network) -> Allowed | None:
+        entries = (*self._allowed_origins, *network.origins)
+        if not entries:
+            return None
+        try:
+            return origin_rules(entries, missing=network.origin_missing == "allow")
+        except ValueError as error:
+            raise SettingsError(f"network.origins, with allowed_origins: {error}") from error
+
+
+def _networks(network: Network) -> CidrTable | None:
+    """The lists as one table; None where they name nobody."""
+    found = CidrList()
+    for value, name, entries, paths in (
+        (ALLOW, "allow", network.allow, network.allow_files),
+        (DENY, "deny", network.deny, network.deny_files),
+    ):
+        _add(found, name, entries, value)
+        for path in paths:
+            try:
+                found.add_lines(_lines(name, Path(path)), value)
+            except ValueError as error:
+                raise SettingsError(f"network.{name}_files: {path}: {error}") from error
+    return found.table() if len(found) else None
+
+
+def _add(found: CidrList, name: str, entries: tuple[str, ...], value: int) -> None:
+    for number, entry in enumerate(entries):
+        try:
+            found.add(entry, value)
+        except ValueError as error:
+            raise SettingsError(f"network.{name}[{number}]: {error}") from error
+
+
+def _lines(name: str, path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            lines = file.read(LIST_BYTES_MAX + 1)
+    except OSError as error:
+        raise SettingsError(f"network.{name}_files: {path}: {error.strerror}") from error
+    if len(lines) > LIST_BYTES_MAX:
+        raise SettingsError(f"network.{name}_files: {path} is over {LIST_BYTES_MAX} bytes")
+    return lines
+
+
+def _trusted(network: Network) -> CidrTable | None:
+    found = CidrList()
+    _add(found, "trusted_proxies", network.trusted_proxies, 1)
+    return found.table() if len(found) else None
+
+
+def _judge(networks: CidrTable | None, countries: Countries | None, exclusive: bool) -> Judge:
+    """Whom a list covers it decides about; then the country, where there are rules of countries."""
+    find = CidrList().table().find if networks is None else networks.find
+    reason = NOT_LISTED if exclusive else None
+
+    def judge(address: bytes) -> str | None:
+        listed = find(address)
+        if listed == DENY:
+            return DENIED
+        if listed == ALLOW:
+            return None
+        return reason if countries is None else countries.judge(address)
+
+    return judge
+
+
+def _nobody(address: bytes) -> str:
+    return NOT_LISTED
+
+
+def _forwarded(
+    header: ForwardedHeader | str, trusted: CidrTable | None
+) -> Callable[[bytes, str], bytes | None] | None:
+    """What reads the one header that is believed of trusted peers."""
+    if not header or trusted is None:
+        return None
+    find = trusted.find
+
+    def on_forwarded(proxy: bytes, value: str) -> bytes | None:
+        return client_of(header, value, proxy, lambda address: find(address) != 0)  # type: ignore[arg-type]
+
+    return on_forwarded
