@@ -25,7 +25,8 @@ from realtime.native.handles cimport Connection as Handle
 from realtime.native.handles cimport RoomLog as Room
 from realtime.native.handles cimport connection_handle, tell_lapses
 from realtime.native.httphead cimport default_limits
-from realtime.native.intake cimport CARRY, connection_close, intake_free, intake_later, intake_visit
+from realtime.native.intake cimport CARRY, connection_close, intake_behind, intake_free, intake_later
+from realtime.native.intake cimport intake_visit, intake_visit_behind, is_over
 from realtime.native.output cimport UNTOLD, output_drain, output_leave_all, output_settle
 from realtime.native.posix cimport (
     EPOLL_CLOEXEC,
@@ -48,6 +49,7 @@ from realtime.native.posix cimport (
 from realtime.native.roomlog cimport pool_clear
 from realtime.native.types cimport (
     ABORT,
+    BEHIND,
     BLOCKED,
     CLOSING,
     COUNTED,
@@ -83,6 +85,7 @@ cdef enum:
     READ_BUDGET_NS = 2000000        # of reading before a chunk is flushed; the rest is read next
     READ_LOOK_BYTES = 16384         # between two looks at the clock: it costs as much as a short message
     READ_LOOK_WORK = 1024           # frames, and KiB inflated: what is small on the way need not be small
+    BEHIND_WAKE_NS = 1000000        # to the next look, where none may be
     HEARTBEAT_LOST = 4002
     PROBES_MS = 150000              # over TCP_RTO_MAX, the longest time between two probes of a closed window
     INTERNAL = 4000
@@ -209,6 +212,7 @@ cdef class Hub(Doorway):
         free(state.readable.items)
         free(state.unicast.items)
         free(state.throttled.items)
+        free(state.behind.items)
         free(state.cork)
         free(state.scratch)
         if state.epoll_fd >= 0:
@@ -241,6 +245,9 @@ cdef class Hub(Doorway):
         if rests_until > self.rest_wake_ns:
             self.rest_wake_ns = rests_until
             self.on_wake(max(0, rests_until - self.state.now_ns) * 1e-9)
+        if self.state.behind.count and self.behind_wake_ns <= self.state.now_ns:
+            self.behind_wake_ns = self.state.now_ns + BEHIND_WAKE_NS
+            self.on_wake(2 * BEHIND_WAKE_NS * 1e-9)     # a timer may fire a millisecond early
         return False
 
     cdef void run_batches(self):
@@ -267,6 +274,7 @@ cdef class Hub(Doorway):
             if state.active:
                 # With the GIL: another thread's garbage collection must not free a log in mid-pass.
                 fanout_flush(state, self.flush_chunk)
+            count = max(count, intake_visit_behind(state) if state.behind.count else 0)
             self.reap()
             # It looks again where it has found something: that is cheaper than a turn of the event loop.
             if count <= 0 and not self.pending() or state.now_ns > until:
@@ -286,7 +294,7 @@ cdef class Hub(Doorway):
             self.run_deadlines()
         finally:
             self.running = False
-        if self.pending():
+        if self.pending() or self.state.behind.count:
             self.wake()
 
     cdef void run_deadlines(self):
@@ -330,11 +338,17 @@ cdef class Hub(Doorway):
                 self.drain(connection)
             if what & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
                 connection.flags |= HANGUP
-                if what & (EPOLLHUP | EPOLLERR) and connection.flags & (PAUSED | THROTTLED):
+                if connection.flags & BEHIND or what & (EPOLLHUP | EPOLLERR) and (
+                    connection.flags & (PAUSED | THROTTLED)
+                ):
                     connection_kill(state, connection, 1006)
-            if what & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR) and not connection.flags & IN_READABLE:
+            if what & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR) and (
+                not connection.flags & (IN_READABLE | BEHIND)
+            ):
                 # Edge-triggered: what is not read now must be remembered.
-                if self.may_read():
+                if is_over(state, connection):
+                    intake_behind(state, connection)
+                elif self.may_read():
                     intake_visit(state, connection, False)
                 else:
                     intake_later(state, connection)
@@ -364,7 +378,9 @@ cdef class Hub(Doorway):
             connection = state.readable.items[visited]
             visited += 1
             connection.flags &= ~IN_READABLE
-            if connection.state != DEAD:
+            if is_over(state, connection):
+                intake_behind(state, connection)
+            elif connection.state != DEAD:
                 intake_visit(state, connection, True)
         state.readable.count -= visited
         for i in range(state.readable.count if visited else 0):
@@ -400,7 +416,7 @@ cdef class Hub(Doorway):
         while i < state.dead.count:
             connection = state.dead.items[i]
             i += 1
-            if connection.flags & (IN_READABLE | IN_UNICAST | THROTTLED):
+            if connection.flags & (IN_READABLE | IN_UNICAST | THROTTLED | BEHIND):
                 state.dead.items[kept] = connection
                 kept += 1
             else:
@@ -436,6 +452,8 @@ cdef class Hub(Doorway):
             Py_DECREF(<object>connection.state_object)
         if connection.close_reason != NULL:
             Py_DECREF(<object>connection.close_reason)
+        if connection.standing != NULL:
+            Py_DECREF(<object>connection.standing.owner)
         free(connection)
 
     cdef void tell_departed(self, CConnection* connection):
@@ -489,8 +507,10 @@ cdef class Hub(Doorway):
             connection.flags |= PINGED
             output_frame(state, connection, FIN_BIT | OPCODE_PING, NULL, 0)
             wheel_live(state, connection, state.heartbeat_ticks)
-        elif not connection.flags & PAUSED and _is_spared(connection) and _answers_probes(connection.fd):
-            # A room bounds what waits for it, and our ping lies behind that.
+        elif (
+            connection.flags & BEHIND or not connection.flags & PAUSED and _is_spared(connection)
+        ) and _answers_probes(connection.fd):
+            # A room bounds what waits for it, and our ping lies behind that; or its pong lies unread.
             wheel_live(state, connection, state.heartbeat_ticks)
         else:
             state.counters.heartbeat_timeouts += 1

@@ -39,6 +39,7 @@ HAND_WRITTEN = [
     "docs/security.md",
     "docs/tls.md",
     "docs/control.md",
+    "docs/tenants.md",
     "docs/audit.md",
     "docs/tokens.md",
     "docs/network.md",
@@ -207,8 +208,9 @@ def test_every_page_that_the_readme_names_answers(server: Server, path: str):
 
 
 def test_the_metrics_page_has_what_a_server_says(serve: Callable[..., Server], tmp_path: Path):
+    quotas = {"storage_bytes_per_tenant": 1_000_000, "tenant_metrics": "acme"}
     paths = {"sqlite_path": str(tmp_path / "rooms.sqlite"), "audit_path": str(tmp_path / "audit.sqlite")}
-    server = serve(**paths, jwt_secret="s" * 32)
+    server = serve(**paths, **quotas, jwt_secret="s" * 32)
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as answer:
         said = set(re.findall(r"^# TYPE (\w+) ", answer.read().decode(), re.MULTILINE))
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")

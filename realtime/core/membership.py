@@ -15,6 +15,7 @@ from realtime.core.doors import Doors
 from realtime.core.kinds import RoomKind
 from realtime.core.limits import Limits
 from realtime.core.passive import Passives
+from realtime.core.quotas import ROOMS
 from realtime.core.room import Room
 from realtime.core.room_rules import RoomRules
 from realtime.core.rosters import Rosters
@@ -72,7 +73,7 @@ class Membership:
 
         Raises:
             BadMessage: no room, or a content that is not a join's.
-            Forbidden, RoomLimit: it may not, or is in as many rooms as it may be.
+            Forbidden, RoomLimit: it may not, or it or its tenant is in as many rooms as it may be.
             Unavailable: the broker gives no answer, or the issuer of a room token does not.
         """
         content = decode_join(message.content)
@@ -316,7 +317,13 @@ class Membership:
             allowed = self._limits.rooms_per_connection
             message = f"a connection may be in {allowed} rooms; leave one first"
             raise RoomLimit(message, limit="max_rooms_per_connection", allowed=allowed)
-        return self._make(tenant, name, kind) if room is None else room
+        if room is not None:
+            return room
+        allowed = tenant.quota.rooms
+        if allowed and len(tenant.rooms) >= allowed:
+            message = f"this tenant has {allowed} rooms with members already"
+            raise RoomLimit(message, limit=ROOMS, allowed=allowed)
+        return self._make(tenant, name, kind)
 
     def _check_join(self, session: Session, identity: Identity, kind: RoomKind, name: str) -> None:
         """Raise Forbidden unless the session may join; the same whether or not there is such a room."""

@@ -17,7 +17,7 @@ from realtime.edge.mixed import FOREIGN, MixedHub
 from realtime.edge.outbox import ForeignLog, Outbox, Taken
 from realtime.errors import CloseCode
 from realtime.native.hub import Accept
-from realtime.native.ratelimit import KeyedLimiter
+from realtime.native.ratelimit import Allowance, KeyedLimiter
 from realtime.protocol.closing import close_reason
 from realtime.settings import KB, Settings
 
@@ -103,6 +103,9 @@ class ForeignConnection:
             self.admitted = True
             self._deadline.cancel()
             self._deadline = None
+
+    def draw_on(self, allowance: Allowance | None) -> None:
+        """Its socket is another server's, which reads it when it likes."""
 
     def belong(self, user_key: int) -> None:
         """Belong to a user until it is gone; no more to whom it belonged before."""

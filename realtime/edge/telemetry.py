@@ -6,8 +6,9 @@ import os
 import resource
 import time
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, Literal
 
+from realtime.core.quotas import OF_TENANTS
 from realtime.edge.metrics import Distribution, Metric, Sample, counter, gauge
 
 # The hub's name -> our metric without its prefix, and what it says.
@@ -42,6 +43,7 @@ HUB_COUNTERS: Final = {
     ),
     "gaps": ("gaps_total", "Times that a slow member was told what it had missed."),
     "skipped": ("skipped_total", "Times that a slow member skipped the oldest of what it lacked."),
+    "held_back": ("held_back_total", "Times that a connection of a tenant over its rates had to wait."),
     "parked": ("parked_total", "Times that a slow member was parked until it read again."),
     "heartbeat_timeouts": ("heartbeat_timeouts_total", "Connections cut because they fell silent (4002)."),
     "handshake_timeouts": ("handshake_timeouts_total", "Handshakes or authentications not done in time."),
@@ -99,6 +101,8 @@ BACKEND_HELP: Final = {
     "broker_rooms": "Rooms held in memory.",
     "broker_unknown_rooms": "Durable rooms that have still to find out what the store has kept.",
     "broker_waiting": "Publications that wait for their rooms to be loaded.",
+    "storage_refused_total": "Durable publications refused because their tenant keeps as much as it may.",
+    "storage_tenants": "Tenants whose stored bytes are known.",
     "geo_failures_total": "Look-ups that found the database of countries broken.",
     "geo_ok": "1 while the database of countries answers, 0 while it does not.",
     "token_key_fetches_total": "Times that issuers were asked for their keys.",
@@ -138,6 +142,9 @@ CLUSTER_HELP: Final = {
     "commands_running": "Commands whose handlers wait here.",
     "commands_total": "Commands handled here, as the owner of their rooms.",
     "commands_waiting": "Commands that wait for their rooms to have an owner.",
+    "headcount_evictions_total": "Connections found to be too many for their tenant over all workers.",
+    "headcount_failures_total": "Times that Redis could not be told of a tenant's connections.",
+    "headcount_tenants": "Tenants connected here, as counted for all workers.",
     "inbox_answering": "Questions of other workers that are being answered.",
     "inbox_asked": "Questions to other workers that wait for an answer.",
     "inbox_timeouts_total": "Questions to other workers that got no answer in time.",
@@ -167,6 +174,14 @@ CLUSTER_HELP: Final = {
     "whereabouts_failures_total": "Times that Redis could not be told of a user's connections.",
     "whereabouts_users": "Users connected here.",
     "whereabouts_waiting": "Users of whom Redis has still to be told.",
+}
+NO_TENANTS: Final[Mapping[str, Mapping[str, float]]] = {}
+TENANT_HELP: Final[Mapping[str, tuple[Literal["counter", "gauge"], str]]] = {
+    "connections": ("gauge", "A tenant's connections here."),
+    "rooms": ("gauge", "A tenant's rooms with members here."),
+    "messages": ("counter", "Messages taken of a tenant."),
+    "bytes": ("counter", "Bytes of payloads taken of a tenant."),
+    "deliveries": ("counter", "Deliveries that a tenant's publications were charged."),
 }
 # The same of a worker with a `tls_port`.
 TLS_HELP: Final = {
@@ -209,11 +224,13 @@ def worker_metrics(
     version: str,
     http: int,
     lag: LoopLag,
+    tenants: Mapping[str, Mapping[str, float]] = NO_TENANTS,
 ) -> Iterator[Metric]:
     """Everything one worker has to say.
 
     `refusals` are by the name of the limit, `arrivals` (those refused) by the reason, `offences` by name;
-    `http` is the number of open HTTP connections.
+    `http` is the number of open HTTP connections; `tenants` those
+    that the settings name, each with its numbers.
     """
     about = {"node": node, "version": version}
     yield Metric("realtime_info", "This worker.", "gauge", (Sample(1, about),))
@@ -222,6 +239,7 @@ def worker_metrics(
     help = "Messages and connections refused over a limit, or closed over it."
     samples = tuple(Sample(count, {"limit": limit}) for limit, count in sorted(refusals.items()))
     yield Metric("realtime_refusals_total", help, "counter", samples)
+    yield from tenant_metrics(tenants)
     help = "Clients refused for the address they came from, by the reason."
     samples = tuple(Sample(count, {"reason": reason}) for reason, count in sorted(arrivals.items()))
     yield Metric("realtime_address_refusals_total", help, "counter", samples)
@@ -241,6 +259,22 @@ def worker_metrics(
     yield gauge("realtime_http_connections", "Open HTTP connections.", http)
     yield lag.metric()
     yield from process_metrics()
+
+
+def tenant_metrics(tenants: Mapping[str, Mapping[str, float]]) -> Iterator[Metric]:
+    """The series of single tenants; as many as the setting names, so that labels are bounded."""
+    for name, (kind, help) in TENANT_HELP.items() if tenants else ():
+        samples = tuple(Sample(stats.get(name, 0), {"tenant": id}) for id, stats in tenants.items())
+        metric = f"realtime_tenant_{name}{'_total' if kind == 'counter' else ''}"
+        yield Metric(metric, help, kind, samples)
+    if tenants:
+        refused = tuple(
+            Sample(stats.get(limit, 0), {"tenant": id, "limit": limit})
+            for id, stats in tenants.items()
+            for limit in sorted(OF_TENANTS)
+        )
+        help = "What was refused to a tenant over a quota of it."
+        yield Metric("realtime_tenant_refusals_total", help, "counter", refused)
 
 
 def process_metrics() -> Iterator[Metric]:

@@ -21,7 +21,7 @@ from realtime.core.contracts import Clock, Connection
 from realtime.core.core import Core
 from realtime.core.limits import Limits, rate_limited
 from realtime.core.room_rules import RoomRules
-from realtime.core.router import limit_exceeded
+from realtime.core.router import error_reason, limit_exceeded
 from realtime.core.session import Session
 from realtime.core.users import identity_of
 from realtime.edge import metrics
@@ -38,7 +38,7 @@ from realtime.edge.policies import Commit, Policies
 from realtime.edge.shared_penalties import SharedPenalties
 from realtime.edge.telemetry import LoopLag, worker_metrics
 from realtime.edge.welcome import Welcome
-from realtime.errors import CloseCode, SettingsError
+from realtime.errors import CloseCode, RealtimeError, SettingsError
 from realtime.features import discover
 from realtime.ids import UserId
 from realtime.native.encode import json_string
@@ -117,6 +117,7 @@ class Worker:
 
     def _follow_policy(self) -> None:
         self._policies.follow(self._prepare_rooms)
+        self._policies.follow(lambda policy: partial(self.core.quotas.replace, policy.tenants))
         self._policies.follow(self._network.prepare)
         self._policies.follow(self._prepare_issuers)
         # Last: it looks at who is in rooms, by all that holds then.
@@ -202,14 +203,23 @@ class Worker:
         elif isinstance(state, Deferred):
             session = self.core.connect_later(connection, state.take(), state.user, state.carrier)
         elif isinstance(state, Guest):
-            identity = Identity(UserId(self._welcome.guest_name(connection.id)))
-            self.core.admit(identity)
-            session = self.core.connect(connection, identity)
+            session = self._guest_session(connection)
         else:
             assert isinstance(state, Identity)  # the hub answers an Echo by itself
             warned = self._silent.remove(state, connection.id)
             session = self.core.connect(connection, state, warned=warned)
         return session
+
+    def _guest_session(self, connection: Connection) -> Session:
+        """Return the session of a guest; nobody's, and closing, where the tenant is full."""
+        identity = Identity(UserId(self._welcome.guest_name(connection.id)))
+        try:
+            self.core.admit(identity)
+        except RealtimeError as error:
+            session = self.core.connect(connection, None)
+            session.close(error.close_code, error_reason(error))
+            return session
+        return self.core.connect(connection, identity)
 
     def _defer(self, state: Deferred) -> None:
         """See to a connection whose token waits for a key, as soon as the hub has let it in."""
@@ -331,6 +341,7 @@ class Worker:
             revocations=self._foundation.revocations,
             rules=self._rules,
             audit=self._audit,
+            headcount=self._foundation.headcount,
             token_warning_s=self._settings.token_warning_s,
         )
 
@@ -395,6 +406,7 @@ class Worker:
                 version=__version__,
                 http=len(self._http.connections),
                 lag=self._lag,
+                tenants=self.core.tenant_stats(),
             ),
             # Workers share a port, so one target is any of them: each has series of its own.
             {"node": self._node, "worker": worker} if worker else {},
@@ -430,6 +442,10 @@ def _limits(settings: Settings) -> Limits:
         deliveries_per_second_per_user=settings.deliveries_per_second_per_user,
         deliveries_per_second_per_tenant=settings.deliveries_per_second_per_tenant,
         rate_burst_s=settings.rate_burst_s,
+        connections_per_tenant=settings.connections_per_tenant,
+        rooms_per_tenant=settings.rooms_per_tenant,
+        storage_bytes_per_tenant=settings.storage_bytes_per_tenant,
+        tenant_metrics=settings.tenant_metrics,
         content_bytes=settings.max_message_bytes,
         errors_per_second=settings.errors_per_second,
         errors_burst=settings.errors_burst,

@@ -22,7 +22,7 @@ from realtime.core.audit import Outcome
 from realtime.core.contracts import Kept, Page, Position, Remembered, Row, Store
 from realtime.core.room_rules import RoomRules
 from realtime.errors import Unavailable, Unreadable
-from realtime.ids import RoomId
+from realtime.ids import RoomId, TenantId
 
 log: Final = logging.getLogger("realtime.sealing")
 
@@ -152,6 +152,10 @@ class SealedStore:
             self.inner.append(row, kept)
         else:
             self.inner.append(self.rows.seal(row), partial(_tell, row, kept))
+
+    async def usage(self, tenants: list[TenantId] | None) -> dict[TenantId, int]:
+        """As `Store.usage`: sealed rows count with what sealing adds to them."""
+        return await self.inner.usage(tenants)
 
     async def remembered(self, room: RoomId, since_ms: int) -> Remembered:
         """As `Store.remembered`. Who asks will append next, so the key to seal with is fetched too.
