@@ -4,7 +4,9 @@
 A pass works on a snapshot of the dirty logs. What is appended while it runs makes the log dirty
 again and waits for the next pass, so a pass always ends. Coalescing clocks itself: the longer a
 pass takes, the more each send of the next one carries. Each priority has a queue of its own: the
-passes of an urgent log go before those of others, and in between the chunks of one that runs.
+passes of an urgent log go before those of others, and in between the chunks of one that runs. Behind them all
+stand the logs of tenants that are over their rates, which get a few sends at a time: what the others have
+meanwhile waits no longer than for those.
 
 A log whose own pass took over 1 ms may rest for `rest_ratio` times as long after it (at most
 `rest_max_ns`), which trades a little latency of that room alone for fewer, larger sends.
@@ -16,7 +18,7 @@ from realtime.native.roomlog cimport log_mark_dirty, log_reclaim
 from realtime.native.types cimport (
     DEAD,
     IN_READABLE,
-    PRIORITIES,
+    QUEUES,
     THROTTLED,
     Connection,
     HubState,
@@ -27,6 +29,7 @@ from realtime.native.unicast cimport list_push
 
 cdef enum:
     REST_FROM_NS = 1000000
+    BEHIND_SENDS = 8     # at a time, of tenants over their rates: others wait for them as long
     SHARE = 8            # of the budget, one part is for each queue behind busier ones
 
 
@@ -96,14 +99,18 @@ cdef uint32_t fanout_flush(HubState* hub, uint32_t budget) noexcept nogil:
     cdef uint32_t share = budget // SHARE if budget > SHARE else 1
     cdef uint32_t sent = 0
     cdef uint32_t left
-    cdef int priority = PRIORITIES
-    while priority > 0:
-        priority -= 1
-        if hub.active & (1 << priority):
+    cdef int place = QUEUES
+    while place > 0:
+        place -= 1
+        if hub.active & (1 << place):
             left = budget - sent if sent < budget else 0
-            sent += _flush_queue(hub, &hub.queues[priority], left if left > share else share)
-            if hub.queues[priority].passing == NULL and hub.queues[priority].dirty_head == NULL:
-                hub.active &= ~(1 << priority)
+            if left < share:
+                left = share
+            if place == 0:
+                left = BEHIND_SENDS
+            sent += _flush_queue(hub, &hub.queues[place], left)
+            if hub.queues[place].passing == NULL and hub.queues[place].dirty_head == NULL:
+                hub.active &= ~(1 << place)
     return sent
 
 
@@ -126,11 +133,11 @@ cdef uint32_t _flush_queue(HubState* hub, LogQueue* queue, uint32_t budget) noex
 cdef bint fanout_pending(HubState* hub) noexcept nogil:
     """Whether a pass runs or a dirty log that does not rest waits for one."""
     cdef LogQueue* queue
-    cdef int priority
+    cdef int place
     if hub.active == 0:
         return False
-    for priority in range(PRIORITIES):
-        queue = &hub.queues[priority]
+    for place in range(QUEUES):
+        queue = &hub.queues[place]
         if queue.passing != NULL:
             return True
         if queue.dirty_head != NULL and (queue.rest_until_ns == 0 or queue.rest_until_ns <= hub.now_ns):
@@ -142,9 +149,9 @@ cdef int64_t fanout_rests_until(HubState* hub) noexcept nogil:
     """Return when the first resting log wants its pass; 0 where none rests."""
     cdef LogQueue* queue
     cdef int64_t until = 0
-    cdef int priority
-    for priority in range(PRIORITIES):
-        queue = &hub.queues[priority]
+    cdef int place
+    for place in range(QUEUES):
+        queue = &hub.queues[place]
         if queue.dirty_head != NULL and queue.rest_until_ns:
             if until == 0 or queue.rest_until_ns < until:
                 until = queue.rest_until_ns

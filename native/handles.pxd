@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from realtime.native.httphead cimport Head
 from realtime.native.hubbase cimport HubBase
+from realtime.native.ratelimit cimport Allowance
 from realtime.native.types cimport Connection as CConnection
 from realtime.native.types cimport Log
 
@@ -48,9 +49,11 @@ cdef class Connection:
 cdef class RoomLog:
     cdef Log log
     cdef HubBase hub
+    cdef Allowance allowance        # of the members' tenant, None where it has no rates
     cdef object on_gap              # (state, after, last) -> offsets really dropped
 
     cdef int put(self, const uint8_t* data, size_t n, uint64_t offset) except -1
+    cdef void draw_on(self, Allowance allowance)
     cdef void judge_laggards(self)
     cdef int judge(self, uint32_t index) noexcept
 

@@ -23,6 +23,7 @@ from realtime.native.intake cimport connection_close
 from realtime.native.lag cimport lag_park, lag_resume, lag_skip, lag_untold
 from realtime.native.marks cimport marks_add, marks_free, marks_new, marks_reserve
 from realtime.native.output cimport output_leave, output_take_over
+from realtime.native.ratelimit cimport Allowance, Standing
 from realtime.native.roomlog cimport (
     log_add,
     log_clear,
@@ -281,6 +282,25 @@ cdef class Connection:
         if self.connection != NULL and self.connection.state != DEAD:
             users_add(&self.hub.state, self.connection, user_key)
 
+    def draw_on(self, Allowance allowance):
+        """Let the rates that it is held to decide when it is served: those of its tenant, or None."""
+        cdef CConnection* connection = self.connection
+        cdef Standing* former
+        cdef uint32_t i
+        if connection == NULL or connection.state == DEAD:
+            return
+        while allowance is not None and allowance.above is not None:
+            allowance = allowance.above
+        former = connection.standing
+        connection.standing = NULL
+        if allowance is not None:
+            Py_INCREF(allowance)
+            connection.standing = &allowance.standing
+        for i in range(connection.link_count):
+            (<RoomLog>connection.links[i].log.owner).draw_on(allowance)
+        if former != NULL:
+            Py_DECREF(<object>former.owner)
+
     def join(self, RoomLog room not None):
         """Become a member at the log's end: what is appended from now on comes here, in order."""
         if self.connection == NULL or self.connection.state != OPEN:
@@ -289,6 +309,8 @@ cdef class Connection:
             raise ValueError(f"a log of variant {room.log.variant}, a connection of variant {self.variant}")
         if log_add(&self.hub.state, &room.log, self.connection) < 0:
             raise MemoryError("no memory for another member")
+        if self.connection.standing != NULL:
+            room.draw_on(<Allowance>self.connection.standing.owner)
 
     def leave(self, RoomLog room not None):
         """Stop being a member at the log's end: what was appended before still comes, as unicast."""
@@ -398,7 +420,7 @@ cdef class RoomLog:
         state.counters.deliveries += room.count
         log_mark_dirty(state, room)
         if room.rest_until_ns <= state.now_ns:
-            state.queues[room.priority].rest_until_ns = 0
+            state.queues[room.queue].rest_until_ns = 0
         if room.end - room.pass_end > LOG_BACKLOG and state.current != NULL:
             state.congested = 1
         if room.end > room.look_end or room.messages > room.look_messages:
@@ -406,6 +428,11 @@ cdef class RoomLog:
         if not self.hub.running:
             self.hub.wake()
         return 0
+
+    cdef void draw_on(self, Allowance allowance):
+        """Let the rates of the members' tenant decide when it is flushed; they all have the same one."""
+        self.allowance = allowance
+        self.log.standing = NULL if allowance is None else &allowance.standing
 
     cdef void judge_laggards(self):
         """Do with every member that lags too far what the room's kind says; note when to look again."""

@@ -14,6 +14,7 @@ cdef class Hub(Doorway):
     cdef bytes max_age_reason       # of the close frame
     cdef bytes slow_handshake       # what is answered to a request that takes too long
     cdef bytes slow_authentication  # and to a connection that does not authenticate
+    cdef int64_t behind_wake_ns     # until when a look at who is read after all others is arranged
     cdef int64_t rest_wake_ns       # until when a wake for a resting log is arranged
     cdef int64_t read_until_ns      # reading beyond this waits for the next round
     cdef uint64_t read_look         # received bytes at which the clock is looked at again
@@ -30,6 +31,7 @@ cdef class Hub(Doorway):
     cdef bint may_read(self) noexcept
     cdef void look_later(self) noexcept
     cdef void visit_readable(self)
+    cdef bint visit_behind(self)
     cdef void flush_unicast(self)
     cdef void drain(self, CConnection* connection)
     cdef void reap(self)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from realtime.native.cidr import CidrTable
+from realtime.native.ratelimit import Allowance
 
 class Handshake:
     """A client's upgrade request. Valid only while `on_handshake` runs; RuntimeError after it."""
@@ -114,6 +115,12 @@ class Connection:
         """Close the socket at once, with a reset."""
     def confirm(self) -> None:
         """The peer is authenticated: its handshake deadline ends, heartbeats begin."""
+    def draw_on(self, allowance: Allowance | None) -> None:
+        """Let the rates that it is held to decide when it is served: those of its tenant, or None.
+
+        While these are exceeded it is read behind all other connections, what it sends waits until it
+        passes, and the rooms that it is in are flushed behind all others.
+        """
     def belong(self, user_key: int) -> None:
         """It is a user's from here on: `Hub.connections_of(user_key)` has it until it is gone.
 

@@ -25,7 +25,15 @@ from realtime.native.handles cimport Connection as Handle
 from realtime.native.handles cimport RoomLog as Room
 from realtime.native.handles cimport connection_handle, tell_lapses
 from realtime.native.httphead cimport default_limits
-from realtime.native.intake cimport CARRY, connection_close, intake_free, intake_later, intake_visit
+from realtime.native.intake cimport (
+    CARRY,
+    connection_close,
+    intake_behind,
+    intake_free,
+    intake_later,
+    intake_visit,
+    is_over,
+)
 from realtime.native.output cimport UNTOLD, output_drain, output_leave_all, output_settle
 from realtime.native.posix cimport (
     EPOLL_CLOEXEC,
@@ -48,6 +56,7 @@ from realtime.native.posix cimport (
 from realtime.native.roomlog cimport pool_clear
 from realtime.native.types cimport (
     ABORT,
+    BEHIND,
     BLOCKED,
     CLOSING,
     COUNTED,
@@ -69,6 +78,7 @@ from realtime.native.types cimport (
     Log,
 )
 from realtime.native.types cimport Connection as CConnection
+from realtime.native.types cimport ConnectionList
 from realtime.native.unicast cimport connection_kill, output_frame
 from realtime.native.users cimport users_clear, users_drop
 from realtime.native.wheel cimport TICK_MS, wheel_drop, wheel_live, wheel_take_slot
@@ -83,6 +93,8 @@ cdef enum:
     READ_BUDGET_NS = 2000000        # of reading before a chunk is flushed; the rest is read next
     READ_LOOK_BYTES = 16384         # between two looks at the clock: it costs as much as a short message
     READ_LOOK_WORK = 1024           # frames, and KiB inflated: what is small on the way need not be small
+    BEHIND_LOOKS = 32               # at who is read after all others, for one that may be
+    BEHIND_WAKE_NS = 1000000        # to the next look, where none may be
     HEARTBEAT_LOST = 4002
     PROBES_MS = 150000              # over TCP_RTO_MAX, the longest time between two probes of a closed window
     INTERNAL = 4000
@@ -209,6 +221,7 @@ cdef class Hub(Doorway):
         free(state.readable.items)
         free(state.unicast.items)
         free(state.throttled.items)
+        free(state.behind.items)
         free(state.cork)
         free(state.scratch)
         if state.epoll_fd >= 0:
@@ -241,6 +254,9 @@ cdef class Hub(Doorway):
         if rests_until > self.rest_wake_ns:
             self.rest_wake_ns = rests_until
             self.on_wake(max(0, rests_until - self.state.now_ns) * 1e-9)
+        if self.state.behind.count and self.behind_wake_ns <= self.state.now_ns:
+            self.behind_wake_ns = self.state.now_ns + BEHIND_WAKE_NS
+            self.on_wake(BEHIND_WAKE_NS * 1e-9)
         return False
 
     cdef void run_batches(self):
@@ -248,6 +264,7 @@ cdef class Hub(Doorway):
         cdef epoll_event[EVENTS] events
         cdef int64_t until = monotonic_ns() + BATCH_BUDGET_NS
         cdef int count
+        cdef bint visited
         state.waking = 0
         state.congested = 0
         if self.accept_after_ns:
@@ -267,9 +284,10 @@ cdef class Hub(Doorway):
             if state.active:
                 # With the GIL: another thread's garbage collection must not free a log in mid-pass.
                 fanout_flush(state, self.flush_chunk)
+            visited = state.behind.count > 0 and self.visit_behind()
             self.reap()
             # It looks again where it has found something: that is cheaper than a turn of the event loop.
-            if count <= 0 and not self.pending() or state.now_ns > until:
+            if count <= 0 and not visited and not self.pending() or state.now_ns > until:
                 break
 
     cdef bint pending(self):
@@ -330,11 +348,15 @@ cdef class Hub(Doorway):
                 self.drain(connection)
             if what & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
                 connection.flags |= HANGUP
-                if what & (EPOLLHUP | EPOLLERR) and connection.flags & (PAUSED | THROTTLED):
+                if what & (EPOLLHUP | EPOLLERR) and connection.flags & (PAUSED | THROTTLED | BEHIND):
                     connection_kill(state, connection, 1006)
-            if what & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR) and not connection.flags & IN_READABLE:
+            if what & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR) and (
+                not connection.flags & (IN_READABLE | BEHIND)
+            ):
                 # Edge-triggered: what is not read now must be remembered.
-                if self.may_read():
+                if is_over(state, connection):
+                    intake_behind(state, connection)
+                elif self.may_read():
                     intake_visit(state, connection, False)
                 else:
                     intake_later(state, connection)
@@ -364,11 +386,40 @@ cdef class Hub(Doorway):
             connection = state.readable.items[visited]
             visited += 1
             connection.flags &= ~IN_READABLE
-            if connection.state != DEAD:
+            if is_over(state, connection):
+                intake_behind(state, connection)
+            elif connection.state != DEAD:
                 intake_visit(state, connection, True)
         state.readable.count -= visited
         for i in range(state.readable.count if visited else 0):
             state.readable.items[i] = state.readable.items[visited + i]
+
+    cdef bint visit_behind(self):
+        """Read a little of one whose tenant is over its rates, and may send again; False where none may.
+
+        One a batch, after all others have been read and sent to: so they wait for it no longer than that.
+        """
+        cdef HubState* state = &self.state
+        cdef ConnectionList* behind = &state.behind
+        cdef CConnection* connection
+        cdef int looks
+        for looks in range(BEHIND_LOOKS):
+            if behind.count == 0:
+                return False
+            if state.behind_next >= behind.count:
+                state.behind_next = 0
+            connection = behind.items[state.behind_next]
+            if is_over(state, connection) and connection.standing.again_ns > state.now_ns:
+                state.behind_next += 1
+                continue
+            behind.count -= 1
+            behind.items[state.behind_next] = behind.items[behind.count]
+            state.behind_next += 1      # whoever was put here has its turn in the next round of all
+            connection.flags &= ~BEHIND
+            if connection.state != DEAD:
+                intake_visit(state, connection, True)
+                return True
+        return False
 
     cdef void flush_unicast(self):
         cdef HubState* state = &self.state
@@ -400,7 +451,7 @@ cdef class Hub(Doorway):
         while i < state.dead.count:
             connection = state.dead.items[i]
             i += 1
-            if connection.flags & (IN_READABLE | IN_UNICAST | THROTTLED):
+            if connection.flags & (IN_READABLE | IN_UNICAST | THROTTLED | BEHIND):
                 state.dead.items[kept] = connection
                 kept += 1
             else:
@@ -436,6 +487,8 @@ cdef class Hub(Doorway):
             Py_DECREF(<object>connection.state_object)
         if connection.close_reason != NULL:
             Py_DECREF(<object>connection.close_reason)
+        if connection.standing != NULL:
+            Py_DECREF(<object>connection.standing.owner)
         free(connection)
 
     cdef void tell_departed(self, CConnection* connection):
@@ -483,7 +536,10 @@ cdef class Hub(Doorway):
         """Ping a peer that was silent for one interval, close one that stayed silent for another."""
         cdef HubState* state = &self.state
         cdef uint32_t silent = state.tick - connection.last_seen
-        if silent < state.heartbeat_ticks:
+        if connection.flags & BEHIND:
+            # What it says lies unread; once its tenant keeps to its rates, it is heard again.
+            wheel_live(state, connection, state.heartbeat_ticks)
+        elif silent < state.heartbeat_ticks:
             wheel_live(state, connection, state.heartbeat_ticks - silent)
         elif not connection.flags & PINGED:
             connection.flags |= PINGED

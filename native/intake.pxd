@@ -8,5 +8,7 @@ cdef enum:
 
 cdef void intake_visit(HubState* hub, Connection* connection, bint resumed)
 cdef void intake_later(HubState* hub, Connection* connection) noexcept nogil
+cdef bint is_over(HubState* hub, const Connection* connection) noexcept nogil
+cdef void intake_behind(HubState* hub, Connection* connection) noexcept nogil
 cdef void intake_free(Connection* connection) noexcept nogil
 cdef void connection_close(HubState* hub, Connection* connection, uint16_t code, bytes reason)

@@ -39,8 +39,9 @@ from realtime.native.frames cimport (
 )
 from realtime.native.output cimport output_leave_all, output_uncork
 from realtime.native.posix cimport EAGAIN, EINTR, MSG_DONTWAIT, errno, monotonic_ns, recv
-from realtime.native.ratelimit cimport gcra
+from realtime.native.ratelimit cimport Allowance, Standing, gcra
 from realtime.native.types cimport (
+    BEHIND,
     BINARY,
     CLOSING,
     DEAD,
@@ -69,6 +70,9 @@ cdef enum:
     # requests. The clock is looked at once for so much of it: a frame is one, a KiB inflated another.
     VISIT_BUDGET_NS = 1000000
     VISIT_LOOK = 64
+    BEHIND_FRAMES = 2                # of whoever is over its rates, handled in one visit
+    BEHIND_BYTES = 4096              # and read
+    OVER_NS = 1000000000             # it counts as over its rates for so long after it last was
 
 
 # --------------------------------------------------------------------------- reading
@@ -87,15 +91,17 @@ cdef void intake_visit(HubState* hub, Connection* connection, bint resumed):
     cdef size_t have = state.raw_length if state != NULL else 0
     cdef size_t room = hub.read_chunk
     cdef ssize_t got
-    if connection.flags & (PAUSED | THROTTLED) or connection.state >= LEAVING:
+    if connection.flags & (PAUSED | THROTTLED | BEHIND) or connection.state >= LEAVING:
         return
     if resumed and have:
         _handle(hub, connection, state.raw, have)
         # Who stands in line again has whole frames left: read on top of them, they would pile up.
-        if connection.flags & (PAUSED | THROTTLED | IN_READABLE) or connection.state >= LEAVING:
+        if connection.flags & (PAUSED | THROTTLED | BEHIND | IN_READABLE) or connection.state >= LEAVING:
             return
         state = connection.input
         have = state.raw_length if state != NULL else 0
+    if is_over(hub, connection):
+        room = BEHIND_BYTES
     if have > CARRY:
         if not _grow(&state.raw, &state.raw_capacity, have + (have if have > room else room)):
             connection_kill(hub, connection, 1006)
@@ -117,8 +123,42 @@ cdef void intake_visit(HubState* hub, Connection* connection, bint resumed):
     connection.last_seen = hub.tick
     connection.flags &= ~PINGED
     _handle(hub, connection, data, have + got)
-    if <size_t>got == room or connection.flags & HANGUP:
+    if (<size_t>got == room or connection.flags & HANGUP) and not connection.flags & BEHIND:
         intake_later(hub, connection)
+
+
+cdef bint is_over(HubState* hub, const Connection* connection) noexcept nogil:
+    """Is its tenant over its rates, so that it is read after all others?"""
+    return (
+        connection.standing != NULL
+        and connection.standing.over_until_ns > hub.now_ns
+        and connection.state == OPEN
+    )
+
+
+cdef void intake_behind(HubState* hub, Connection* connection) noexcept nogil:
+    """Let it stand behind all whose tenants keep to their rates."""
+    if not connection.flags & BEHIND and connection.state != DEAD:
+        if list_push(&hub.behind, connection) == 0:
+            connection.flags |= BEHIND
+            hub.counters.held_back += 1
+
+
+cdef bint _must_wait(HubState* hub, Connection* connection, size_t octets, int handled):
+    """Is a frame of so many bytes to wait, after so many that this visit has handled?
+
+    Who is over its rates is told so once. What it sends after that is not refused, message by message, but
+    left unread until it passes: its socket fills, and it is slowed down itself.
+    """
+    cdef Standing* standing = connection.standing
+    cdef int64_t wait_ns = (<Allowance>standing.owner).longest_wait_ns(<double>octets, hub.now_ns)
+    if wait_ns > 0:
+        standing.again_ns = hub.now_ns + wait_ns
+        standing.over_until_ns = hub.now_ns + OVER_NS
+    elif handled < BEHIND_FRAMES:
+        return False
+    intake_behind(hub, connection)
+    return True
 
 
 cdef void _let_listen(HubState* hub, Connection* connection):
@@ -215,6 +255,7 @@ cdef size_t _frames(HubState* hub, Connection* connection, uint8_t* data, size_t
     cdef uint64_t work_look = hub.work + VISIT_LOOK
     cdef int64_t until_ns = 0
     cdef int answer
+    cdef int handled = 0
     while used < n:
         answer = parse_head(data + used, n - used, &head)
         wrong = "malformed frame head"
@@ -231,6 +272,10 @@ cdef size_t _frames(HubState* hub, Connection* connection, uint8_t* data, size_t
             return used
         if answer == 0 or n - used < head.header_bytes + head.payload_bytes:
             return used
+        if is_over(hub, connection):
+            if _must_wait(hub, connection, head.payload_bytes, handled):
+                return used
+            handled += 1
         used += head.header_bytes
         unmask(data + used, head.payload_bytes, head.mask, 0)
         hub.counters.frames_in += 1
@@ -247,14 +292,14 @@ cdef size_t _frames(HubState* hub, Connection* connection, uint8_t* data, size_t
             _rest(hub, connection)
             return used
         if hub.work >= work_look:
-            if _is_over(&until_ns):
+            if _has_had_its_time(&until_ns):
                 intake_later(hub, connection)
                 return used
             work_look = hub.work + VISIT_LOOK
     return used
 
 
-cdef bint _is_over(int64_t* until_ns) noexcept nogil:
+cdef bint _has_had_its_time(int64_t* until_ns) noexcept nogil:
     """Has a visit had its time? The first look begins it, so that short visits need no clock."""
     cdef int64_t now_ns = monotonic_ns()
     if until_ns[0] == 0:

@@ -30,6 +30,14 @@ cdef class KeyedLimiter:
     cdef make_room(self, int64_t now_ns)
 
 
+# How somebody who is held to rates stands: what schedules their sockets reads nothing else of them. Times by
+# CLOCK_MONOTONIC, in ns.
+cdef struct Standing:
+    int64_t over_until_ns   # refused something less than a second before: served behind all others till then
+    int64_t again_ns        # when what was refused last would have passed
+    void* owner             # the Allowance that this is in
+
+
 cdef class Tariff:
     cdef readonly tuple limits      # names of the limits on messages, bytes and deliveries
     cdef readonly tuple rates
@@ -45,8 +53,12 @@ cdef class Allowance:
     cdef readonly Tariff tariff
     cdef public Allowance above     # what is taken here is taken there too; None at the top
     cdef public int holders         # sessions, and allowances below, that draw on it
+    cdef Standing standing
+    cdef double fanout              # deliveries of what was asked for last, passed or not
     cdef int64_t[3] tats
+    cdef double[3] taken
 
     cpdef tuple take(self, double messages, double octets, double deliveries)
+    cdef int64_t longest_wait_ns(self, double octets, int64_t now_ns) noexcept
     cdef int64_t wait_ns(self, int kind, double amount, int64_t now_ns) noexcept
     cdef void spend(self, int kind, double amount, int64_t now_ns) noexcept

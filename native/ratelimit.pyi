@@ -19,7 +19,8 @@ class KeyedLimiter:
 class Tariff:
     """What each user, or each tenant, may send a second: messages, bytes, deliveries; 0 does not limit.
 
-    `burst_s` seconds of each rate may come at once. `limits` are the names of the three, for answers.
+    `burst_s` seconds of each rate may come at once. `limits` are the names of the three, for answers. Where
+    several share the rates, `share` is this one's part of them; answers name the whole.
     """
 
     limits: tuple[str, str, str]
@@ -31,8 +32,16 @@ class Tariff:
         rates: tuple[float, float, float],
         burst_s: float,
         *,
+        share: float = 1.0,
         clock: Callable[[], int] = ...,
     ) -> None: ...
+    def change(self, rates: tuple[float, float, float], burst_s: float, share: float = 1.0) -> None:
+        """Let other rates hold from now on, for the allowances there are too; what they owe stays owed.
+
+        Raises:
+            ValueError: a rate is not 0 or from 1e-3 to 1e9, the burst not above 0 and at most a year, or the
+                share not above 0 and at most 1.
+        """
 
 class Allowance:
     """What one user, or one tenant, may still send: three buckets, shared by all who hold it.
@@ -52,6 +61,9 @@ class Allowance:
         Raises:
             ValueError: an amount is negative, no number, or over 1e12.
         """
+    @property
+    def total(self) -> tuple[float, float, float]:
+        """The messages, bytes and deliveries that were taken here since it was made."""
     @property
     def full(self) -> bool:
         """Whether it is as good as a new one: nothing is owed here."""

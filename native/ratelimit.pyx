@@ -95,35 +95,49 @@ cdef enum:
     KINDS = 3       # messages, bytes, deliveries: in this order everywhere
 
 cdef double AMOUNT_MAX = 1e12
+cdef int64_t OVER_NS = 1000000000      # whoever was refused counts as over its rates for so long after
 cdef double COST_NS_MAX = 2.0 ** 59    # 18 years: two of them, and a year of burst, stay within 63 bits
 
 
 cdef class Tariff:
     """What each user, or each tenant, may send a second: messages, bytes, deliveries; 0 does not limit.
 
-    `burst_s` seconds of each rate may come at once. `limits` are the names of the three, for answers.
+    `burst_s` seconds of each rate may come at once. `limits` are the names of the three, for answers. Where
+    several share the rates, `share` is this one's part of them; answers name the whole.
     """
 
     def __init__(
-        self, tuple limits not None, tuple rates not None, double burst_s, *, clock=time.monotonic_ns
+        self, tuple limits not None, tuple rates not None, double burst_s, *, double share=1.0,
+        clock=time.monotonic_ns,
     ):
-        """Raises ValueError unless there are three names and rates, the rates 0 or from 1e-3 to 1e9 and the
-        burst above 0, at most a year.
+        """Raises ValueError: there are not three names, or as `change`."""
+        if len(limits) != KINDS:
+            raise ValueError(f"a tariff has {KINDS} limits and rates, not {len(limits)} and {len(rates)}")
+        self.limits = limits
+        self.clock = clock
+        self.change(rates, burst_s, share)
+
+    def change(self, tuple rates not None, double burst_s, double share=1.0):
+        """Let other rates hold from now on, for the allowances there are too; what they owe stays owed.
+
+        Raises ValueError unless there are three rates, 0 or from 1e-3 to 1e9, the burst is above 0, at most a
+        year, and the share above 0, at most 1.
         """
         cdef int kind
-        if len(limits) != KINDS or len(rates) != KINDS:
-            raise ValueError(f"a tariff has {KINDS} limits and rates, not {len(limits)} and {len(rates)}")
+        if len(rates) != KINDS:
+            raise ValueError(f"a tariff has {KINDS} limits and rates, not {len(rates)}")
         if not 0 < burst_s <= 366 * 86_400:
             raise ValueError(f"burst_s must be above 0 and at most a year, not {burst_s}")
+        if not 0 < share <= 1:
+            raise ValueError(f"share must be above 0 and at most 1, not {share}")
         for kind in range(KINDS):
             if rates[kind] != 0 and not 1e-3 <= rates[kind] <= RATE_PER_S_MAX:
-                raise ValueError(f"{limits[kind]} must be 0 or from 0.001 to {RATE_PER_S_MAX:.0e}")
-            self.unit_ns[kind] = 1e9 / <double>rates[kind] if rates[kind] else 0.0
-        self.limits = limits
+                raise ValueError(f"{self.limits[kind]} must be 0 or from 0.001 to {RATE_PER_S_MAX:.0e}")
+        for kind in range(KINDS):
+            self.unit_ns[kind] = 1e9 / (<double>rates[kind] * share) if rates[kind] else 0.0
         self.rates = rates
         self.burst_s = burst_s
         self.burst_ns = llround(burst_s * 1e9)
-        self.clock = clock
 
     cdef int64_t cost_ns(self, int kind, double amount) noexcept:
         """Return what `amount` costs: 0 where it is not limited."""
@@ -142,6 +156,7 @@ cdef class Allowance:
 
     def __init__(self, Tariff tariff not None):
         self.tariff = tariff
+        self.standing.owner = <void*>self
 
     cpdef tuple take(self, double messages, double octets, double deliveries):
         """Take it all and return None, or take nothing and return what is in the way.
@@ -163,19 +178,36 @@ cdef class Allowance:
             if not 0 <= amounts[kind] <= AMOUNT_MAX:
                 raise ValueError(f"amounts must be from 0 to {AMOUNT_MAX:.0e}, not {amounts[kind]}")
         while each is not None:
+            if deliveries:
+                each.fanout = deliveries
             for kind in range(KINDS):
                 wait_ns = each.wait_ns(kind, amounts[kind], now_ns)
                 if wait_ns > longest_ns:
                     longest_ns, over, over_kind = wait_ns, each, kind
             each = each.above
         if over is not None:
+            over.standing.over_until_ns = now_ns + OVER_NS
+            over.standing.again_ns = now_ns + longest_ns
             return over.tariff.limits[over_kind], over.tariff.rates[over_kind], longest_ns / 1e9
         each = self
         while each is not None:
             for kind in range(KINDS):
+                each.taken[kind] += amounts[kind]
                 each.spend(kind, amounts[kind], now_ns)
             each = each.above
         return None
+
+    cdef int64_t longest_wait_ns(self, double octets, int64_t now_ns) noexcept:
+        """Return how long a message of so many bytes has to wait: 0, or less, when it passes.
+
+        What it will be delivered to is not known before it is parsed: to as many as the last one.
+        """
+        cdef int64_t longest_ns = self.wait_ns(0, 1.0, now_ns)
+        cdef int64_t wait_ns = self.wait_ns(1, octets, now_ns)
+        if wait_ns > longest_ns:
+            longest_ns = wait_ns
+        wait_ns = self.wait_ns(2, self.fanout, now_ns)
+        return wait_ns if wait_ns > longest_ns else longest_ns
 
     cdef int64_t wait_ns(self, int kind, double amount, int64_t now_ns) noexcept:
         """Return how long `amount` has to wait here: 0, or less, when it passes."""
@@ -191,6 +223,11 @@ cdef class Allowance:
         cdef int64_t cost_ns = self.tariff.cost_ns(kind, amount)
         if cost_ns:
             self.tats[kind] = (self.tats[kind] if self.tats[kind] > now_ns else now_ns) + cost_ns
+
+    @property
+    def total(self):
+        """The messages, bytes and deliveries that were taken here since it was made."""
+        return self.taken[0], self.taken[1], self.taken[2]
 
     @property
     def full(self):

@@ -107,12 +107,18 @@ cdef uint8_t* log_reserve(HubState* hub, Log* log, size_t n) noexcept nogil:
 
 
 cdef void log_mark_dirty(HubState* hub, Log* log) noexcept nogil:
-    """Put `log` in line for a flush pass, behind those of its priority."""
+    """Put `log` in line for a flush pass, behind those of its priority, or behind all where its tenant is over
+    its rates.
+    """
     cdef LogQueue* queue
     if log.dirty:
         return
-    queue = &hub.queues[log.priority]
-    hub.active |= 1 << log.priority
+    if not log.passing:     # the pass that runs and the one that it is in line for are in one queue
+        log.queue = log.priority + 1
+        if log.standing != NULL and log.standing.over_until_ns > hub.now_ns:
+            log.queue = 0
+    queue = &hub.queues[log.queue]
+    hub.active |= 1 << log.queue
     log.dirty = 1
     log.next_dirty = NULL
     if queue.dirty_tail != NULL:
@@ -157,7 +163,7 @@ cdef void log_clear(HubState* hub, Log* log) noexcept nogil:
 
 cdef void log_unlist(HubState* hub, Log* log) noexcept nogil:
     """Take `log` out of the dirty and the passing list (it is about to be freed)."""
-    cdef LogQueue* queue = &hub.queues[log.priority]
+    cdef LogQueue* queue = &hub.queues[log.queue]
     cdef Log* previous = NULL
     cdef Log* walk = queue.dirty_head
     while walk != NULL:

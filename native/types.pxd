@@ -8,6 +8,7 @@ owns its `Output`, its `Input` and its links; it is freed only at the end of an 
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from realtime.native.address cimport Address
+from realtime.native.ratelimit cimport Standing
 
 cdef enum ConnectionState:
     HANDSHAKE = 0   # reading the request head
@@ -30,6 +31,7 @@ cdef enum ConnectionFlag:
     FAILED = 1024        # the input is beyond repair: discard it until end of file
     ABORT = 2048         # close with a reset: the peer is not reading what it has
     THROTTLED = 4096     # stands in hub.throttled: published faster than its room can be flushed
+    BEHIND = 16384       # stands in hub.behind: its tenant is over its rates, and is read after all others
     LAPSED = 8192        # a link of it has a lapse: the peer has to be told before its rooms go on
 
 cdef enum Arrival:
@@ -45,6 +47,7 @@ cdef enum SlowReader:
 
 cdef enum:
     PRIORITIES = 4       # 0 LOW to 3 CRITICAL
+    QUEUES = 5           # of logs: one for those whose tenant is over its rates, then one for each priority
 
 cdef extern from "<stdint.h>" nogil:
     const uint64_t NOWHERE "UINT64_MAX"    # a log position that no log reaches
@@ -106,9 +109,11 @@ cdef struct Log:
     uint8_t passing      # in the passing list of its queue
     uint8_t variant      # deflate window bits << 1 | binary
     uint8_t slow_reader  # a SlowReader
-    uint8_t priority     # 0 to 3: its queue, and its turn where a connection is behind
+    uint8_t priority     # 0 to 3: its turn where a connection is behind
+    uint8_t queue        # the one that it stands in, or stood last
+    const Standing* standing    # of the tenant, kept by the Python RoomLog; NULL where it has no rates
 
-# The logs of one priority that have something to send.
+# The logs of one queue that have something to send.
 cdef struct LogQueue:
     Log* dirty_head
     Log* dirty_tail
@@ -169,6 +174,7 @@ cdef struct Connection:
     uint32_t user_key       # whose it is, 0 = nobody's yet; by it it stands in hub.users
     Connection* user_next   # in the same bucket
     uint64_t id             # counts up from 1, never used again in this process
+    Standing* standing      # in the Allowance of its tenant (owned), or NULL: it has no rates
     int64_t bucket          # GCRA theoretical arrival time, ns: of its messages
     int64_t byte_bucket     # and of their bytes
     int64_t control_bucket  # of pings and pongs
@@ -188,7 +194,7 @@ cdef struct Counters:
     uint64_t slow_consumers, heartbeat_timeouts, handshake_timeouts, rate_limited, protocol_errors
     uint64_t accept_rests, full, aged, denied_arrivals
     uint64_t chunks, queued_bytes, messages_out
-    uint64_t dropped, gaps, parked, skipped
+    uint64_t dropped, gaps, parked, skipped, held_back
 
 cdef struct HubState:
     int epoll_fd
@@ -206,13 +212,15 @@ cdef struct HubState:
     ConnectionList readable
     ConnectionList unicast
     ConnectionList throttled
+    ConnectionList behind
+    uint32_t behind_next    # whose turn it is in there
     Connection* current     # whose frames are being read; its unicast output is corked
     uint8_t* cork
     uint32_t cork_length
     uint32_t cork_front     # as `front` of an output
     uint32_t cork_capacity
     uint8_t* scratch        # read buffer
-    LogQueue[4] queues      # by priority
+    LogQueue[5] queues
     uint8_t active          # bits of the queues that are not empty
     uint8_t priorities      # bits of the priorities that logs have had
     Chunk* pool             # spare large chunks

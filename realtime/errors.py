@@ -158,10 +158,19 @@ class TooLarge(RealtimeError):
 
 
 class RoomLimit(RealtimeError):
-    """The connection is in as many rooms as it may be."""
+    """The connection, or its tenant, is in as many rooms as it may be."""
 
     code = "room_limit"
     number = 422
+    close_code = CloseCode.FORBIDDEN
+    retryable = False
+
+
+class QuotaExceeded(RealtimeError):
+    """The tenant keeps as much as it may."""
+
+    code = "quota_exceeded"
+    number = 507
     close_code = CloseCode.FORBIDDEN
     retryable = False
 
@@ -189,7 +198,7 @@ class BrokerUnavailable(Unavailable):
 
 
 class ConnectionLimit(RealtimeError):
-    """The user has as many connections open as allowed."""
+    """The user, or the tenant, has as many connections open as allowed."""
 
     code = "connection_limit"
     number = 503

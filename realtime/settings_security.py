@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from realtime.settings_cluster import ClusterSettings
-from realtime.units import Count, Rate, Seconds, Text
+from realtime.units import Bytes, Count, Rate, Seconds, Text
 
 
 class SecuritySettings(ClusterSettings, frozen=True, kw_only=True):
@@ -130,6 +130,43 @@ class SecuritySettings(ClusterSettings, frozen=True, kw_only=True):
     ] = 600.0
 
     # -- tenants --------------------------------------------------------------------------------------------
+    connections_per_tenant: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000_000,
+            description="Connections of a tenant over all workers; 0: no limit. Here and below the policy's "
+            "[tenants] say otherwise.",
+            extra=Count,
+        ),
+    ] = 0
+    rooms_per_tenant: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000_000,
+            description="Rooms of a tenant that have members, on each worker; 0: no limit.",
+            extra=Count,
+        ),
+    ] = 0
+    storage_bytes_per_tenant: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1 << 50,
+            description="Bytes of durable publications that are kept of a tenant; 0: no limit, "
+            "and not counted.",
+            extra=Bytes,
+        ),
+    ] = 0
+    tenant_metrics: Annotated[
+        tuple[Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")], ...],
+        Meta(
+            max_length=100,
+            description="Tenants that /metrics has series of their own for, separated by commas.",
+            extra=Text,
+        ),
+    ] = ()
 
     # -- encryption at rest ---------------------------------------------------------------------------------
 

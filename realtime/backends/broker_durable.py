@@ -12,6 +12,7 @@ from typing import Final
 from realtime.backends.broker_memory import KB, MB, MemoryBroker
 from realtime.backends.durable_stream import DurableStream
 from realtime.backends.idle import IdleRooms
+from realtime.backends.storage_usage import StorageMeter
 from realtime.core.contracts import Clock, Deliver, Lost, Others, Receipt, Stamp, Store, Stream, Terms
 from realtime.core.kinds import RoomKind
 from realtime.ids import RoomId
@@ -49,6 +50,7 @@ class DurableBroker:
         self.stamp = stamp
         self.recovery_window_s = recovery_window_s
         self.answer_bytes = answer_bytes
+        self.storage: StorageMeter | None = None  # whom tenants' storage is counted by
         self.in_flight = 0  # rows that the store has not told of
         self.waiting = 0  # publications whose rooms are being loaded
         self.waiting_bytes = 0
@@ -127,6 +129,7 @@ class DurableBroker:
         return {
             **self.store.stats(),
             **memory,
+            **({} if self.storage is None else self.storage.stats()),
             "broker_rooms": memory["broker_rooms"] + len(self._streams),
             "broker_idle_rooms": memory["broker_idle_rooms"] + len(self._idle),
             "broker_durable_rooms": len(self._streams),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from realtime.backends.broker_memory import weigh
 from realtime.backends.kept_order import KeptOrder
 from realtime.backends.keys import RoomKeys
+from realtime.backends.storage_usage import size_of
 from realtime.core.contracts import Deliver, Page, Position, Receipt, Recovery, Row, Terms
 from realtime.core.kinds import RoomKind
 from realtime.core.pending import Pending
@@ -180,9 +181,13 @@ class DurableStream:
             type, self._room_json, sender, last + 1, kept.epoch, content, broker.stamp.timestamp
         )
         row = Row(self.room, position, push, sender, key, int(broker.clock.time() * 1000))
+        if broker.storage is not None:
+            broker.storage.check(self.room.tenant, size_of(row))
         # Where the store takes no more, this row is not queued and its offset is still free: what is in
         # flight goes its way.
         broker.store.append(row, self._on_kept)
+        if broker.storage is not None:
+            broker.storage.sent(row)
         broker.in_flight += 1
         self._outstanding += 1
         self._flight.append(receipt)
@@ -208,6 +213,8 @@ class DurableStream:
         """Take what the store says of the oldest row outstanding."""
         self._broker.in_flight -= 1
         self._outstanding -= 1
+        if self._broker.storage is not None:
+            self._broker.storage.done(row, kept=error is None)
         if not self._ready:
             self.look()  # it has been given up: what became of it the store will show
         elif error is not None:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from realtime.backends.groups import Entry
 from realtime.core.contracts import Page, Position, Remembered, Row
-from realtime.ids import RoomId
+from realtime.ids import RoomId, TenantId
 
 ROOMS_CACHED: Final = 50_000
 
@@ -39,6 +39,14 @@ _CLAIM: Final = (
 )
 _ROOM: Final = "(SELECT id FROM rooms WHERE tenant = $1 AND name = $2)"
 _PUBLICATIONS: Final = f'SELECT "offset", epoch, push FROM publications WHERE room = {_ROOM} AND "offset" '
+
+
+async def usage(connection: Any, tenants: list[TenantId] | None) -> dict[TenantId, int]:
+    """As `Store.usage`."""
+    whose = "" if tenants is None else "WHERE tenant = ANY ($1::text[]) "
+    query = f"SELECT tenant, sum(bytes)::bigint FROM usage {whose}GROUP BY tenant"
+    found = await (connection.fetch(query) if tenants is None else connection.fetch(query, tenants))
+    return {TenantId(tenant): size for tenant, size in found}
 
 
 class RowWriter:

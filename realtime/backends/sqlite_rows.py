@@ -20,7 +20,7 @@ import msgspec
 
 from realtime.backends.groups import Entry
 from realtime.core.contracts import Page, Position, Remembered
-from realtime.ids import RoomId
+from realtime.ids import RoomId, TenantId
 
 GROUP_ROWS: Final = 4096
 """Most rows a statement: with 7 values each it stays below SQLite's 32,766 variables. A quarter of it, so
@@ -37,6 +37,7 @@ _ROOM: Final = "(SELECT id FROM rooms WHERE tenant = ? AND name = ?)"
 _encode = msgspec.json.Encoder().encode
 _decode_ids = msgspec.json.Decoder(list[int]).decode
 _decode_rows = msgspec.json.Decoder(list[tuple[int, str, str]]).decode
+_decode_usage = msgspec.json.Decoder(dict[TenantId, int]).decode
 _decode_keys = msgspec.json.Decoder(list[tuple[str | None, str, int, int]]).decode
 
 
@@ -124,6 +125,11 @@ class RowReader:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
+
+    def usage(self) -> dict[TenantId, int]:
+        """Return how many bytes are kept of each tenant."""
+        (found,) = self._db.execute("SELECT json_group_object(tenant, bytes) FROM usage").fetchone()
+        return _decode_usage(found)
 
     def remembered(self, room: RoomId, since_ms: int) -> Remembered:
         """As `Store.remembered`."""

@@ -36,7 +36,7 @@ from realtime.backends.postgres_lane import Lane
 from realtime.backends.postgres_rows import Claim, RowWriter, SharedWriter, Used, Wish
 from realtime.core.contracts import Clock, Kept, Page, Position, Remembered, Row
 from realtime.errors import Unavailable
-from realtime.ids import RoomId
+from realtime.ids import RoomId, TenantId
 from realtime.settings import mask
 
 log: Final = logging.getLogger("realtime.store")
@@ -184,6 +184,10 @@ class PostgresStore:
     async def page(self, room: RoomId, before: int | None, after: int | None, limit: int) -> Page:
         """As `Store.page`."""
         return await self._ask(postgres_rows.page, room, before, after, limit)
+
+    async def usage(self, tenants: list[TenantId] | None) -> dict[TenantId, int]:
+        """As `Store.usage`."""
+        return await self._ask(postgres_rows.usage, tenants)
 
     async def migrate(self, feature: str, folder: Path) -> list[str]:
         """As `Store.migrate`."""

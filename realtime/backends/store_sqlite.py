@@ -19,7 +19,7 @@ from realtime.backends.sqlite_database import Database, Synchronous, machine_boo
 from realtime.backends.sqlite_rows import GROUP_ROWS, RowReader, RowWriter
 from realtime.core.contracts import Clock, Kept, Page, Position, Remembered, Row
 from realtime.errors import Unavailable
-from realtime.ids import RoomId
+from realtime.ids import RoomId, TenantId
 
 log: Final = logging.getLogger("realtime.store")
 
@@ -129,6 +129,11 @@ class SqliteStore:
     async def page(self, room: RoomId, before: int | None, after: int | None, limit: int) -> Page:
         """As `Store.page`."""
         return await self._ask(self._reader.page, room, before, after, limit)
+
+    async def usage(self, tenants: list[TenantId] | None) -> dict[TenantId, int]:
+        """As `Store.usage`."""
+        found = await self._ask(self._reader.usage)
+        return found if tenants is None else {each: found[each] for each in tenants if each in found}
 
     async def migrate(self, feature: str, folder: Path) -> list[str]:
         """As `Store.migrate`."""

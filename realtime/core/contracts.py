@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
-from realtime.ids import RoomId
+from realtime.ids import RoomId, TenantId
 from realtime.native.sequence import Sequence
 
 if TYPE_CHECKING:
     from realtime.core.kinds import RoomKind
     from realtime.errors import Unavailable
+    from realtime.native.ratelimit import Allowance
 
 
 class Position(msgspec.Struct, frozen=True, gc=False):
@@ -250,6 +251,13 @@ class Store(Protocol):
         """
         ...
 
+    async def usage(self, tenants: list[TenantId] | None) -> dict[TenantId, int]:
+        """Return how many bytes are kept of `tenants`, on None of all; who has nothing may be missing.
+
+        The migrations of `storage_usage` have to be there.
+        """
+        ...
+
     async def close(self) -> None:
         """Commit what is queued, then close."""
         ...
@@ -354,6 +362,10 @@ class Connection(Protocol):
     @property
     def id(self) -> int:
         """Unique in this process."""
+        ...
+
+    def draw_on(self, allowance: Allowance | None) -> None:
+        """Let the rates that it is held to decide when it is served: after all others while it is over them."""
         ...
 
     @property

@@ -24,6 +24,7 @@ from realtime.core.contracts import Broker, Clock, Connection, Sockets
 from realtime.core.control import Control
 from realtime.core.entry import Entry, Greet
 from realtime.core.feature import MessageType
+from realtime.core.headcount import Headcount
 from realtime.core.limits import Limits, Meters
 from realtime.core.membership import Membership
 from realtime.core.notifications import NotificationManager
@@ -31,13 +32,14 @@ from realtime.core.outside import Outside
 from realtime.core.owners import Owners
 from realtime.core.publishing import Publisher
 from realtime.core.queries import Queries
+from realtime.core.quotas import QuotaBook, QuotaRefusals
 from realtime.core.revocations import RevocationList, Revoked
 from realtime.core.room_rules import RoomRules
 from realtime.core.router import Router, Spawn
 from realtime.core.session import Handle, Handlers, Session
 from realtime.core.tenant import Tenants
 from realtime.core.users import Users
-from realtime.ids import UserId
+from realtime.ids import TenantId, UserId
 from realtime.native.message import Envelope
 from realtime.native.relay import Relay
 
@@ -53,8 +55,9 @@ class Core:
     `authenticator` is None where no token is taken (open mode). `greet` makes the content of `connected` for
     a connection that authenticates by its first frame. `spawn` runs what has to wait. `on_stranger` takes
     the frames that `receive` gets with a state that is no session. `cluster` is the ring that this worker is
-    in, `whereabouts` counts connections for all of it, `revocations` keeps for all what tokens are refused;
-    without them it serves alone. `rules` say what the policy says of rooms, `audit` is told what is decided.
+    in, `whereabouts` counts users' connections for all of it and `headcount` tenants', `revocations` keeps
+    for all what tokens are refused; without them it serves alone. `rules` say what the policy says of rooms,
+    `audit` is told what is decided.
     """
 
     def __init__(
@@ -74,15 +77,19 @@ class Core:
         revocations: RevocationList | None = None,
         rules: RoomRules | None = None,
         audit: Auditor = NO_AUDITOR,
+        headcount: Headcount | None = None,
     ) -> None:
         limits = limits or Limits()
+        self.quotas = QuotaBook(limits.quota)
         self.catalog = catalog
         self.rules = rules or RoomRules()
         self.audit = audit
         self.cluster = cluster = LocalCluster(clock, spawn) if cluster is None else cluster
         self._broker = broker
-        self._router = Router(Meters(limits, clock), limits, spawn)
-        tenants = self._tenants = Tenants()
+        self._tenant_metrics = limits.tenant_metrics
+        self._quota_refusals = QuotaRefusals(audit, clock, limits.tenant_metrics)
+        self._router = Router(Meters(limits, clock), limits, spawn, self._quota_refusals)
+        tenants = self._tenants = Tenants(self.quotas)
         self._membership = Membership(catalog, tenants, broker, fanout, clock, limits, self._router)
         publisher = Publisher(catalog, broker, fanout, limits, self._membership)
         users = Users(fanout, limits)
@@ -99,6 +106,9 @@ class Core:
             greet,
             revoked,
             whereabouts,
+            self.quotas,
+            self._quota_refusals,
+            headcount,
         )
         self._owners = Owners(
             self, catalog, cluster, clock, publisher.permit, publisher.publish_to, self._membership.visit
@@ -117,8 +127,7 @@ class Core:
         self.notifications = NotificationManager(users, fanout, limits, cluster, whereabouts)
         self.control = Control(users, fanout, self._membership, revoked, clock, cluster, revocations)
         self._outside = Outside(catalog, self._membership, publisher.publish_to, cluster, limits)
-        if whereabouts is not None:
-            whereabouts.open(users.evict)
+        self._open_counts(users, headcount)
         self.fail = self._router.fail  # (session, message, error), for what the edge does not let through
         cluster.watch(self._owners.on_change)
 
@@ -166,6 +175,8 @@ class Core:
         self.control.tick()
         if self._whereabouts is not None:
             self._whereabouts.tick()
+        if self._headcount is not None:
+            self._headcount.tick()
         self._broker.tick()
 
     async def paid(self) -> None:
@@ -188,7 +199,36 @@ class Core:
             **self.cluster.stats(),
             **self.control.stats(),
             **({} if self._whereabouts is None else self._whereabouts.stats()),
+            **({} if self._headcount is None else self._headcount.stats()),
         }
+
+    def tenant_stats(self) -> dict[str, dict[str, float]]:
+        """Gauges and counters of the tenants that /metrics is to name, by tenant and name."""
+        return {name: self._stats_of(TenantId(name)) for name in self._tenant_metrics}
+
+    def _stats_of(self, id: TenantId) -> dict[str, float]:
+        tenant, allowance = self._tenants.find(id), self._entry.allowances.of_tenant(id)
+        messages, octets, deliveries = (0.0, 0.0, 0.0) if allowance is None else allowance.total
+        return {
+            "connections": 0 if tenant is None else tenant.connections,
+            "rooms": 0 if tenant is None else len(tenant.rooms),
+            "messages": messages,
+            "bytes": octets,
+            "deliveries": deliveries,
+            **{limit: count for (whose, limit), count in self._quota_refusals.counts.items() if whose == id},
+        }
+
+    def _open_counts(self, users: Users, headcount: Headcount | None) -> None:
+        """Begin to count connections over all workers, where there are others."""
+        self._headcount = headcount
+
+        def evict_of_tenant(tenant: TenantId, user: UserId, number: int) -> None:
+            users.evict_of_tenant(tenant, user, number, self.quotas.of(tenant).connections)
+
+        if self._whereabouts is not None:
+            self._whereabouts.open(users.evict)
+        if headcount is not None:
+            headcount.open(self.quotas, evict_of_tenant, self._entry.allowances.adjust)
 
     @property
     def refusals(self) -> Mapping[str, int]:

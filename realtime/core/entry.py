@@ -10,8 +10,10 @@ from realtime.core.auth import Authenticator, Identity
 from realtime.core.cluster import Whereabouts
 from realtime.core.contents import decode_token
 from realtime.core.contracts import Clock, Connection
-from realtime.core.limits import Allowances, Limits
+from realtime.core.headcount import Headcount
+from realtime.core.limits import Allowances, Limits, whole
 from realtime.core.membership import Membership
+from realtime.core.quotas import CONNECTIONS, QuotaBook, QuotaRefusals
 from realtime.core.revocations import Revoked
 from realtime.core.router import Router, error_reason
 from realtime.core.session import NO_HANDLERS, Handlers, Session
@@ -47,13 +49,21 @@ class Entry:
         greet: Greet,
         revoked: Revoked,
         whereabouts: Whereabouts | None,
+        quotas: QuotaBook,
+        refusals: QuotaRefusals,
+        headcount: Headcount | None,
     ) -> None:
         self._router = router
         self._membership = membership
         self._tenants = tenants
         self._users = users
         self._clock = clock
-        self._allowances = Allowances(limits, clock)
+        self._quotas = quotas
+        self._refusals = refusals
+        self._headcount = headcount
+        share_of = whole if headcount is None else headcount.share_of
+        self.allowances = Allowances(limits, clock, quotas, share_of)
+        quotas.watch(self._hold_anew)
         self._authenticator = authenticator
         self._greet = greet
         self._revoked = revoked
@@ -77,21 +87,28 @@ class Entry:
         Raises:
             TokenExpired: the identity's time has passed.
             Unauthorized: its token is revoked.
-            ConnectionLimit: the user has as many connections as allowed.
+            ConnectionLimit: the user, or the tenant, has as many connections as allowed.
         """
         if identity.expires_at is not None and identity.expires_at <= self._clock.time():
             raise TokenExpired
         self._check_revoked(identity)
+        self._check_quota(identity)
         key = self._users.make_room(identity)
         self._tenants.enter(identity.tenant).connections += 1
-        if self._whereabouts is not None and number:
-            self._whereabouts.arrived(identity.tenant, identity.user, number)
+        if number:
+            if self._whereabouts is not None:
+                self._whereabouts.arrived(identity.tenant, identity.user, number)
+            if self._headcount is not None:
+                self._headcount.arrived(identity.tenant, identity.user, number)
         return key
 
     def release(self, identity: Identity, number: int = 0) -> None:
         """Forget an admitted connection of `identity`, which is gone."""
-        if self._whereabouts is not None and number:
-            self._whereabouts.left(identity.tenant, identity.user, number)
+        if number:
+            if self._whereabouts is not None:
+                self._whereabouts.left(identity.tenant, identity.user, number)
+            if self._headcount is not None:
+                self._headcount.left(identity.tenant, number)
         tenant = self._tenants[identity.tenant]
         tenant.connections -= 1
         self._tenants.forget_if_idle(tenant)
@@ -117,7 +134,7 @@ class Entry:
         self.sessions -= 1
         self._membership.leave_all(session, lingers=not for_good)
         if session.identity is not None:
-            self._allowances.release(session.allowance)
+            self.allowances.release(session.allowance)
             self._forget_expiry(session, session.identity)
             self.release(session.identity, session.connection.id)
 
@@ -193,7 +210,7 @@ class Entry:
 
     def _establish(self, session: Session, identity: Identity) -> None:
         if session.identity is None:  # renewed, it goes on with what it holds
-            session.allowance = self._allowances.hold(identity)
+            session.draw_on(self.allowances.hold(identity))
         session.authenticate(identity, self._tenants[identity.tenant])
         session.connection.belong(user_key(identity.tenant, identity.user))
         if identity.expires_at is not None:
@@ -215,6 +232,30 @@ class Entry:
     def _check_revoked(self, identity: Identity) -> None:
         if self._revoked and self._revoked.covers(identity):
             raise Unauthorized("the token has been revoked")
+
+    def _check_quota(self, identity: Identity) -> None:
+        """Raise ConnectionLimit where the tenant has as many connections as it may, over all workers."""
+        tenant = self._tenants.find(identity.tenant)
+        allowed = (self._quotas.of(identity.tenant) if tenant is None else tenant.quota).connections
+        if not allowed:
+            return
+        count = 0 if tenant is None else tenant.connections
+        if self._headcount is not None:
+            count += self._headcount.elsewhere(identity.tenant)
+        if count >= allowed:
+            self._refusals.note(identity.tenant, identity.user, CONNECTIONS)
+            message = f"{allowed} connections of this tenant are open already"
+            raise ConnectionLimit(message, limit=CONNECTIONS, allowed=allowed)
+
+    def _hold_anew(self) -> None:
+        """Let other quotas hold for who is connected. All let go first: what is held hangs together."""
+        self.allowances.adjust()
+        sessions = self._users.sessions()
+        for session in sessions:
+            self.allowances.release(session.allowance)
+        for session in sessions:
+            assert session.identity is not None  # the registry lists whose connections they are
+            session.draw_on(self.allowances.hold(session.identity))
 
     def _turn_away(self, session: Session, message: Envelope, error: RealtimeError) -> None:
         """Close the connection over its token; an error of another kind is the message's alone."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final, Literal
 
 import msgspec
 
 from realtime.core.auth import Identity
 from realtime.core.contracts import Clock
+from realtime.core.quotas import CONNECTIONS, RATES, ROOMS, STORAGE, Quota, QuotaBook
 from realtime.core.session import Session
 from realtime.errors import RateLimited
 from realtime.ids import TenantId, UserId
@@ -39,7 +41,17 @@ LIMITS: Final = (
     "max_message_bytes",
     "messages_per_frame",
     "backlog_messages",
+    CONNECTIONS,
+    ROOMS,
+    STORAGE,
 )
+ShareOf = Callable[[TenantId], float]
+"""Returns which part of a tenant's rates is this worker's, above 0 up to 1."""
+
+
+def whole(tenant: TenantId) -> float:
+    """The share of a worker that is alone."""
+    return 1.0
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +72,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     deliveries_per_second_per_user: float = 0
     deliveries_per_second_per_tenant: float = 0
     rate_burst_s: float = 2.0  # seconds of those six rates that may come at once
+    # Of each tenant that the policy says nothing else of; 0 does not limit.
+    connections_per_tenant: int = 0
+    rooms_per_tenant: int = 0
+    storage_bytes_per_tenant: int = 0
+    tenant_metrics: tuple[str, ...] = ()  # tenants that /metrics has series for
     content_bytes: int = 64 * 1024
     errors_per_second: float = 1.0  # a connection that keeps causing more is closed (4509)
     errors_burst: float = 100
@@ -78,6 +95,19 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # nothing is shared.
     presence_move_s: float = 0.0
     backlog_messages: int = 1000  # waiting for a join of their session to finish
+
+    @property
+    def quota(self) -> Quota:
+        """What a tenant may take that the policy says nothing of."""
+        return Quota(
+            connections=self.connections_per_tenant,
+            rooms=self.rooms_per_tenant,
+            messages_per_second=self.messages_per_second_per_tenant,
+            bytes_per_second=self.bytes_per_second_per_tenant,
+            deliveries_per_second=self.deliveries_per_second_per_tenant,
+            storage_bytes=self.storage_bytes_per_tenant,
+            burst_s=self.rate_burst_s,
+        )
 
 
 class Meters:
@@ -121,13 +151,19 @@ class Meters:
 class Allowances:
     """The buckets of users and of tenants, which all their connections share: messages, bytes, deliveries.
 
-    A session holds its user's, with the tenant's above it, or the tenant's alone, or none: as the limits ask.
-    One that nobody holds is remembered until it is full again, so that nobody gets a new one by coming back.
+    A session holds its user's, with the tenant's above it, or the tenant's alone, or none: as the limits and
+    the tenant's quota ask. One that nobody holds is remembered until it is full again, so that nobody gets a
+    new one by coming back. Each tenant has a tariff of its own, which `adjust` changes for who holds it.
     """
 
-    def __init__(self, limits: Limits, clock: Clock) -> None:
-        self._user = _tariff(limits, "user", clock)
-        self._tenant = _tariff(limits, "tenant", clock)
+    def __init__(
+        self, limits: Limits, clock: Clock, quotas: QuotaBook | None = None, share_of: ShareOf = whole
+    ) -> None:
+        self._clock = clock
+        self._quotas = quotas or QuotaBook(limits.quota)
+        self._share_of = share_of
+        self._counted = frozenset(limits.tenant_metrics)
+        self._user = _user_tariff(limits, clock)
         self._known: OrderedDict[TenantId | tuple[TenantId, UserId], Allowance] = OrderedDict()
 
     def __len__(self) -> int:
@@ -136,10 +172,12 @@ class Allowances:
 
     def hold(self, identity: Identity) -> Allowance | None:
         """Return what a session of `identity` draws on until `release`; None where nothing is limited."""
-        tenant = None if self._tenant is None else self._held(identity.tenant, self._tenant)
+        tenant = self._tenant(identity.tenant)
         if self._user is None:
             return tenant
-        user = self._held((identity.tenant, identity.user), self._user)
+        user = self._held((identity.tenant, identity.user)) or self._new(
+            (identity.tenant, identity.user), self._user
+        )
         user.above = (
             tenant  # the one of now: while nobody held the user's, the tenant's may have been forgotten
         )
@@ -151,13 +189,40 @@ class Allowances:
             allowance.holders -= 1
             allowance = allowance.above
 
-    def _held(self, key: TenantId | tuple[TenantId, UserId], tariff: Tariff) -> Allowance:
+    def of_tenant(self, tenant: TenantId) -> Allowance | None:
+        """Return what the tenant draws on, None where that is nothing of its own."""
+        return self._known.get(tenant)
+
+    def adjust(self, tenant: TenantId | None = None) -> None:
+        """Let the quota and the share of now hold for `tenant`, or on None for all that are remembered."""
+        for key in tuple(self._known) if tenant is None else (tenant,):
+            found = self._known.get(key)
+            if found is not None and not isinstance(key, tuple):
+                quota = self._quotas.of(key)
+                found.tariff.change(quota.rates, quota.burst_s, self._share_of(key))
+
+    def _tenant(self, tenant: TenantId) -> Allowance | None:
+        found = self._held(tenant)
+        if found is not None:
+            return found
+        quota = self._quotas.of(tenant)
+        if not any(quota.rates) and tenant not in self._counted:
+            return None
+        clock = self._clock.monotonic_ns
+        share = self._share_of(tenant)
+        return self._new(tenant, Tariff(RATES, quota.rates, quota.burst_s, share=share, clock=clock))
+
+    def _held(self, key: TenantId | tuple[TenantId, UserId]) -> Allowance | None:
         found = self._known.get(key)
-        if found is None:
-            self._forget()
-            found = self._known[key] = Allowance(tariff)
-        found.holders += 1
+        if found is not None:
+            found.holders += 1
         return found
+
+    def _new(self, key: TenantId | tuple[TenantId, UserId], tariff: Tariff) -> Allowance:
+        self._forget()
+        made = self._known[key] = Allowance(tariff)
+        made.holders = 1
+        return made
 
     def _forget(self) -> None:
         """Forget of the ones longest not looked at those that nobody holds and that owe nothing.
@@ -179,10 +244,10 @@ def rate_limited(limit: str, allowed: float, wait_s: float) -> RateLimited:
     return RateLimited(message, retry_after_s=wait_s, limit=limit, allowed=allowed)
 
 
-def _tariff(limits: Limits, whose: str, clock: Clock) -> Tariff | None:
-    """The rates of each user, or tenant; None where none is limited."""
+def _user_tariff(limits: Limits, clock: Clock) -> Tariff | None:
+    """The rates of each user; None where none is limited."""
     messages, octets, deliveries = (
-        f"{what}_per_second_per_{whose}" for what in ("messages", "bytes", "deliveries")
+        f"{what}_per_second_per_user" for what in ("messages", "bytes", "deliveries")
     )
     rates = getattr(limits, messages), getattr(limits, octets), getattr(limits, deliveries)
     if not any(rates):

@@ -10,6 +10,7 @@ from realtime.core.contracts import Broker, Clock, Fanout, Page, Position, Recov
 from realtime.core.kinds import RoomKind
 from realtime.core.limits import Limits
 from realtime.core.passive import Passives
+from realtime.core.quotas import ROOMS
 from realtime.core.room import Room
 from realtime.core.rosters import Rosters
 from realtime.core.router import Router
@@ -56,7 +57,7 @@ class Membership:
 
         Raises:
             BadMessage: no room, or a content that is not a join's.
-            Forbidden, RoomLimit: it may not, or is in as many rooms as it may be.
+            Forbidden, RoomLimit: it may not, or it or its tenant is in as many rooms as it may be.
             Unavailable: the broker gives no answer.
         """
         content = decode_join(message.content)
@@ -195,7 +196,13 @@ class Membership:
             allowed = self._limits.rooms_per_connection
             message = f"a connection may be in {allowed} rooms; leave one first"
             raise RoomLimit(message, limit="max_rooms_per_connection", allowed=allowed)
-        return self._make(tenant, name, kind) if room is None else room
+        if room is not None:
+            return room
+        allowed = tenant.quota.rooms
+        if allowed and len(tenant.rooms) >= allowed:
+            message = f"this tenant has {allowed} rooms with members already"
+            raise RoomLimit(message, limit=ROOMS, allowed=allowed)
+        return self._make(tenant, name, kind)
 
     def _make(self, tenant: Tenant, name: str, kind: RoomKind) -> Room:
         """Return a new live room."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 from realtime.core.contracts import Receipt
 from realtime.core.limits import LIMITS, Limits, Meters, rate_limited
 from realtime.core.pending import Owed
+from realtime.core.quotas import OF_TENANTS, QuotaRefusals
 from realtime.core.session import Handlers, Session
 from realtime.errors import (
     BadMessage,
@@ -39,7 +40,8 @@ QUOTED_CHARS_MAX: Final = 64  # of a peer's own words in an error
 class Router:
     """Answers for all messages that the relay does not take to a handler by itself."""
 
-    def __init__(self, meters: Meters, limits: Limits, spawn: Spawn) -> None:
+    def __init__(self, meters: Meters, limits: Limits, spawn: Spawn, quota_refusals: QuotaRefusals) -> None:
+        self._quota_refusals = quota_refusals
         self._backlog_messages = limits.backlog_messages
         self._errors_per_second = limits.errors_per_second
         self._count_error = meters.count_error
@@ -107,6 +109,9 @@ class Router:
         self.errors += 1
         if error.limit is not None:
             self.refusals[error.limit] = self.refusals.get(error.limit, 0) + 1
+            if error.limit in OF_TENANTS and session.identity is not None:
+                whose = session.identity
+                self._quota_refusals.note(whose.tenant, whose.user, error.limit, session.connection.address)
         session.send(error_reply(message.id, error, getattr(message, "room", None)))
         if (taken and isinstance(error, Unavailable)) or self._count_error(session):
             return True

@@ -69,6 +69,12 @@ class Session(SessionBase):
         self.live = tenant.rooms
         self.user_json = json_string(identity.user)  # `from` of all it publishes
 
+    def draw_on(self, allowance: Allowance | None) -> None:
+        """Let it draw on `allowance` from here on, which has been held for it."""
+        if allowance is not self.allowance:  # most have none, before and after
+            self.allowance = allowance
+            self.connection.draw_on(allowance)
+
     def move(self, state: State, handlers: Handlers = NO_HANDLERS) -> None:
         """Go on to `state`, where it may send what `handlers` takes."""
         self.state = self.state.to(state)

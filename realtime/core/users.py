@@ -11,6 +11,7 @@ from typing import Final
 from realtime.core.auth import Identity
 from realtime.core.contracts import Connection, Registry
 from realtime.core.limits import Limits
+from realtime.core.quotas import CONNECTIONS
 from realtime.core.session import Session
 from realtime.errors import CloseCode, ConnectionLimit
 from realtime.ids import TenantId, UserId
@@ -50,11 +51,24 @@ class Users:
             self._apply_limit(self.connections(identity.tenant, identity.user))
         return key
 
+    def sessions(self) -> list[Session]:
+        """Return the sessions that are somebody's. A walk over all connections."""
+        states = (each.state for each in self._registry.connections())
+        return [each for each in states if isinstance(each, Session) and each.identity is not None]
+
     def evict(self, tenant: TenantId, user: UserId, number: int) -> None:
         """Close connection `number` of a user, who has too many over all workers (4504 or 4508)."""
+        self._evict(tenant, user, number, self._closing)
+
+    def evict_of_tenant(self, tenant: TenantId, user: UserId, number: int, allowed: int) -> None:
+        """Close connection `number` of a user whose tenant has more than is `allowed` (4504)."""
+        reason = close_reason(ConnectionLimit.code, limit=CONNECTIONS, allowed=allowed)
+        self._evict(tenant, user, number, (CloseCode.CONNECTION_LIMIT, reason))
+
+    def _evict(self, tenant: TenantId, user: UserId, number: int, closing: tuple[CloseCode, bytes]) -> None:
         for connection in self.connections(tenant, user):
             if connection.id == number:
-                connection.close(*self._closing)
+                connection.close(*closing)
 
     def _apply_limit(self, theirs: list[Connection]) -> None:
         if len(theirs) < self._limit:

@@ -18,6 +18,7 @@ from realtime.edge.mixed import FOREIGN, MixedHub
 from realtime.edge.outbox import ForeignLog, Outbox, Taken
 from realtime.errors import CloseCode
 from realtime.native.hub import Accept, Refuse
+from realtime.native.ratelimit import Allowance
 from realtime.protocol.closing import close_reason, may_be_sent
 from realtime.settings import KB, Settings
 
@@ -160,6 +161,9 @@ class AsgiConnection:
             self.admitted = True
             self._deadline.cancel()
             self._deadline = None
+
+    def draw_on(self, allowance: Allowance | None) -> None:
+        """Its socket is another server's, which reads it when it likes."""
 
     def belong(self, user_key: int) -> None:
         """Belong to a user until it is gone."""

@@ -10,23 +10,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping
+from functools import partial
 from typing import Any, Final
 
 from realtime.backends.cluster import library, redis_ring
 from realtime.backends.cluster.broker import RedisBroker
 from realtime.backends.cluster.durable import KeepingBroker, deepen
+from realtime.backends.cluster.headcount import RedisHeadcount
 from realtime.backends.cluster.opener import Opener
 from realtime.backends.cluster.redis_ring import RedisRing, new_worker_id
 from realtime.backends.cluster.revocations import RedisRevocations
 from realtime.backends.cluster.whereabouts import RedisWhereabouts
 from realtime.backends.redis_client.client import RedisClient
 from realtime.backends.redis_client.contract import RedisError
+from realtime.backends.storage_usage import StorageMeter
 from realtime.backends.store_postgres import PostgresStore
 from realtime.core.audit import NO_AUDITOR
 from realtime.core.clock import SystemClock
 from realtime.core.cluster import Change, WorkerId
 from realtime.core.contracts import Broker, Clock, Stamp
 from realtime.core.core import Core
+from realtime.core.quotas import QuotaBook
 from realtime.core.room_rules import RoomRules
 from realtime.edge.process import node_name
 from realtime.edge.store import open_shared_store
@@ -76,6 +80,7 @@ class Clustered:
             limit=settings.max_connections_per_user,
             policy=settings.connection_limit_policy,
         )
+        self.headcount = RedisHeadcount(redis, self.cluster, prefix=prefix)
         self.revocations = RedisRevocations(redis, prefix=prefix, spawn=self._spawn)
 
     def broker(self, stamp: Stamp, rules: RoomRules) -> Broker:
@@ -108,11 +113,15 @@ class Clustered:
 
     def start(self, core: Core) -> None:
         """See `Foundation`."""
+        core.quotas.watch(partial(self._count_storage, core.quotas))
+        self._count_storage(core.quotas)
         self.cluster.watch(self._on_change)
         self.cluster.start()
 
     def tick(self) -> None:
         """See `Foundation`."""
+        if self._keeping is not None and self._keeping.storage is not None:
+            self._keeping.storage.tick()
         ok = self._redis.ok
         if ok != self._redis_ok:
             self._redis_ok = ok
@@ -131,6 +140,8 @@ class Clustered:
             checks["revocations"] = "not read yet"
         if self._store is not None:
             checks["store"] = "ok" if self._store.ok else "failing"
+        if self._keeping is not None and (meter := self._keeping.storage) is not None:
+            checks["storage quotas"] = "ok" if meter.ready else "being counted"
         return checks
 
     def stats(self) -> Mapping[str, int]:
@@ -168,6 +179,11 @@ class Clustered:
         if self.cluster.ok and not self._in_ring:
             self._ordering.share_again()
         self._in_ring = self.cluster.ok
+
+    def _count_storage(self, quotas: QuotaBook) -> None:
+        """Count what tenants keep, from the day on that this is limited."""
+        if self._keeping is not None and self._keeping.storage is None and quotas.limits_storage:
+            self._keeping.storage = StorageMeter(self._keeping.store, quotas, self._clock, shared=True)
 
     def _is_alive(self, worker: str) -> bool:
         return not self.cluster.ok or worker in self.cluster.workers

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 from realtime.backends.broker_durable import DurableBroker
 from realtime.backends.broker_memory import MemoryBroker
+from realtime.backends.storage_usage import StorageMeter
 from realtime.core.audit import NO_AUDITOR
 from realtime.core.contracts import Broker, Clock, Stamp, Store
 from realtime.core.core import Core
+from realtime.core.quotas import QuotaBook
 from realtime.core.room_rules import RoomRules
 from realtime.edge.process import node_name
 from realtime.settings import Settings
@@ -22,12 +25,14 @@ class Embedded:
     cluster: Final = None
     whereabouts: Final = None
     revocations: Final = None
+    headcount: Final = None
     audit: Final = NO_AUDITOR
 
     def __init__(self, settings: Settings, clock: Clock, store: Store | None) -> None:
         self._settings = settings
         self._clock = clock
         self._store = store
+        self._keeping: DurableBroker | None = None
         self.node = node_name(settings)
 
     def broker(self, stamp: Stamp, rules: RoomRules) -> Broker:
@@ -44,7 +49,7 @@ class Embedded:
         )
         if self._store is None:
             return memory
-        return DurableBroker(
+        self._keeping = DurableBroker(
             memory,
             self._store,
             self._clock,
@@ -53,18 +58,30 @@ class Embedded:
             idle_rooms=settings.idle_rooms,
             answer_bytes=settings.answer_bytes,
         )
+        return self._keeping
 
     def start(self, core: Core) -> None:
         """See `Foundation`."""
+        core.quotas.watch(partial(self._count_storage, core.quotas))
+        self._count_storage(core.quotas)
 
     def tick(self) -> None:
         """See `Foundation`."""
+        if self._keeping is not None and self._keeping.storage is not None:
+            self._keeping.storage.tick()
+
+    def _count_storage(self, quotas: QuotaBook) -> None:
+        """Count what tenants keep, from the day on that this is limited."""
+        if self._keeping is not None and self._keeping.storage is None and quotas.limits_storage:
+            self._keeping.storage = StorageMeter(self._keeping.store, quotas, self._clock, shared=False)
 
     def checks(self) -> dict[str, str]:
         """See `Foundation`. The broker is in this process: it answers as long as we do."""
         checks = {"broker": "ok"}
         if self._store is not None:
             checks["store"] = "ok" if self._store.ok else "failing"
+        if self._keeping is not None and (meter := self._keeping.storage) is not None:
+            checks["storage quotas"] = "ok" if meter.ready else "being counted"
         return checks
 
     def stats(self) -> Mapping[str, int]:
@@ -76,5 +93,7 @@ class Embedded:
 
     async def close(self) -> None:
         """See `Foundation`."""
+        if self._keeping is not None and self._keeping.storage is not None:
+            await self._keeping.storage.close()
         if self._store is not None:
             await self._store.close()

@@ -12,6 +12,7 @@ from realtime.core.audit import Auditor
 from realtime.core.cluster import Cluster, Whereabouts
 from realtime.core.contracts import Broker, Clock, Stamp
 from realtime.core.core import Core
+from realtime.core.headcount import Headcount
 from realtime.core.revocations import RevocationList
 from realtime.core.room_rules import RoomRules
 from realtime.edge.cluster import open_clustered
@@ -47,6 +48,11 @@ class Foundation(Protocol):
     @property
     def revocations(self) -> RevocationList | None:
         """The tokens that all workers refuse; None for a worker that is alone, which keeps its own."""
+        ...
+
+    @property
+    def headcount(self) -> Headcount | None:
+        """How many connections tenants have over all workers; None for a worker that is alone."""
         ...
 
     @property

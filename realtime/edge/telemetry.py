@@ -6,8 +6,9 @@ import os
 import resource
 import time
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, Literal
 
+from realtime.core.quotas import OF_TENANTS
 from realtime.edge.metrics import Distribution, Metric, Sample, counter, gauge
 
 # The hub's name -> our metric without its prefix, and what it says.
@@ -42,6 +43,7 @@ HUB_COUNTERS: Final = {
     ),
     "gaps": ("gaps_total", "Times that a slow member was told what it had missed."),
     "skipped": ("skipped_total", "Times that a slow member skipped the oldest of what it lacked."),
+    "held_back": ("held_back_total", "Times that a connection of a tenant over its rates had to wait."),
     "parked": ("parked_total", "Times that a slow member was parked until it read again."),
     "heartbeat_timeouts": ("heartbeat_timeouts_total", "Connections cut because they fell silent (4002)."),
     "handshake_timeouts": ("handshake_timeouts_total", "Handshakes or authentications not done in time."),
@@ -88,6 +90,8 @@ BACKEND_HELP: Final = {
     "broker_waiting": "Publications that wait for their rooms to be loaded.",
     "geo_failures_total": "Look-ups that found the database of countries broken.",
     "geo_ok": "1 while the database of countries answers, 0 while it does not.",
+    "storage_refused_total": "Durable publications refused because their tenant keeps as much as it may.",
+    "storage_tenants": "Tenants whose stored bytes are known.",
     "store_ok": "1 while the store takes rows, 0 while it fails.",
     "store_queued_bytes": "Bytes that wait to be committed.",
     "store_queued_rows": "Rows that wait to be committed.",
@@ -116,6 +120,9 @@ CLUSTER_HELP: Final = {
     "commands_running": "Commands whose handlers wait here.",
     "commands_total": "Commands handled here, as the owner of their rooms.",
     "commands_waiting": "Commands that wait for their rooms to have an owner.",
+    "headcount_evictions_total": "Connections found to be too many for their tenant over all workers.",
+    "headcount_failures_total": "Times that Redis could not be told of a tenant's connections.",
+    "headcount_tenants": "Tenants connected here, as counted for all workers.",
     "inbox_answering": "Questions of other workers that are being answered.",
     "inbox_asked": "Questions to other workers that wait for an answer.",
     "inbox_timeouts_total": "Questions to other workers that got no answer in time.",
@@ -145,6 +152,14 @@ CLUSTER_HELP: Final = {
     "whereabouts_failures_total": "Times that Redis could not be told of a user's connections.",
     "whereabouts_users": "Users connected here.",
     "whereabouts_waiting": "Users of whom Redis has still to be told.",
+}
+NO_TENANTS: Final[Mapping[str, Mapping[str, float]]] = {}
+TENANT_HELP: Final[Mapping[str, tuple[Literal["counter", "gauge"], str]]] = {
+    "connections": ("gauge", "A tenant's connections here."),
+    "rooms": ("gauge", "A tenant's rooms with members here."),
+    "messages": ("counter", "Messages taken of a tenant."),
+    "bytes": ("counter", "Bytes of payloads taken of a tenant."),
+    "deliveries": ("counter", "Deliveries that a tenant's publications were charged."),
 }
 LAG_BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
@@ -180,11 +195,13 @@ def worker_metrics(
     version: str,
     http: int,
     lag: LoopLag,
+    tenants: Mapping[str, Mapping[str, float]] = NO_TENANTS,
 ) -> Iterator[Metric]:
     """Everything one worker has to say.
 
     `refusals` are by the name of the limit, `arrivals` (those refused) by the reason, `offences` by name;
-    `http` is the number of open HTTP connections.
+    `http` is the number of open HTTP connections; `tenants` those that the settings name, each with its
+    numbers.
     """
     about = {"node": node, "version": version}
     yield Metric("realtime_info", "This worker.", "gauge", (Sample(1, about),))
@@ -199,6 +216,7 @@ def worker_metrics(
     help = "What ended connections and counts against their addresses, by its name."
     samples = tuple(Sample(count, {"offence": name}) for name, count in sorted(offences.items()))
     yield Metric("realtime_offences_total", help, "counter", samples)
+    yield from tenant_metrics(tenants)
     known = CORE_COUNTERS.keys() | CORE_GAUGES.keys()
     for name in sorted(core.keys() - known):  # a backend's own
         help = (
@@ -211,6 +229,22 @@ def worker_metrics(
     yield gauge("realtime_http_connections", "Open HTTP connections.", http)
     yield lag.metric()
     yield from process_metrics()
+
+
+def tenant_metrics(tenants: Mapping[str, Mapping[str, float]]) -> Iterator[Metric]:
+    """The series of single tenants; as many as the setting names, so that labels are bounded."""
+    for name, (kind, help) in TENANT_HELP.items() if tenants else ():
+        samples = tuple(Sample(stats.get(name, 0), {"tenant": id}) for id, stats in tenants.items())
+        metric = f"realtime_tenant_{name}{'_total' if kind == 'counter' else ''}"
+        yield Metric(metric, help, kind, samples)
+    if tenants:
+        refused = tuple(
+            Sample(stats.get(limit, 0), {"tenant": id, "limit": limit})
+            for id, stats in tenants.items()
+            for limit in sorted(OF_TENANTS)
+        )
+        help = "What was refused to a tenant over a quota of it."
+        yield Metric("realtime_tenant_refusals_total", help, "counter", refused)
 
 
 def process_metrics() -> Iterator[Metric]:

@@ -21,6 +21,7 @@ from realtime.core.contracts import Clock, Connection
 from realtime.core.core import Core
 from realtime.core.limits import Limits, rate_limited
 from realtime.core.room_rules import RoomRules
+from realtime.core.router import error_reason
 from realtime.core.session import Session
 from realtime.edge import metrics
 from realtime.edge.doorkeeper import Doorkeeper
@@ -36,7 +37,7 @@ from realtime.edge.policies import Policies
 from realtime.edge.shared_penalties import SharedPenalties
 from realtime.edge.telemetry import LoopLag, worker_metrics
 from realtime.edge.welcome import Welcome
-from realtime.errors import CloseCode
+from realtime.errors import CloseCode, RealtimeError
 from realtime.features import discover
 from realtime.ids import UserId
 from realtime.native.encode import json_string
@@ -115,6 +116,7 @@ class Worker:
     def _follow_policy(self) -> None:
         self._policies.follow(lambda policy: partial(self._rules.replace, policy.rooms))
         self._policies.follow(self._network.prepare)
+        self._policies.follow(lambda policy: partial(self.core.quotas.replace, policy.tenants))
 
     def start(self, listening: socket.socket | None, admin: socket.socket | None = None) -> None:
         """Serve on a listening socket, which is the worker's from here on; without one it accepts nobody.
@@ -181,14 +183,23 @@ class Worker:
         if isinstance(state, Pending):
             session = self.core.connect(connection, None, state.user)
         elif isinstance(state, Guest):
-            identity = Identity(UserId(self._welcome.guest_name(connection.id)))
-            self.core.admit(identity)
-            session = self.core.connect(connection, identity)
+            session = self._guest_session(connection)
         else:
             assert isinstance(state, Identity)  # the hub answers an Echo by itself
             self._silent.remove(state)
             session = self.core.connect(connection, state)
         return session
+
+    def _guest_session(self, connection: Connection) -> Session:
+        """Return the session of a guest; nobody's, and closing, where the tenant is full."""
+        identity = Identity(UserId(self._welcome.guest_name(connection.id)))
+        try:
+            self.core.admit(identity)
+        except RealtimeError as error:
+            session = self.core.connect(connection, None)
+            session.close(error.close_code, error_reason(error))
+            return session
+        return self.core.connect(connection, identity)
 
     def _on_close(self, state: State, code: int, reason: bytes, clean: bool) -> None:
         self._forget(state, self.hub.current().id, code)
@@ -302,6 +313,7 @@ class Worker:
             revocations=self._foundation.revocations,
             rules=self._rules,
             audit=self._audit,
+            headcount=self._foundation.headcount,
         )
 
     def _greet(self, number: int, identity: Identity) -> bytes:
@@ -346,6 +358,7 @@ class Worker:
                 version=__version__,
                 http=len(self._http.connections),
                 lag=self._lag,
+                tenants=self.core.tenant_stats(),
             ),
             # Workers share a port, so one target is any of them: each has series of its own.
             {"node": self._node, "worker": worker} if worker else {},
@@ -378,6 +391,10 @@ def _limits(settings: Settings) -> Limits:
         deliveries_per_second_per_user=settings.deliveries_per_second_per_user,
         deliveries_per_second_per_tenant=settings.deliveries_per_second_per_tenant,
         rate_burst_s=settings.rate_burst_s,
+        connections_per_tenant=settings.connections_per_tenant,
+        rooms_per_tenant=settings.rooms_per_tenant,
+        storage_bytes_per_tenant=settings.storage_bytes_per_tenant,
+        tenant_metrics=settings.tenant_metrics,
         content_bytes=settings.max_message_bytes,
         errors_per_second=settings.errors_per_second,
         errors_burst=settings.errors_burst,

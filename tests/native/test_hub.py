@@ -587,8 +587,8 @@ def test_connections_lists_the_accepted_and_aborting_one_resets_it(host: Host) -
 
 
 def test_an_idle_connection_costs_little_user_memory() -> None:
-    """The struct alone: what malloc's chunk of 176 holds, so that 300 bytes stay in reach with the rest."""
+    """The struct alone: what malloc's chunk of 192 holds, so that 300 bytes stay in reach with the rest."""
     host = Host()
     base = len(host.hub.connections())
     assert base == 0
-    assert 0 < host.hub.stats()["connection_bytes"] <= 168
+    assert 0 < host.hub.stats()["connection_bytes"] <= 184

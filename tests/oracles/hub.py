@@ -46,6 +46,9 @@ class FakeConnection:
     def abort(self) -> None:
         self.open, self.aborted = False, True
 
+    def draw_on(self, allowance: Any) -> None:
+        """Here nobody is read before others."""
+
     def belong(self, user_key: int) -> None:
         if self.hub is not None and self not in self.hub.belonging.setdefault(user_key, []):
             self.hub.belonging[user_key].append(self)

@@ -22,6 +22,7 @@ from realtime.backends.cluster.reader import RoomReader
 from realtime.backends.cluster.stream import RedisStream
 from realtime.backends.groups import Superseded
 from realtime.backends.kept_order import Source
+from realtime.backends.storage_usage import StorageMeter
 from realtime.backends.store_postgres import PostgresStore
 from realtime.core.contracts import (
     Clock,
@@ -74,6 +75,7 @@ class KeepingBroker:
         self._clock = clock
         self._pacer = Pacer(LOOKS_AT_ONCE)
         self._mender = Mender(ordering, store, clock, self._pacer)
+        self.storage: StorageMeter | None = None  # whom tenants' storage is counted by
         self._in_flight = 0  # ordered, and not known to be kept
         self._repeats = 0
 
@@ -114,6 +116,7 @@ class KeepingBroker:
         return {
             **self.store.stats(),
             **self.ordering.stats(),
+            **({} if self.storage is None else self.storage.stats()),
             "broker_in_flight": self._in_flight,
             "broker_repeats_total": self._repeats,
             "broker_holes": len(self._mender),
@@ -122,6 +125,8 @@ class KeepingBroker:
 
     async def close(self) -> None:
         """Ask nothing more. The store is closed by who opened it, and then commits what is queued."""
+        if self.storage is not None:
+            await self.storage.close()
         await self._pacer.close()
 
     # -- the streams' ---------------------------------------------------------------------------------------
@@ -140,11 +145,16 @@ class KeepingBroker:
 
         Raises:
             Unavailable: the store takes nothing now, so it was not ordered either.
+            QuotaExceeded: the tenant keeps as much as it may; it was not ordered.
         """
         self.store.check(room)
+        size = len(content)
+        if self.storage is not None:
+            self.storage.check(room.tenant, size)
+            self.storage.hold(room.tenant, size)
         receipt: Pending[Receipt] = Pending()
         key = None if terms is None else terms.key
-        order(type, sender, content, terms, partial(self._on_ordered, room, kind, sender, key, receipt))
+        order(type, sender, content, terms, partial(self._on_ordered, room, kind, sender, key, size, receipt))
         return receipt
 
     def _on_ordered(
@@ -153,9 +163,12 @@ class KeepingBroker:
         kind: RoomKind,
         sender: bytes | None,
         key: str | None,
+        size: int,
         receipt: Pending[Receipt],
         ordered: Ordered | Exception,
     ) -> None:
+        if self.storage is not None:
+            self.storage.let_go(room.tenant, size)  # the row is counted from here on
         if isinstance(ordered, Exception):
             receipt.settle(ordered)
             return
@@ -170,11 +183,15 @@ class KeepingBroker:
             receipt.settle(_unknown(error))
         else:
             self._in_flight += 1
+            if self.storage is not None:
+                self.storage.sent(row)
 
     def _on_kept(
         self, kind: RoomKind, receipt: Pending[Receipt], row: Row, error: Unavailable | None
     ) -> None:
         self._in_flight -= 1
+        if self.storage is not None:
+            self.storage.done(row, kept=error is None)
         if error is None:
             receipt.settle((row.position.offset, row.position.epoch, False))
             return

@@ -2,7 +2,7 @@
 --
 -- MINOR rises with every change of any part. A worker loads its library where none is, or an older one, and
 -- never in place of a newer one; so a function, once released, keeps its arguments and its answers.
-local MINOR = 1
+local MINOR = 2
 
 redis.register_function{
   function_name = 'rt1_version',
