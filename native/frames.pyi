@@ -34,6 +34,8 @@ class Fail:
     code: int
 
 class Reader:
+    @property
+    def frames(self) -> int: ...
     def __init__(
         self, *, max_message_bytes: int = ..., max_fragments: int = ..., inflate: bool | None = None
     ) -> None: ...

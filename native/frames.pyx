@@ -202,6 +202,7 @@ cdef class Reader:
     compressed messages, being inflated whole, at their end.
     """
 
+    cdef readonly uint64_t frames  # whole frames taken so far: what whoever counts them charges for
     cdef size_t max_message_bytes, max_fragments
     cdef object inflater
     cdef uint8_t[CLIENT_HEAD_BYTES_MAX] head_bytes
@@ -313,6 +314,7 @@ cdef class Reader:
 
     cdef int finish_frame(self) except -1:
         self.in_payload = False
+        self.frames += 1
         if self.head.opcode & CONTROL_BIT:
             payload = bytes(self.control)
             self.control.clear()

@@ -149,6 +149,7 @@ def _cross_check(settings: Settings) -> None:
         )
     if settings.echo_path and settings.echo_path == settings.ws_path:
         raise SettingsError(f"echo_path and ws_path are both {settings.ws_path}")
+    _cross_check_tls(settings)
     for origin in settings.allowed_origins:
         parts = urlsplit(origin)
         if origin != "null" and (not parts.scheme or not parts.netloc or parts.path or parts.query):
@@ -166,6 +167,18 @@ def _cross_check(settings: Settings) -> None:
         )
 
 
+def _cross_check_tls(settings: Settings) -> None:
+    if settings.tls_port and not settings.tls_certificate:
+        raise SettingsError(f"tls_port {settings.tls_port} needs a tls_certificate")
+    if settings.tls_port and settings.tls_port in (settings.port, settings.admin_port):
+        raise SettingsError(f"tls_port {settings.tls_port} is the port of something else")
+    if settings.tls_key and len(settings.tls_key) != len(settings.tls_certificate):
+        raise SettingsError(
+            f"tls_key has {len(settings.tls_key)} files and tls_certificate {len(settings.tls_certificate)}: "
+            "one key for each certificate, in the same order, or none where they stand in the same files"
+        )
+
+
 def _doubts(settings: Settings) -> list[str]:
     """What works but should not stay so: one loud line each."""
     doubts = []
@@ -176,4 +189,6 @@ def _doubts(settings: Settings) -> list[str]:
         )
     elif len(settings.jwt_secret.encode()) < 32:
         doubts.append("jwt_secret is shorter than 32 bytes: good enough for this machine only")
+    if settings.tls_certificate and not settings.tls_port:
+        doubts.append("tls_certificate is given but no tls_port: nobody is served by TLS")
     return doubts

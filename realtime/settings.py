@@ -94,8 +94,8 @@ class Settings(SecuritySettings, frozen=True, kw_only=True, forbid_unknown_field
     allowed_origins: Annotated[
         tuple[str, ...],
         Meta(
-            description="Origins browsers may connect from, such as https://app.example.com. "
-            "Empty checks nothing; once set, no or another Origin is refused.",
+            description="Origins browsers may connect from, such as https://app.example.com or "
+            "https://*.example.com. Empty checks nothing; once set, no or another Origin is refused.",
             extra=Text,
         ),
     ] = ()
@@ -475,6 +475,13 @@ class Settings(SecuritySettings, frozen=True, kw_only=True, forbid_unknown_field
         except ValueError:
             return False
 
+    @property
+    def tells_all(self) -> bool:
+        """Whether the clients' ports show the metrics and the version too."""
+        if self.public_metrics == "auto":
+            return self.loopback and not self.admin_port
+        return self.public_metrics == "yes"
+
     def __repr__(self) -> str:
         """The values with secrets masked, so that no log or traceback holds one."""
         return f"Settings({', '.join(f'{knob.name}={knob.show(self)}' for knob in KNOBS.values())})"
@@ -507,7 +514,11 @@ class Knob:
     def show(self, settings: Settings) -> str:
         """Its value as text, without secrets."""
         value = getattr(settings, self.name)
-        return mask(value) if self.secret else as_text(value)
+        if not self.secret:
+            return as_text(value)
+        if self.unit == "url":
+            return mask(value)
+        return "(set)" if value else ""  # nothing of it, though it may look like a URL
 
 
 def describe() -> tuple[Knob, ...]:
@@ -525,7 +536,7 @@ def as_text(value: object) -> str:
 
 
 def mask(secret: str) -> str:
-    """Say that a secret is set, and of a URL what is not secret."""
+    """Say of a URL what is not secret."""
     if not secret:
         return ""
     parts = urlsplit(secret)

@@ -79,7 +79,7 @@ def settings_sections() -> dict[str, list[str]]:
     pages = settings.Settings, settings_security.SecuritySettings, settings_cluster.ClusterSettings
     for line in "".join(map(inspect.getsource, pages)).splitlines():
         if title := re.fullmatch(r"    # -- (.+?) -*", line):
-            names = sections.setdefault(title[1].capitalize(), [])
+            names = sections.setdefault(title[1][:1].upper() + title[1][1:], [])
         elif field := re.match(r"    (\w+): Annotated\[", line):
             names.append(field[1])
     sections = {title: names for title, names in sections.items() if names}
@@ -346,6 +346,7 @@ def metrics_page() -> str:
     hub = dict.fromkeys((*telemetry.HUB_COUNTERS, *telemetry.HUB_GAUGES), 0)
     core = dict.fromkeys((*telemetry.CORE_COUNTERS, *telemetry.CORE_GAUGES), 0)
     core |= dict.fromkeys((*telemetry.BACKEND_HELP, *telemetry.GUARD_HELP, *telemetry.CLUSTER_HELP), 0)
+    core |= dict.fromkeys(telemetry.TLS_HELP, 0)
     declared = telemetry.worker_metrics(
         hub, core, refusals={}, arrivals={}, offences={}, node="", version="", http=0, lag=telemetry.LoopLag()
     )

@@ -49,6 +49,7 @@ class Server:
     """
 
     ends_with = 0
+    tls = None  # `port` is the plain one
 
     def __init__(self, settings: dict[str, object], module: str = "realtime") -> None:
         self.module = module

@@ -196,6 +196,19 @@ def test_check_says_that_the_server_would_start():
     assert "port: can listen on http://127.0.0.1:" in done.stdout
 
 
+def test_check_reads_the_policy_and_what_it_names(tmp_path):
+    path = tmp_path / "policy.toml"
+    how = ("check", "--port", "0", "--sqlite-path", "", "--policy-path", str(path))
+    path.write_text('[network]\ndeny = ["192.0.2.0/24"]\n')
+    assert f"ok    policy: {path}" in realtime(*how).stdout
+    path.write_text('[network]\ndeny = ["192.0.2.1/24"]\n')
+    done = realtime(*how)
+    assert done.returncode == 1
+    assert "fail  policy: network.deny[0]: '192.0.2.1/24': host bits are set" in done.stdout
+    path.write_text('[network]\ncountries_deny = ["KP"]\ngeo_database = "/nowhere/x.mmdb"\n')
+    assert "fail  policy: network.geo_database: /nowhere/x.mmdb: No such file" in realtime(*how).stdout
+
+
 def test_check_says_what_the_store_is_and_makes_none(tmp_path):
     path = tmp_path / "s.sqlite"
     assert f"ok    store: {path} will be made" in check_store(path)

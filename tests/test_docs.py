@@ -15,7 +15,7 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from realtime.core.limits import LIMITS
-from realtime.edge.telemetry import CLUSTER_HELP
+from realtime.edge.telemetry import CLUSTER_HELP, TLS_HELP
 from realtime.settings import KNOBS
 from tests.conftest import Server
 
@@ -35,7 +35,10 @@ HAND_WRITTEN = [
     "docs/abuse.md",
     "docs/operations.md",
     "docs/failover.md",
+    "docs/security.md",
+    "docs/tls.md",
     "docs/control.md",
+    "docs/network.md",
     "docs/architecture.md",
 ]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -204,7 +207,7 @@ def test_the_metrics_page_has_what_a_server_says(serve: Callable[..., Server], t
         said = set(re.findall(r"^# TYPE (\w+) ", answer.read().decode(), re.MULTILINE))
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     geo = ("geo_ok", "geo_failures_total")
-    elsewhere = {"store_reconnects_total", "store_refused_rows_total", *geo, *CLUSTER_HELP}
+    elsewhere = {"store_reconnects_total", "store_refused_rows_total", *geo, *CLUSTER_HELP, *TLS_HELP}
     said |= {f"realtime_{name}" for name in elsewhere}
     assert said == set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
 

@@ -30,7 +30,7 @@ ROOT_MAY_NAME = (
 )  # looked up when asked for
 CLIENT_MAY_IMPORT = ("realtime.client", "realtime.errors", "realtime.ids")
 
-DRIVERS = {"redis", "hiredis", "asyncpg", "sqlite3", "jwt", "maxminddb"}
+DRIVERS = {"redis", "hiredis", "asyncpg", "sqlite3", "jwt", "maxminddb", "cryptography"}
 EVENT_LOOPS = {"uvloop"}
 SOCKETS = {"socket", "socketserver", "ssl", "selectors", "select", "http", "urllib.request"}
 SERVING = {

@@ -1,37 +1,31 @@
 """One WebSocket that an ASGI server accepted, as the core sees connections.
 
-The server does frames and handshakes, one `await` a message; here are the queue in front of it, bounded in
-bytes, the limits that the hub applies to its own, and the end of it. What is duck-typed is ASGI's own
-interface, so Starlette's WebSocket does, and no framework is imported.
+The server does frames and handshakes, one `await` a message; here are reading and writing, the limits that
+the hub applies to its own, and the end of it. What is duck-typed is ASGI's own interface, so Starlette's
+WebSocket does, and no framework is imported.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final, NamedTuple, Protocol
 
-from realtime.edge.drain import rebalance_reason
-from realtime.edge.mixed import FOREIGN, MixedHub
-from realtime.edge.outbox import ForeignLog, Outbox, Taken
+from realtime.edge.foreign import ForeignConnection
+from realtime.edge.mixed import MixedHub
 from realtime.errors import CloseCode
 from realtime.native.hub import Accept, Refuse
-from realtime.native.ratelimit import Allowance
 from realtime.protocol.closing import close_reason, may_be_sent
-from realtime.settings import KB, Settings
+from realtime.settings import Settings
 
 log: Final = logging.getLogger("realtime.edge")
 
 Message = MutableMapping[str, Any]
 
-HIGH_WATER_BYTES: Final = 256 * KB  # while so many replies wait, what it sends is not read; as natively
 # Frames that lie ready are handled without a look at anything else, and then the event loop gets its turn:
 # the writer too, or whoever sends many at once would be cut for the answers.
 FRAMES_A_TURN: Final = 32
-AGES: Final = (0.9, 1.1)  # of the allowed one, so that not all that came together go together
-NOT_IN_TIME: Final = close_reason("authentication_timeout")
 
 
 class AsgiWebSocket(Protocol):
@@ -84,7 +78,7 @@ class End(NamedTuple):
     clean: bool
 
 
-class AsgiConnection:
+class AsgiConnection(ForeignConnection):
     """A connection of an ASGI server, as `realtime.core.contracts.Connection`.
 
     `on_frame(connection, payload)` gets each frame of the kind that the subprotocol says, of at most
@@ -100,52 +94,19 @@ class AsgiConnection:
         settings: Settings,
         on_frame: Callable[[AsgiConnection, bytes], None],
     ) -> None:
-        self.id = number
-        self.address = client_address(websocket.scope)
-        self.state: Any = verdict.state
-        self.binary = verdict.binary
-        self.variant = FOREIGN | verdict.binary
-        self.open = True
-        self.admitted = not (verdict.pending or verdict.close_code)  # its peer has proved who it is
+        queue_bytes = settings.queue_bytes(settings.unicast_limit_bytes)
+        super().__init__(number, client_address(websocket.scope), verdict, hub, settings, queue_bytes)
         self._websocket = websocket
-        self._hub = hub
-        self._settings = settings
         self._on_frame = on_frame
-        self._user_key = 0
-        unicast_limit = settings.queue_bytes(settings.unicast_limit_bytes)
-        self._high_water = min(unicast_limit // 2, HIGH_WATER_BYTES)
         self._caught_up = asyncio.Event()
         self._work = asyncio.Event()
-        self._outbox = Outbox(unicast_limit, self._work.set, self._cut)
-        self._ending: tuple[int, bytes] | None = None
-        self._deadline: asyncio.TimerHandle | None = None
         self._tasks: tuple[asyncio.Task[Any], ...] = ()
         self._aborted = False
 
-    @property
-    def queued_bytes(self) -> int:
-        """What waits for it alone, with the cost of queueing it."""
-        return self._outbox.unicast_bytes
-
-    # -- what the core calls ------------------------------------------------------------------------------
-
-    def send(self, payload: bytes, urgent: bool = False) -> bool:
-        """Queue one message, an urgent one ahead of all that is not; False when it takes no more."""
-        if not self.open:
-            return False
-        self._outbox.send(payload, urgent=urgent)
-        return self.open
-
-    def close(self, code: int, reason: bytes = b"") -> None:
-        """Begin the closing handshake: after what waits for it alone, not after what its rooms published."""
-        if not self.open:
-            return
-        self.open = False
-        self._ending = (int(code), reason)
-        self._outbox.drop_rooms()
+    def _wake(self) -> None:
         self._work.set()
-        self._caught_up.set()  # to read the peer's own close
-        self._set_deadline(self._settings.close_timeout_s, self.abort)
+        if not self.open:
+            self._caught_up.set()  # to read the peer's own close
 
     def abort(self) -> None:
         """Be gone at once: the ASGI server closes the socket when its application returns."""
@@ -155,47 +116,11 @@ class AsgiConnection:
         for task in self._tasks:
             task.cancel()
 
-    def confirm(self) -> None:
-        """It has authenticated: stop the handshake deadline."""
-        if self.open and self._deadline is not None:
-            self.admitted = True
-            self._deadline.cancel()
-            self._deadline = None
-
-    def draw_on(self, allowance: Allowance | None) -> None:
-        """Its socket is another server's, which reads it when it likes."""
-
-    def belong(self, user_key: int) -> None:
-        """Belong to a user until it is gone."""
-        if self._user_key == 0:
-            self._user_key = user_key
-            self._hub.list_under(user_key, self)
-
-    def join(self, log: ForeignLog) -> None:
-        """Become a member of `log`: everything appended from now on. Idempotent."""
-        if self.open:
-            self._outbox.join(log)
-
-    def leave(self, log: ForeignLog) -> None:
-        """Get nothing more of `log`; what was appended before still comes. Idempotent."""
-        self._outbox.leave(log, self.state)
-
     # -- its life -----------------------------------------------------------------------------------------
 
     async def run(self, verdict: Accept) -> End:
         """Accept it and serve it to its end; nothing of it runs on after that, even if this is cancelled."""
-        if verdict.user_key:
-            self.belong(verdict.user_key)
-        if verdict.welcome is not None:
-            self.send(verdict.welcome)
-        if verdict.pending:
-            self._set_deadline(self._settings.handshake_timeout_s, self._not_in_time)
-        age = None
-        if self._settings.max_connection_age_s:
-            age_s = self._settings.max_connection_age_s * random.uniform(*AGES)
-            age = asyncio.get_running_loop().call_later(age_s, self._too_old)
-        if verdict.close_code:
-            self.close(verdict.close_code, verdict.close_reason)
+        self._begin(verdict)
         reading = asyncio.create_task(self._read())
         writing = asyncio.create_task(self._write(verdict.subprotocol))
         self._tasks = (reading, writing)
@@ -206,16 +131,11 @@ class AsgiConnection:
             if writing.done() and not writing.cancelled() and writing.exception() is None:
                 await asyncio.wait([reading])  # our close is sent: now the peer's, until the deadline
         finally:
-            self.open = False
-            self._outbox.drop_rooms()
-            if self._deadline is not None:
-                self._deadline.cancel()
-            if age is not None:
-                age.cancel()
+            self._let_go()
             for task in self._tasks:
                 task.cancel()
             ends = await asyncio.gather(*self._tasks, return_exceptions=True)
-            self._hub.drop(self, self._user_key)
+            self._leave_hub()
         for end in ends:
             if isinstance(end, Exception):
                 log.debug("connection %d: the ASGI server failed", self.id, exc_info=end)
@@ -278,36 +198,10 @@ class AsgiConnection:
             self._work.clear()
             await self._work.wait()
 
-    def _next(self) -> Taken | None:
-        """What is to be sent next; whatever goes wrong with telling what was missed ends this one alone."""
-        try:
-            return self._outbox.take(self.state)
-        except Exception:
-            log.exception("what connection %d has missed", self.id)
-            self.close(CloseCode.INTERNAL, close_reason("internal"))
-            return self._outbox.take(self.state)  # of which no room is left
-
     def _frame(self, payload: bytes) -> Message:
         if self.binary:
             return {"type": "websocket.send", "bytes": payload}
         return {"type": "websocket.send", "text": payload.decode()}
-
-    def _cut(self, limit: str, allowed: int) -> None:
-        self._hub.counts["slow_consumers"] += 1
-        self.close(CloseCode.SLOW_CONSUMER, close_reason("slow_consumer", limit=limit, allowed=allowed))
-
-    def _too_old(self) -> None:
-        if self.open:
-            self._hub.counts["aged"] += 1
-            self.close(CloseCode.REBALANCE, rebalance_reason(self._settings))
-
-    def _not_in_time(self) -> None:
-        self.close(CloseCode.NOT_AUTHENTICATED_IN_TIME, NOT_IN_TIME)
-
-    def _set_deadline(self, seconds: float, then: Callable[[], None]) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._deadline = asyncio.get_running_loop().call_later(seconds, then)
 
 
 async def refuse(websocket: AsgiWebSocket, verdict: Refuse) -> None:

@@ -23,28 +23,21 @@ from realtime.core.notifications import NotificationManager
 from realtime.edge import listener
 from realtime.edge.asgi_connection import AsgiConnection, AsgiRequest, AsgiWebSocket, refuse
 from realtime.edge.foundation import Foundation, open_foundation
-from realtime.edge.mixed import MixedHub
 from realtime.edge.process import connections_allowed
-from realtime.edge.worker import Worker
+from realtime.edge.tls_worker import TlsWorker
 from realtime.errors import CloseCode
 from realtime.loading import load
 from realtime.native.address import pack
 from realtime.native.hub import Accept, Refuse
-from realtime.native.ratelimit import KeyedLimiter
-from realtime.protocol.closing import close_reason
 from realtime.settings import Settings
 
 log: Final = logging.getLogger("realtime.edge")
 
 UNWELCOME: Final = Refuse(403, "this address may not connect\n")
-METERED_CONNECTIONS: Final = 100_000
 
 
-class AsgiWorker(Worker):
+class AsgiWorker(TlsWorker):
     """A worker that takes an ASGI server's WebSockets beside those that its own hub accepts."""
-
-    hub: MixedHub
-    hub_type = MixedHub
 
     def __init__(
         self,
@@ -55,15 +48,8 @@ class AsgiWorker(Worker):
         foundation: Foundation,
     ) -> None:
         super().__init__(settings, loop, connections_max, clock, foundation)
-        self._connections_max = connections_max
         full = f"max_connections: this server has its {connections_max} connections\n"
         self._full = Refuse(503, full, "Retry-After: 5\r\n")
-        rate, burst = settings.messages_per_second, settings.messages_burst
-        self._frames = KeyedLimiter(rate, burst, METERED_CONNECTIONS)
-        self._bytes = None
-        if settings.bytes_per_second:
-            burst = max(int(settings.bytes_per_second * settings.rate_burst_s), settings.max_message_bytes)
-            self._bytes = KeyedLimiter(settings.bytes_per_second, burst, METERED_CONNECTIONS)
 
     async def serve(self, websocket: AsgiWebSocket, user: str | None) -> None:
         """Serve one WebSocket to its end, as `user` where the token says so, or nobody asks for tokens."""
@@ -86,10 +72,8 @@ class AsgiWorker(Worker):
     ) -> None:
         number = request.connection_id
         verdict: Accept | Refuse = self._full
-        if self.hub.stats()["connections"] < self._connections_max:
+        if not self.full():
             verdict = self._gate.on_request(request, user)
-        else:
-            self.hub.counts["full"] += 1
         if isinstance(verdict, Refuse):
             if not verdict.blameless:
                 self.guard.offend(address, verdict.status, False)
@@ -110,31 +94,6 @@ class AsgiWorker(Worker):
         if address is not None:
             return self.doorkeeper.arrive(address)
         return not self._network.restricts  # rules that cannot be applied are not met
-
-    def close(self) -> None:
-        """Stop at once: what is still open is cut."""
-        for connection in self.hub.foreign:
-            connection.abort()
-        super().close()
-
-    def _on_frame(self, connection: AsgiConnection, payload: bytes) -> None:
-        """Handle one frame; whatever goes wrong with it is this connection's alone."""
-        try:
-            limit, wait_s = self._charge(str(connection.id), len(payload))
-            if wait_s:
-                self._refuse_frame(connection, payload, limit, wait_s)
-            else:
-                self.core.receive(self._session(connection.state, connection), payload)
-        except Exception:
-            log.exception("a frame of connection %d", connection.id)
-            connection.close(CloseCode.INTERNAL, close_reason("internal"))
-
-    def _charge(self, key: str, octets: int) -> tuple[str, float]:
-        """Take what a frame costs; return the limit that refuses it, and how long for: 0.0 when none does."""
-        wait_s = self._frames.take(key)
-        if wait_s or self._bytes is None:
-            return "messages_per_second", wait_s
-        return "bytes_per_second", self._bytes.take(key, octets)
 
 
 class Running(NamedTuple):
@@ -277,6 +236,8 @@ async def _start(settings: Settings, listen: bool) -> Running:
         worker = AsgiWorker(settings, loop, connections_allowed(_files(), settings), clock, foundation)
         listening = listener.listen(settings, shared=settings.share_port) if listen else None
         worker.start(listening, listener.listen_admin(settings))
+        if listen and settings.tls_port:
+            worker.listen_tls(listener.listen(settings, settings.tls_port, shared=settings.share_port))
     except BaseException:
         await foundation.close()
         raise

@@ -5,15 +5,18 @@ from __future__ import annotations
 import platform
 import resource
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 
-from realtime.edge import listener
+from realtime.edge import listener, tls
 from realtime.edge.process import connections_allowed, file_limit_warning, worker_count
-from realtime.errors import StartupError
+from realtime.errors import SettingsError, StartupError
 from realtime.loading import Loaded
+from realtime.policy import load_policy
 from realtime.settings import Settings
 
 
@@ -41,10 +44,13 @@ def findings(loaded: Loaded) -> Iterator[Finding]:
     yield native
     if native.ok:
         yield _features()
+        yield _policy(settings)
         yield _store(settings)
         yield _workers(settings)
     yield _files(settings)
     yield _port(settings)
+    if settings.tls_port:
+        yield _tls(settings)
 
 
 def _native() -> Finding:
@@ -55,6 +61,19 @@ def _native() -> Finding:
     except ImportError as error:
         return Finding(False, f"compiled build: {error}")
     return Finding(True, f"compiled build: present, for Python {platform.python_version()}")
+
+
+def _policy(settings: Settings) -> Finding:
+    from realtime.edge.network import compile_network  # stands on compiled modules
+
+    if not settings.policy_path:
+        return Finding(True, "policy: none")
+    try:
+        network = load_policy(Path(settings.policy_path)).network
+        compile_network(network, allowed_origins=settings.allowed_origins)
+    except SettingsError as error:
+        return Finding(False, f"policy: {error.message}")
+    return Finding(True, f"policy: {settings.policy_path}")
 
 
 def _features() -> Finding:
@@ -103,6 +122,22 @@ def _files(settings: Settings) -> Finding:
     if warning:
         return Finding(True, f"open files: {warning}", warning=True)
     return Finding(True, f"open files: room for {connections_allowed(files, settings)} connections")
+
+
+def _tls(settings: Settings) -> Finding:
+    try:
+        shown = tls.load_certificates(settings)
+        listening = listener.listen(settings, settings.tls_port, shared=settings.share_port)
+    except (SettingsError, StartupError) as error:
+        return Finding(False, f"tls: {error.message}")
+    where = listener.url(settings, listening, "https")
+    listening.close()
+    now = time.time()
+    warning = tls.expiry_warning(shown, now)
+    if warning:
+        return Finding(True, f"tls: {warning}", warning=True)
+    days = int(shown.ends_at - now) // 86_400
+    return Finding(True, f"tls: can listen on {where}; the certificate holds for {days} days")
 
 
 def _port(settings: Settings) -> Finding:

@@ -21,9 +21,9 @@ from realtime.edge.welcome import Welcome
 from realtime.errors import BadMessage, ConnectionLimit, Forbidden, RealtimeError, TokenExpired, Unavailable
 from realtime.ids import UserId, parse_user
 from realtime.native.encode import json_string
-from realtime.native.hub import Accept, Handshake, Refuse
+from realtime.native.hub import Accept, Refuse
 from realtime.protocol import deflate, subprotocols
-from realtime.protocol.origins import Allowed
+from realtime.protocol.origins import OriginRules
 from realtime.protocol.subprotocols import JSON, MSGPACK, Choice
 from realtime.settings import Settings
 
@@ -77,6 +77,13 @@ class Request(Protocol):
     def header(self, name: str) -> str | None: ...
 
 
+class Directed(Request, Protocol):
+    """A handshake by the path that it asks for."""
+
+    @property
+    def path(self) -> str: ...
+
+
 class Admissions(Protocol):
     """Who may have one connection more, and the key that it then belongs to; the core."""
 
@@ -100,7 +107,7 @@ class Gate:
         self._path = settings.ws_path
         self._prefix = settings.ws_path + "/"
         self._echo_path = settings.echo_path
-        self._origins: Allowed | None = None
+        self._origins = OriginRules()
         self._compression = settings.compression
         self._query_token = settings.allow_query_token
 
@@ -110,11 +117,11 @@ class Gate:
         self._welcome = welcome
         self._silent = silent
 
-    def allow_origins(self, allowed: Allowed | None) -> None:
-        """Let `allowed` decide from which pages browsers may connect; None: from all."""
-        self._origins = allowed
+    def allow_origins(self, origins: OriginRules) -> None:
+        """Let browsers connect from the pages of these; an empty list is of all pages."""
+        self._origins = origins
 
-    def on_handshake(self, handshake: Handshake) -> Accept | Refuse:
+    def on_handshake(self, handshake: Directed) -> Accept | Refuse:
         """Let a client in or not, by the path that it asks for."""
         barred = self._barred(handshake)
         if barred is not None:
@@ -144,7 +151,7 @@ class Gate:
         """The refusal of whoever may not come in, whoever it is."""
         if self.draining:
             return RESTARTING
-        if self._origins is not None and not self._origins(handshake.header("origin")):
+        if self._origins and not self._origins.allow(handshake.header("origin")):
             return BAD_ORIGIN
         return None
 
@@ -236,7 +243,7 @@ class Gate:
             raise Forbidden("the token is another user's than the path names")
         return identity
 
-    def _echo(self, handshake: Handshake) -> Accept:
+    def _echo(self, handshake: Request) -> Accept:
         """Let anybody in to be echoed. Suites test compression here, whatever the setting says."""
         extensions, bits = self._deflate(handshake)
         return Accept(ECHO, extensions=extensions, deflate_bits=bits, echo=True)

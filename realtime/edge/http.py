@@ -43,6 +43,10 @@ SECURITY_HEADERS: Final = (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
         "manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
+    # No other site holds a handle on our pages' windows, or loads our files into its own.
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Permissions-Policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
 )
 
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -119,6 +123,8 @@ class HttpServer:
     """
 
     routes: Routes
+    admin_routes: Routes | None = None  # on the socket of `listen`; None: the same
+    hsts_s: int = 0  # over TLS: for how long browsers are to come by nothing else (RFC 6797); 0: not said
     fallback: Callable[[], asyncio.Protocol] | None = None
     request_timeout_s: float = 10.0  # from a request's first byte to the end of its head, in total
     idle_timeout_s: float = 60.0  # between requests, and for a peer that does not read its answers
@@ -136,26 +142,44 @@ class HttpServer:
         self._listening = listening
         asyncio.get_running_loop().add_reader(listening.fileno(), self._accept)
 
-    def adopt(
-        self, fd: int, received: bytes, remote: str, *, keep_alive: bool = True, reviewed: bool = True
-    ) -> None:
+    def adopt(self, fd: int, received: bytes, remote: str, *, keep_alive: bool = True) -> None:
         """Take over the socket `fd` with what was `received` on it; the hub's `on_http`.
 
-        Without `keep_alive` one request is answered on it. `reviewed` says that rules about addresses hold
-        for it, and `remote` then has a port.
+        Without `keep_alive` one request is answered on it. `remote` is whose it is, with a port.
 
         Must be called on the running loop. From here on the socket is ours, whatever happens.
         """
+        address = pack(remote.rpartition(":")[0].strip("[]"))
+        connection = HttpConnection(self, self.routes, received, address, keep_alive=keep_alive)
+        self._adopt(fd, connection, remote)
+
+    def _adopt(self, fd: int, connection: HttpConnection, remote: str) -> None:
         accepted = socket.socket(fileno=fd)
         accepted.setblocking(False)
         if self.closing or len(self.connections) >= self.connections_max:
             _turn_away(accepted)
             return
-        connection = HttpConnection(self, received, remote if reviewed else "", keep_alive=keep_alive)
         self.connections.add(connection)
         task = asyncio.get_running_loop().create_task(self._attach(connection, accepted, remote))
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)
+
+    def take_over(
+        self, transport: asyncio.Transport, received: bytes, address: bytes, *, keep_alive: bool
+    ) -> bool:
+        """Take over a TLS connection with what was `received` on it; False when there are too many."""
+        if self.closing or len(self.connections) >= self.connections_max:
+            return False
+        headers: tuple[tuple[str, str], ...] = ()
+        if self.hsts_s:
+            headers = (("Strict-Transport-Security", f"max-age={self.hsts_s}"),)
+        connection = HttpConnection(
+            self, self.routes, received, address, keep_alive=keep_alive, headers=headers
+        )
+        self.connections.add(connection)
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+        return True
 
     def review(self, welcomes: Callable[[bytes], bool]) -> None:
         """Close the connections whose address is not welcome any more, once they are answered.
@@ -173,7 +197,9 @@ class HttpServer:
                 accepted, remote = self._listening.accept()
             except OSError:  # nobody is there any more, or no file is free: the loop looks again
                 return
-            self.adopt(accepted.detach(), b"", str(remote[0]), reviewed=False)
+            self._adopt(
+                accepted.detach(), HttpConnection(self, self.admin_routes or self.routes), str(remote[0])
+            )
 
     async def _attach(self, connection: HttpConnection, accepted: socket.socket, remote: str) -> None:
         loop = asyncio.get_running_loop()
@@ -202,15 +228,24 @@ class HttpConnection(asyncio.Protocol):
     """One socket that speaks HTTP/1.1: keep-alive, pipelining, one deadline at a time."""
 
     def __init__(
-        self, server: HttpServer, received: bytes = b"", remote: str = "", *, keep_alive: bool = True
+        self,
+        server: HttpServer,
+        routes: Routes,
+        received: bytes = b"",
+        address: bytes | None = None,
+        *,
+        keep_alive: bool = True,
+        headers: tuple[tuple[str, str], ...] = (),
     ) -> None:
-        """`received` is what was read from the socket before it came here.
+        """`received` is what was read from the socket before it came here; `headers` go with each answer.
 
-        `remote` is whose it is, with a port; "" for one that the rules about addresses do not concern.
+        `address` is whose it is, packed; None for one that the rules about addresses do not concern.
         """
-        self.address = pack(remote.rpartition(":")[0].strip("[]")) if remote else None
+        self.address = address
         self._keep_alive = keep_alive
         self._server = server
+        self._routes = routes
+        self._headers = (*SECURITY_HEADERS, *headers)
         self._input = bytearray(received)
         self._loop: asyncio.AbstractEventLoop
         self._transport: asyncio.Transport
@@ -310,7 +345,7 @@ class HttpConnection(asyncio.Protocol):
         if _asks_for_websocket(request):
             self._refuse(400, "a WebSocket handshake needs a connection of its own")
             return True
-        handler = self._server.routes.find(request.path)
+        handler = self._routes.find(request.path)
         if handler is None and self._server.fallback is not None:
             self._hand_over(self._server.fallback())
             return False
@@ -341,7 +376,7 @@ class HttpConnection(asyncio.Protocol):
         if response.status not in (204, 304):
             lines.append(f"Content-Type: {response.content_type}")
             lines.append(f"Content-Length: {len(response.body)}")
-        lines += [f"{name}: {value}" for name, value in (*SECURITY_HEADERS, *response.headers)]
+        lines += [f"{name}: {value}" for name, value in (*self._headers, *response.headers)]
         if options:
             lines.append(f"Connection: {', '.join(options)}")
         head = "\r\n".join([*lines, "\r\n"]).encode("latin-1")
@@ -354,6 +389,9 @@ class HttpConnection(asyncio.Protocol):
         self._lingering = True
         self._input.clear()
         if self._transport.is_closing():
+            return
+        if not self._transport.can_write_eof():  # TLS: its end is said by closing, which waits for the peer's
+            self.close()
             return
         self._transport.resume_reading()  # to see the peer's end; what comes before it is dropped
         self._transport.write_eof()

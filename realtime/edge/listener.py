@@ -36,20 +36,20 @@ def listen_admin(settings: Settings, number: int = 0) -> socket.socket | None:
     return listen(settings, settings.admin_port + max(0, number - 1)) if settings.admin_port else None
 
 
-def reserve(settings: Settings) -> socket.socket:
+def reserve(settings: Settings, port: int) -> socket.socket:
     """Return a socket that has the port and does not listen: workers that share it can.
 
     Raises:
         StartupError: as `listen`.
     """
-    family, address = _resolve(settings.host, settings.port)
+    family, address = _resolve(settings.host, port)
     return _bind(family, address, settings, settings.share_port, listening=False)
 
 
-def url(settings: Settings, listening: socket.socket, scheme: str = "http") -> str:
-    """Where a browser on this machine finds the server: `http://127.0.0.1:8000`."""
+def url(settings: Settings, listening: socket.socket | int, scheme: str = "http") -> str:
+    """Where a browser on this machine finds what listens, or a port: `http://127.0.0.1:8000`."""
     host = "localhost" if settings.host in ANYWHERE else settings.host
-    port = listening.getsockname()[1]
+    port = listening if isinstance(listening, int) else listening.getsockname()[1]
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 

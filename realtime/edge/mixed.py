@@ -15,6 +15,7 @@ from realtime.core.kinds import SlowReader
 from realtime.edge.network import EVERYBODY
 from realtime.edge.outbox import ForeignLog
 from realtime.native.address import pack
+from realtime.native.cidr import CidrTable
 from realtime.native.hub import Hub
 from realtime.protocol.priority import Priority
 
@@ -46,6 +47,40 @@ class MixedHub(Hub):
         self.counts: Counter[str] = Counter()  # of foreign connections, by the names of `stats`
         self._foreign: dict[int, Foreign] = {}  # by id, oldest first
         self._by_user: dict[int, list[Foreign]] = {}
+        self._trusted: CidrTable | None = None
+        self._on_forwarded: Callable[[bytes, str], bytes | None] | None = None
+
+    def trust(
+        self,
+        trusted: CidrTable | None,
+        *,
+        proxy_protocol: str = "off",
+        forwarded_header: str = "",
+        on_forwarded: Callable[[bytes, str], bytes | None] | None = None,
+        on_untrusted: Callable[[bytes, str], object] | None = None,
+    ) -> None:
+        """As the hub's. Foreign connections have no PROXY protocol: what `client_of` reads is the header."""
+        super().trust(
+            trusted,
+            proxy_protocol=proxy_protocol,
+            forwarded_header=forwarded_header,
+            on_forwarded=on_forwarded,
+            on_untrusted=on_untrusted,
+        )
+        self._trusted = trusted
+        self._forwarded_header = forwarded_header
+        self._on_forwarded = on_forwarded
+        self._on_untrusted = on_untrusted
+
+    def client_of(self, peer: bytes, header: Callable[[str], str | None]) -> bytes | None:
+        """Whose request it is that came from `peer`, packed; None where a proxy's word is unreadable."""
+        if self._on_forwarded is None or self._trusted is None or not self._trusted.find(peer):
+            return peer
+        value = header(self._forwarded_header)
+        client = peer if value is None else self._on_forwarded(peer, value)
+        if client is None and self._on_untrusted is not None:
+            self._on_untrusted(peer, "forwarded_header")
+        return client
 
     @property
     def foreign(self) -> Iterable[Foreign]:

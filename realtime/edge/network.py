@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from realtime.backends.geo_maxmind import DatabaseBroken
-from realtime.core.audit import NO_AUDITOR, Auditor
+from realtime.core.audit import NO_AUDITOR, NO_TENANT, Action, Auditor, Event, Outcome
 from realtime.edge.countries import Countries
 from realtime.edge.doorkeeper import Doorkeeper, Judge
 from realtime.errors import CloseCode, SettingsError
@@ -21,7 +21,7 @@ from realtime.native.cidr import CidrList, CidrTable
 from realtime.policy import Network, Policy
 from realtime.protocol.closing import close_reason
 from realtime.protocol.forwarded import ForwardedHeader, client_of
-from realtime.protocol.origins import Allowed, origin_rules
+from realtime.protocol.origins import OriginRules
 
 log: Final = logging.getLogger("realtime.edge")
 
@@ -65,7 +65,7 @@ class Compiled(NamedTuple):
     judge: Judge | None
     countries: Countries | None
     trusted: CidrTable | None
-    origins: Allowed | None
+    origins: OriginRules
 
 
 class NetworkRules:
@@ -78,7 +78,7 @@ class NetworkRules:
         *,
         allowed_origins: tuple[str, ...] = (),
         audit: Auditor = NO_AUDITOR,
-        on_origins: Callable[[Allowed | None], object] = lambda allowed: None,
+        on_origins: Callable[[OriginRules], object] = lambda origins: None,
         on_review: Callable[[Callable[[bytes], bool]], object] = lambda welcomes: None,
     ) -> None:
         self._door = door
@@ -91,6 +91,7 @@ class NetworkRules:
         self._judge: Judge | None = None
         self._trusted: CidrTable | None = None
         self._followed = False
+        self._put_out = 0  # by the review that is under way
         self._cursor = 0  # of the connections that have still to be looked at
 
     def prepare(self, policy: Policy) -> Callable[[], None]:
@@ -100,16 +101,10 @@ class NetworkRules:
             SettingsError: an entry or a file will not do. A database of countries that will not do is an
                 error only once there has been one policy: then what holds is better.
         """
-        network = policy.network
-        networks = _networks(network)
-        countries = self._open_countries(network)
-        judge = _judge(networks, countries, network.exclusive) if networks or countries else None
-        if judge is None and network.exclusive:
-            judge = _nobody
-        return partial(
-            self._commit,
-            Compiled(network, judge, countries, _trusted(network), self._origins(network)),
+        compiled = compile_network(
+            policy.network, self._audit, strict=self._followed, allowed_origins=self._allowed_origins
         )
+        return partial(self._commit, compiled)
 
     @property
     def restricts(self) -> bool:
@@ -118,7 +113,7 @@ class NetworkRules:
 
     def tick(self) -> None:
         """Look at some of the connections again that were there when the rules changed."""
-        if self._cursor and self._judge is not None:
+        if self._cursor:
             self._cursor = self._door.review(
                 self.welcomes,
                 cursor=self._cursor,
@@ -126,10 +121,29 @@ class NetworkRules:
                 code=CloseCode.FORBIDDEN,
                 reason=ADDRESS_DENIED,
             )
+            if not self._cursor:
+                self._tell_review()
 
     def welcomes(self, address: bytes) -> bool:
-        """Whether the rules let an address in. Who is refused so late is not counted as an arrival."""
-        return self._judge is None or self._judge(address) is None
+        """Whether the rules let in who is here already; who is not let in is counted for the audit log."""
+        welcome = self._judge is None or self._judge(address) is None
+        self._put_out += not welcome
+        return welcome
+
+    def _tell_review(self) -> None:
+        """Say how many a review has put out; each of them would be a flood of events."""
+        if self._put_out:
+            log.info("%d connections closed: the policy does not let them in any more", self._put_out)
+            self._audit.record(
+                Event(
+                    tenant=NO_TENANT,
+                    action=Action.CLOSE,
+                    outcome=Outcome.DENIED,
+                    actor="server",
+                    detail={"reason": "address_denied", "connections": self._put_out},
+                )
+            )
+        self._put_out = 0
 
     def trusts(self, address: bytes) -> bool:
         """Whether an address is a trusted proxy's."""
@@ -163,22 +177,40 @@ class NetworkRules:
             self._on_review(self.welcomes)
         self._followed = True
 
-    def _open_countries(self, network: Network) -> Countries | None:
-        if not network.by_country:
-            return None
-        try:
-            return Countries(network, self._audit, strict=self._followed)
-        except DatabaseBroken as error:
-            raise SettingsError(f"network.geo_database: {error}") from error
 
-    def _origins(self, network: Network) -> Allowed | None:
-        entries = (*self._allowed_origins, *network.origins)
-        if not entries:
-            return None
-        try:
-            return origin_rules(entries, missing=network.origin_missing == "allow")
-        except ValueError as error:
-            raise SettingsError(f"network.origins, with allowed_origins: {error}") from error
+def compile_network(
+    network: Network,
+    audit: Auditor = NO_AUDITOR,
+    *,
+    strict: bool = True,
+    allowed_origins: tuple[str, ...] = (),
+) -> Compiled:
+    """Compile what a policy says of the network.
+
+    Raises:
+        SettingsError: an entry or a file will not do; with `strict` the database of countries too, without
+            it that fails as the policy says.
+    """
+    networks = _networks(network)
+    countries = _countries(network, audit, strict) if network.by_country else None
+    judge: Judge | None = None
+    if networks or countries or network.exclusive:
+        judge = _judge(networks, countries, network.exclusive)
+    return Compiled(network, judge, countries, _trusted(network), _origins(network, allowed_origins))
+
+
+def _countries(network: Network, audit: Auditor, strict: bool) -> Countries:
+    try:
+        return Countries(network, audit, strict=strict)
+    except DatabaseBroken as error:
+        raise SettingsError(f"network.geo_database: {error}") from error
+
+
+def _origins(network: Network, allowed: tuple[str, ...]) -> OriginRules:
+    try:
+        return OriginRules((*allowed, *network.origins), missing=network.origin_missing == "allow")
+    except ValueError as error:
+        raise SettingsError(f"network.origins, with allowed_origins: {error}") from error
 
 
 def _networks(network: Network) -> CidrTable | None:
@@ -236,10 +268,6 @@ def _judge(networks: CidrTable | None, countries: Countries | None, exclusive: b
         return reason if countries is None else countries.judge(address)
 
     return judge
-
-
-def _nobody(address: bytes) -> str:
-    return NOT_LISTED
 
 
 def _forwarded(

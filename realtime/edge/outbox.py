@@ -183,6 +183,17 @@ class Outbox:
             self._forget(backlog)
         self._backlogs.clear()
 
+    def end(self) -> None:
+        """Keep nothing and call nobody: what knows its connection goes now, not with the next collection.
+
+        Collections are rare here, and a crowd that comes and goes would fill the memory between two of them.
+        """
+        self.drop_rooms()
+        self._urgent.clear()
+        self._unicast.clear()
+        self._on_work = _nobody
+        self.on_cut = _nobody
+
     def ready(self, backlog: Backlog) -> None:
         """Let it have its turn: it has something to send, or to tell."""
         self._ready[backlog.log.priority].append(backlog)
@@ -220,3 +231,7 @@ class Outbox:
         ready = self._ready[backlog.log.priority]
         if backlog in ready:
             ready.remove(backlog)
+
+
+def _nobody(*told: object) -> None:
+    """What is called of a connection that is gone."""

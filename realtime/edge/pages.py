@@ -63,16 +63,19 @@ def file_routes(folder: Traversable) -> dict[str, Handler]:
     return routes
 
 
-def system_routes(*, health: Probe, ready: Probe, render_metrics: Callable[[], bytes]) -> dict[str, Handler]:
-    """Return /health (is the process alive), /ready (may it take traffic) and /metrics.
+def system_routes(
+    *, health: Probe, ready: Probe, render_metrics: Callable[[], bytes] | None
+) -> dict[str, Handler]:
+    """Return /health (is the process alive), /ready (may it take traffic) and, unless it is None, /metrics.
 
     Each probe is called once a request, on the loop: it looks at what is known and waits for nothing.
     """
 
-    def show_metrics(request: Request) -> Response:
-        return Response(200, metrics.CONTENT_TYPE, render_metrics(), _NOT_STORED)
-
-    return {"/health": _probe_handler(health), "/ready": _probe_handler(ready), "/metrics": show_metrics}
+    routes = {"/health": _probe_handler(health), "/ready": _probe_handler(ready)}
+    if render_metrics is not None:
+        render = render_metrics
+        routes["/metrics"] = lambda request: Response(200, metrics.CONTENT_TYPE, render(), _NOT_STORED)
+    return routes
 
 
 def _probe_handler(probe: Probe) -> Handler:

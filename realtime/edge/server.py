@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -29,8 +30,10 @@ from realtime.edge.process import (
     worker_count,
 )
 from realtime.edge.supervisor import STOP_GRACE_S, Supervisor, WorkerProcess, command
+from realtime.edge.tls import load_certificates
+from realtime.edge.tls_worker import TlsWorker
 from realtime.edge.worker import Worker
-from realtime.errors import StartupError
+from realtime.errors import SettingsError, StartupError
 from realtime.loading import Loaded
 from realtime.settings import Settings
 
@@ -58,7 +61,9 @@ def serve(loaded: Loaded) -> int:
         if warning:
             log.warning(warning)
     if count > 1:
-        return uvloop.run(_supervise(settings, count, listener.reserve(settings)))
+        if settings.tls_port:
+            load_certificates(settings)  # before the workers do: their start is tried again and again
+        return uvloop.run(_supervise(settings, count, _reserve(settings)))
     listening = listener.listen(settings, shared=settings.share_port)
     uvloop.run(_serve(settings, listening, connections_allowed(files, settings), None))
     return 0
@@ -71,7 +76,7 @@ def _serve_leashed(settings: Settings, own: Leash) -> int:
     try:
         listening = listener.listen(settings, own.port, shared=True)
         uvloop.run(_serve(settings, listening, connections_allowed(files, settings), own))
-    except StartupError as error:
+    except (SettingsError, StartupError) as error:
         own.failed(error.message)
         return 1
     return 0
@@ -85,13 +90,20 @@ async def _serve(
     for each in STOP_SIGNALS:
         loop.add_signal_handler(each, _stop_once, loop, stop.set)
     clock, number = SystemClock(), own.number if own else 0
+    shared = own is not None or settings.share_port
+    tls = listener.listen(settings, settings.tls_port, shared=shared) if settings.tls_port else None
     foundation = await open_foundation(settings, clock, number)
     try:
-        worker = Worker(settings, loop, connections_max, clock, foundation)
+        worker = (TlsWorker if settings.tls_port else Worker)(
+            settings, loop, connections_max, clock, foundation
+        )
         loop.add_signal_handler(signal.SIGHUP, worker.reload)
         if own is not None:
             own.heed(loop, stop.set, worker.reload)
         worker.start(listening, listener.listen_admin(settings, number))
+        if tls is not None:
+            assert isinstance(worker, TlsWorker)
+            worker.listen_tls(tls)
         settle_gc()
         if own is None:
             _announce(settings, listening)
@@ -106,17 +118,23 @@ async def _serve(
         await foundation.close()
 
 
-async def _supervise(settings: Settings, count: int, reserved: socket.socket) -> int:
+def _reserve(settings: Settings) -> list[socket.socket]:
+    """The ports of the workers, so that they stay theirs while all of them are down; the first is `port`."""
+    ports = [settings.port, *([settings.tls_port] if settings.tls_port else [])]
+    return [listener.reserve(settings, port) for port in ports]
+
+
+async def _supervise(settings: Settings, count: int, reserved: list[socket.socket]) -> int:
     loop = asyncio.get_running_loop()
     line = command()
-    port = reserved.getsockname()[1]
+    port = reserved[0].getsockname()[1]
     supervisor = Supervisor(
         count,
         lambda number: WorkerProcess.start(line, number, port),
         clock=SystemClock(),
         stop_timeout_s=settings.drain_timeout_s + STOP_GRACE_S,
         bury=partial(bury, settings),
-        up=lambda: _announce(settings, reserved, f"; {count} workers"),
+        up=lambda: _announce(settings, reserved[0], f"; {count} workers"),
     )
 
     def stop() -> None:
@@ -127,12 +145,16 @@ async def _supervise(settings: Settings, count: int, reserved: socket.socket) ->
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, supervisor.reload)
-    with reserved:
+    with contextlib.ExitStack() as held:
+        for each in reserved:
+            held.enter_context(each)
         return await supervisor.run()
 
 
 def _announce(settings: Settings, listening: socket.socket, more: str = "") -> None:
     page, endpoint = listener.url(settings, listening), listener.url(settings, listening, "ws")
+    if settings.tls_port:
+        more = f"; by TLS {listener.url(settings, settings.tls_port, 'https')}/{more}"
     print(
         f"realtime {__version__}: {page}/ is the demo page, {endpoint}{settings.ws_path} the endpoint{more}",
         flush=True,

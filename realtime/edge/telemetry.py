@@ -161,6 +161,13 @@ TENANT_HELP: Final[Mapping[str, tuple[Literal["counter", "gauge"], str]]] = {
     "bytes": ("counter", "Bytes of payloads taken of a tenant."),
     "deliveries": ("counter", "Deliveries that a tenant's publications were charged."),
 }
+# The same of a worker with a `tls_port`.
+TLS_HELP: Final = {
+    "tls_arrivals": "Clients of tls_port that are in their handshake, or have sent no whole request yet.",
+    "tls_certificate_expires_seconds": "Until the first certificate expires; below 0 since it has.",
+    "tls_crowded_out_total": "Clients cut because tls_arrivals_max others came after them.",
+    "tls_handshake_failures_total": "TLS handshakes that came to nothing.",
+}
 LAG_BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 
@@ -223,6 +230,7 @@ def worker_metrics(
             BACKEND_HELP.get(name)
             or CLUSTER_HELP.get(name)
             or GUARD_HELP.get(name)
+            or TLS_HELP.get(name)
             or f"{name.removesuffix('_total').replace('_', ' ').capitalize()}."
         )
         yield (counter if name.endswith("_total") else gauge)(f"realtime_{name}", help, core[name])

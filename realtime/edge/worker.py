@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -30,7 +30,7 @@ from realtime.edge.expiry import SilentTokens
 from realtime.edge.foundation import Foundation
 from realtime.edge.gate import Gate, Guest, Pending, State
 from realtime.edge.guard import Guard
-from realtime.edge.http import HttpServer, Routes, upgrade_required
+from realtime.edge.http import Handler, HttpServer, Routes, upgrade_required
 from realtime.edge.network import NetworkRules
 from realtime.edge.pages import Report, system_routes, web_routes
 from realtime.edge.policies import Policies
@@ -321,16 +321,28 @@ class Worker:
 
     def _make_http(self) -> HttpServer:
         settings = self._settings
-        system = system_routes(health=self._health, ready=self._ready, render_metrics=self._render_metrics)
+        pages, told = web_routes(), self._system_routes(settings.tells_all)
         paths = [settings.ws_path] + ([settings.echo_path] if settings.echo_path else [])
+        under = dict.fromkeys(paths, upgrade_required)
         return HttpServer(
-            Routes({**web_routes(), **system}, under=dict.fromkeys(paths, upgrade_required)),
+            Routes({**pages, **told}, under=under),
+            admin_routes=Routes({**pages, **self._system_routes(True)}, under=under),
+            hsts_s=0 if settings.loopback else settings.tls_hsts_s,
             request_timeout_s=settings.handshake_timeout_s,
             head_bytes_max=settings.max_head_bytes,
         )
 
-    def _health(self) -> Report:
-        return Report(True, {"node": self._node, "version": __version__})
+    def _system_routes(self, all_of_it: bool) -> dict[str, Handler]:
+        """The probes, and for who may see them the metrics and the version: the rest is for strangers."""
+        return system_routes(
+            health=lambda: self._health(all_of_it),
+            ready=self._ready,
+            render_metrics=self._render_metrics if all_of_it else None,
+        )
+
+    def _health(self, all_of_it: bool) -> Report:
+        version = {"version": __version__} if all_of_it else {}
+        return Report(True, {"node": self._node, **version})
 
     def _ready(self) -> Report:
         """Whether traffic may be sent here, by what it depends on."""
@@ -338,17 +350,20 @@ class Worker:
         checks = {"listener": listener, **self._network.checks(), **self._foundation.checks()}
         return Report(all(state == "ok" for state in checks.values()), {"checks": checks})
 
+    def _stats(self) -> Mapping[str, int]:
+        return {
+            **self.core.stats(),
+            **self._foundation.stats(),
+            **self._network.stats(),
+            **self.guard.stats(),
+        }
+
     def _render_metrics(self) -> bytes:
         worker = self._foundation.worker
         return metrics.render(
             worker_metrics(
                 self.hub.stats(),
-                {
-                    **self.core.stats(),
-                    **self._foundation.stats(),
-                    **self._network.stats(),
-                    **self.guard.stats(),
-                },
+                self._stats(),
                 refusals={
                     limit: count + self._gate.refusals[limit] for limit, count in self.core.refusals.items()
                 },

@@ -8,7 +8,7 @@ sandboxed frame) says `null`, which is let in where the list says so.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 DEFAULT_PORTS: Final = {"https": 443, "http": 80, "wss": 443, "ws": 80}
@@ -22,38 +22,46 @@ _ORIGIN: Final = re.compile(
 )
 _WILDCARD: Final = "*."
 
-Allowed = Callable[[str | None], bool]
-"""Says whether a browser may connect, by its Origin; None where it says none."""
 
-
-def origin_rules(entries: Iterable[str], *, missing: bool = False) -> Allowed:
-    """Compile a list of origins. Without an Origin, as everything but browsers is, `missing` decides.
+class OriginRules:
+    """A list of origins. It is true where there is one, and `in` says whether an origin is on it.
 
     Raises:
         ValueError: an entry is no origin; it is named.
     """
-    exact: set[Origin] = set()
-    below: set[Origin] = set()
-    null = False
-    for entry in entries:
-        scheme, starred, rest = entry.partition(f"://{_WILDCARD}")
-        found = _parse(f"{scheme}://{rest}" if starred else entry)
-        if entry == "null":
-            null = True
-        elif found is None or (starred and found[1].startswith("[")):
-            raise ValueError(f"{entry!r} is not scheme://host[:port], scheme://*.host[:port] or null")
-        else:
-            (below if starred else exact).add(found)
 
-    def allowed(origin: str | None) -> bool:
-        if origin is None:
-            return missing
+    __slots__ = ("_below", "_exact", "_missing", "_null")
+
+    def __init__(self, entries: Iterable[str] = (), *, missing: bool = False) -> None:
+        exact: set[Origin] = set()
+        below: set[Origin] = set()
+        self._null = False
+        self._missing = missing
+        for entry in entries:
+            scheme, starred, rest = entry.partition(f"://{_WILDCARD}")
+            found = _parse(f"{scheme}://{rest}" if starred else entry)
+            if entry == "null":
+                self._null = True
+            elif found is None or (starred and found[1].startswith("[")):
+                raise ValueError(f"{entry!r} is not scheme://host[:port], scheme://*.host[:port] or null")
+            else:
+                (below if starred else exact).add(found)
+        self._exact, self._below = frozenset(exact), frozenset(below)
+
+    def __bool__(self) -> bool:
+        return bool(self._exact or self._below or self._null)
+
+    def __contains__(self, origin: str) -> bool:
         if origin == "null":
-            return null
+            return self._null
         found = _parse(origin)
-        return found is not None and (found in exact or (bool(below) and _is_below(found, below)))
+        return found is not None and (
+            found in self._exact or (bool(self._below) and _is_below(found, self._below))
+        )
 
-    return allowed
+    def allow(self, origin: str | None) -> bool:
+        """Whether who says `origin` may connect; where nobody says one, `missing` decides."""
+        return self._missing if origin is None else origin in self
 
 
 def _parse(text: str) -> Origin | None:
@@ -65,7 +73,7 @@ def _parse(text: str) -> Origin | None:
     return (scheme, found["host"], port) if port <= 65535 else None
 
 
-def _is_below(origin: Origin, suffixes: set[Origin]) -> bool:
+def _is_below(origin: Origin, suffixes: frozenset[Origin]) -> bool:
     """Is the host a name below one of those? A label at least is left of it."""
     scheme, host, port = origin
     at = host.find(".", 1)

@@ -12,6 +12,7 @@ import pytest
 from tests.attacks.wire import (
     CLOSE,
     CONTINUATION,
+    ON_TCP,
     PING,
     TEXT,
     Bystander,
@@ -274,6 +275,7 @@ def test_a_write_shutdown_ends_the_connection(target, bystander: Bystander):
         peer.read_to_end()
 
 
+@ON_TCP
 def test_urgent_data_is_no_second_channel(target, bystander: Bystander):
     with Peer(target).upgrade() as peer:
         peer.socket.send(b"!", socket.MSG_OOB)
@@ -284,6 +286,7 @@ def test_urgent_data_is_no_second_channel(target, bystander: Bystander):
         bystander.is_served()
 
 
+@ON_TCP
 def test_a_tiny_segment_size_and_window_are_served(target, bystander: Bystander):
     with socket.socket() as small:
         small.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 88)

@@ -14,6 +14,7 @@ from tests.attacks.wire import (
     BINARY,
     CLOSE,
     CONTINUATION,
+    ON_TCP,
     PING,
     PONG,
     TEXT,
@@ -232,6 +233,7 @@ def compressed(request: pytest.FixtureRequest, peer: Peer) -> Peer:
     return peer.upgrade("/echo" if request.param == "echo" else None, DEFLATE)
 
 
+@ON_TCP
 def test_a_compressed_message_is_read(peer: Peer):
     peer.upgrade(None, DEFLATE).send(frame(TEXT, deflated(b'{"type":"nonsense","id":7}'), rsv=4))
     while (got := peer.read_frame()) is not None and b"unknown_type" not in _inflated(got.payload, got.rsv):
@@ -243,6 +245,7 @@ def _inflated(payload: bytes, rsv: int) -> bytes:
     return zlib.decompressobj(-15).decompress(payload + b"\x00\x00\xff\xff") if rsv & 4 else payload
 
 
+@ON_TCP
 def test_a_deflate_bomb_is_refused_in_bounded_memory(target, compressed: Peer):
     before = resident_mb(target.pid)
     bomb = deflated(bytes(200 * MESSAGE_BYTES_MAX))  # a thousand to one: 50 MB within 51 kB
@@ -251,6 +254,7 @@ def test_a_deflate_bomb_is_refused_in_bounded_memory(target, compressed: Peer):
     assert resident_mb(target.pid) < before + 16
 
 
+@ON_TCP
 def test_a_deflate_bomb_in_fragments_is_refused(target, compressed: Peer):
     bomb = deflated(bytes(200 * MESSAGE_BYTES_MAX))
     compressed.send(frame(TEXT, bomb[:100], rsv=4, fin=False))
@@ -259,6 +263,7 @@ def test_a_deflate_bomb_in_fragments_is_refused(target, compressed: Peer):
     assert compressed.read_close() == TOO_BIG
 
 
+@ON_TCP
 @pytest.mark.parametrize(
     "payload",
     [
@@ -274,21 +279,25 @@ def test_compressed_rubbish_is_refused(compressed: Peer, payload: bytes):
     assert compressed.send(frame(TEXT, payload, rsv=4)).read_close() in (PROTOCOL_ERROR, INVALID_DATA)
 
 
+@ON_TCP
 def test_compressed_text_that_is_no_utf8_is_invalid_data(compressed: Peer):
     assert compressed.send(frame(TEXT, deflated(b"abc\xff"), rsv=4)).read_close() == INVALID_DATA
 
 
+@ON_TCP
 @pytest.mark.parametrize(("opcode", "rsv"), [(PING, 4), (CLOSE, 4), (TEXT, 2), (TEXT, 1), (TEXT, 6)])
 def test_reserved_bits_stay_reserved_where_compression_is_on(compressed: Peer, opcode: int, rsv: int):
     assert compressed.send(frame(opcode, b"", rsv=rsv)).read_close() == PROTOCOL_ERROR
 
 
+@ON_TCP
 def test_rsv1_within_a_compressed_message_is_a_protocol_error(compressed: Peer):
     data = deflated(b'{"type":"ping"}')
     compressed.send(frame(TEXT, data[:4], rsv=4, fin=False) + frame(CONTINUATION, data[4:], rsv=4))
     assert compressed.read_close() == PROTOCOL_ERROR
 
 
+@ON_TCP
 def test_a_payload_cut_by_the_end_of_the_stream_is_no_message(target, opened: Peer):
     opened.send(frame(TEXT, b'{"type":"ping","id":1}')[:-3])
     opened.socket.shutdown(1)

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.attacks.wire import KEY, Bystander, Peer, message, upgrade_request
+from tests.attacks.wire import KEY, ON_TCP, Bystander, Peer, message, upgrade_request
 
 SLOW_PEERS = 500
 
@@ -221,6 +221,7 @@ def test_an_unreadable_extension_header_opens_nothing(peer: Peer, offer: str):
     assert response.header("Sec-WebSocket-Extensions") is None
 
 
+@ON_TCP
 def test_a_valid_offer_behind_an_invalid_one_is_accepted(peer: Peer):
     offers = "permessage-deflate; server_max_window_bits=7, permessage-deflate"
     response = peer.send(upgrade_request(None, f"Sec-WebSocket-Extensions: {offers}")).read_response()

@@ -9,6 +9,7 @@ import json
 import os
 import select
 import socket
+import ssl
 import struct
 import time
 from base64 import b64encode
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from hashlib import sha1
 from pathlib import Path
 from typing import Protocol, Self
+
+import pytest
 
 TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 1, 2, 8, 9, 10, 0
 DEADLINE_S = 5.0
@@ -27,6 +30,10 @@ DOCUMENTED_CLOSE_CODES = {1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1012, 
     *range(4000, 4007),
     *(4500, 4501, 4502, 4503, 4504, 4507, 4508, 4509),
 }
+# For what TLS does not have: compression, urgent data, half of a connection closed.
+ON_TCP = pytest.mark.parametrize("fortress", ["plain"], indirect=True)
+# How a server that has closed meets who goes on sending.
+GONE = (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _users = itertools.count()
 
 
@@ -35,6 +42,7 @@ class Target(Protocol):
 
     host: str
     port: int
+    tls: ssl.SSLContext | None  # how to speak TLS with it, where it does
 
     @property
     def pid(self) -> int: ...
@@ -151,6 +159,8 @@ class Peer:
         self.socket.settimeout(DEADLINE_S)
         self.socket.connect((target.host, target.port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if target.tls is not None:
+            self.socket = target.tls.wrap_socket(self.socket, server_hostname="localhost")
         self.received = b""
         self.ended = False
 
@@ -162,7 +172,7 @@ class Peer:
 
     def send(self, data: bytes) -> Self:
         """Send all of `data`. A server that has closed already is no failure: what it said can be read."""
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        with contextlib.suppress(*GONE):
             self.socket.sendall(data)
         return self
 
@@ -172,9 +182,9 @@ class Peer:
         view, sent = memoryview(data), 0
         try:
             while sent < len(view) and select.select([], [self.socket], [], stalled_s)[1]:
-                with contextlib.suppress(BlockingIOError):
+                with contextlib.suppress(BlockingIOError, ssl.SSLWantWriteError):
                     sent += self.socket.send(view[sent : sent + 65536])
-        except (BrokenPipeError, ConnectionResetError):
+        except GONE:
             self.ended = True
         finally:
             self.socket.settimeout(DEADLINE_S)
@@ -273,7 +283,7 @@ class Peer:
     def _more(self) -> bool:
         try:
             data = self.socket.recv(262_144)
-        except (ConnectionResetError, BrokenPipeError):
+        except GONE:
             data = b""
         except TimeoutError as error:
             raise AssertionError(f"nothing within {DEADLINE_S} s, after {self.received[:200]!r}") from error

@@ -31,12 +31,21 @@ def test_a_short_run_of_what_redis_sends_loses_nothing():
     assert done.stdout.count("us CPU a message") == 6
 
 
+def test_a_short_run_of_arrivals_counts_each_of_them():
+    command = [sys.executable, "-m", "bench.arrivals", "--short", "--rounds", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("us CPU a connection") == 5
+    assert done.stdout.count("look-ups in") == 6
+
+
 @pytest.mark.parametrize(
     ("module", "arguments", "figures"),
     [
         ("bench.storm", [], "handshakes/s"),
         ("bench.durable", ["--only", "memory,sqlite-normal,sqlite-full"], "acked/s"),
         ("bench.redis_publish", [], "us in the function"),
+        ("bench.tls", [], "bytes a connection"),
     ],
 )
 def test_a_short_run_of_what_is_kept_finds_all_of_it(module: str, arguments: list[str], figures: str):

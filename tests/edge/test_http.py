@@ -182,6 +182,9 @@ async def test_a_page_comes_with_its_framing_and_security_headers(stage: Stage) 
         "content-length": "3",
         "x-content-type-options": "nosniff",
         "referrer-policy": "no-referrer",
+        "cross-origin-opener-policy": "same-origin",
+        "cross-origin-resource-policy": "same-origin",
+        "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
         "x-extra": "y",
     }
 

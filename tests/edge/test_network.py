@@ -11,6 +11,7 @@ from realtime.errors import SettingsError
 from realtime.native.address import pack, unpack
 from realtime.policy import Policy
 from realtime.policy.loading import read_policy
+from realtime.protocol.origins import OriginRules
 from tests.backends.test_geo_maxmind import (
     BROKEN_POINTERS,
     COUNTRIES,
@@ -62,12 +63,12 @@ class Stage:
         self.hub, self.log = Hub(), Log()
         self.keeper = Doorkeeper(FakeClock(), self.log)
         self.keeper.serve(self.hub)
-        self.origins = None
+        self.origins = OriginRules()
         self.rules = NetworkRules(
             self.hub,
             self.keeper,
             audit=self.log,
-            on_origins=lambda allowed: setattr(self, "origins", allowed),
+            on_origins=lambda origins: setattr(self, "origins", origins),
             **more,
         )
 
@@ -97,7 +98,7 @@ def test_without_rules_the_hub_asks_nobody_and_trusts_nobody(stage: Stage):
     stage.rules.prepare(Policy())()
     assert stage.hub.on_arrival is None
     assert (stage.hub.trusted, stage.hub.how["proxy_protocol"]) == (None, "off")
-    assert stage.origins is None
+    assert not stage.origins
     assert (stage.rules.checks(), stage.rules.stats()) == ({}, {})
 
 
@@ -259,9 +260,9 @@ def test_origins_of_the_policy_are_allowed_beside_those_of_the_settings():
     stage = Stage(allowed_origins=("https://a.example",))
     stage.follow(origins=["https://*.b.example"])
     said = ("https://a.example", "https://x.b.example", "https://c.example", None)
-    assert [stage.origins(each) for each in said] == [True, True, False, False]
+    assert [stage.origins.allow(each) for each in said] == [True, True, False, False]
     stage.follow(origin_missing="allow")
-    assert [stage.origins(each) for each in said] == [True, False, False, True]
+    assert [stage.origins.allow(each) for each in said] == [True, False, False, True]
 
 
 def test_new_rules_are_held_against_who_is_there_in_slices():
@@ -273,11 +274,14 @@ def test_new_rules_are_held_against_who_is_there_in_slices():
     stage.rules.tick()
     assert stage.hub.slices == []  # at the start nobody is there
     stage.follow(deny=["198.51.100.0/24"])
-    assert [welcomes(bad) for welcomes in reviewed] == [False]
+    assert [welcomes(bad) for welcomes in reviewed] == [False]  # what the hub does not hold
     for _ in range(4):
         stage.rules.tick()
     assert stage.hub.slices == [REVIEWED_A_TICK, REVIEWED_A_TICK, 2]
     assert stage.hub.closed == [("198.51.100.1", 4507, b'{"r":"address_denied"}')] * 2
+    (event,) = stage.log.events
+    assert (event.action, event.outcome) == (Action.CLOSE, Outcome.DENIED)
+    assert event.detail == {"reason": "address_denied", "connections": 3}
 
 
 def test_a_policy_without_rules_reviews_nobody(stage: Stage):

@@ -547,6 +547,9 @@ def test_a_refusal_is_a_whole_response(status: int, line: bytes, demanded: set[b
         close,
         b"Content-Type: text/plain; charset=utf-8",
         b"Content-Length: 8",
+        b"X-Content-Type-Options: nosniff",
+        b"Content-Security-Policy: default-src 'none'; frame-ancestors 'none'",
+        b"Cross-Origin-Resource-Policy: same-origin",
         b"Retry-After: 3",
         b"X: y",
     }

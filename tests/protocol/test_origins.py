@@ -2,7 +2,7 @@
 
 import pytest
 
-from realtime.protocol.origins import origin_rules
+from realtime.protocol.origins import OriginRules
 
 APP = "https://app.example.com"
 
@@ -54,17 +54,18 @@ APP = "https://app.example.com"
     ],
 )
 def test_an_origin_is_compared_by_scheme_host_and_port(entry: str, origin: str, allowed: bool):
-    assert origin_rules([entry])(origin) is allowed
+    assert OriginRules([entry]).allow(origin) is allowed
+    assert (origin in OriginRules([entry])) is allowed
 
 
 @pytest.mark.parametrize("missing", [True, False])
 def test_without_an_origin_the_rule_for_that_decides(missing: bool):
-    assert origin_rules([APP], missing=missing)(None) is missing
+    assert OriginRules([APP], missing=missing).allow(None) is missing
 
 
 def test_any_of_several_does():
-    allowed = origin_rules([APP, "null", "https://*.example.org"])
-    assert [allowed(each) for each in (APP, "null", "https://a.example.org", "https://example.org")] == [
+    listed = OriginRules([APP, "null", "https://*.example.org"])
+    assert [each in listed for each in (APP, "null", "https://a.example.org", "https://example.org")] == [
         *(True, True, True, False)
     ]
 
@@ -79,5 +80,11 @@ def test_any_of_several_does():
 )
 def test_what_is_no_origin_is_named(entry: str):
     with pytest.raises(ValueError, match=r"is not scheme://host\[:port\]") as caught:
-        origin_rules([APP, entry])
+        OriginRules([APP, entry])
     assert repr(entry) in str(caught.value)
+
+
+def test_an_empty_list_is_none_and_lists_nobody():
+    assert not OriginRules()
+    assert APP not in OriginRules()
+    assert all(OriginRules([entry]) for entry in (APP, "null", "https://*.example.org"))
