@@ -2,14 +2,15 @@
 
     python -m bench.tenants [--rounds N] [--seconds S] [--times 10] [--check]
 
-One server, two tenants. The first publishes at a moderate fixed rate in rooms of ten, and its latency is taken
-from when each message was due to when each member had it. The second has a quota of 1,000 messages and 20,000
-deliveries a second, and sends `times` as much over 40 connections: single messages, frames of several, and to a
-room of 200 members. Rounds without and with the second one take turns; each round's ratio is of its own two.
+One server, two tenants. The first publishes at a moderate fixed rate in rooms of ten, and its latency is
+taken from when each message was due to when each member had it. The second has a quota of 1,000 messages and
+20,000 deliveries a second, and sends `times` as much over 40 connections: single messages, frames of several,
+and to a room of 200 members. Rounds without and with the second one take turns; each round's ratio is of its
+own two.
 
-The server has core 0. The generators share core 1, the second tenant's with the lowest priority: what is measured
-must not wait for what is sent to disturb it. Where it may be had, the server and the first tenant's generator
-have real-time priority, so that what else runs on the machine is not measured.
+The server has core 0. The generators share core 1, the second tenant's with the lowest priority: what is
+measured must not wait for what is sent to disturb it. Where it may be had, the server and the first tenant's
+generator have real-time priority, so that what else runs on the machine is not measured.
 """
 
 from __future__ import annotations

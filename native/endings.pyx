@@ -86,17 +86,16 @@ cdef class Endings(Doorway):
         """Ping a peer that was silent for one interval, close one that stayed silent for another."""
         cdef HubState* state = &self.state
         cdef uint32_t silent = state.tick - connection.last_seen
-        if connection.flags & BEHIND:
-            # What it says lies unread; once its tenant keeps to its rates, it is heard again.
-            wheel_live(state, connection, state.heartbeat_ticks)
-        elif silent < state.heartbeat_ticks:
+        if silent < state.heartbeat_ticks:
             wheel_live(state, connection, state.heartbeat_ticks - silent)
         elif not connection.flags & PINGED:
             connection.flags |= PINGED
             output_frame(state, connection, FIN_BIT | OPCODE_PING, NULL, 0)
             wheel_live(state, connection, state.heartbeat_ticks)
-        elif not connection.flags & PAUSED and is_spared(connection) and _answers_probes(connection.fd):
-            # A room bounds what waits for it, and our ping lies behind that.
+        elif (
+            connection.flags & BEHIND or not connection.flags & PAUSED and is_spared(connection)
+        ) and _answers_probes(connection.fd):
+            # A room bounds what waits for it, and our ping lies behind that; or its pong lies unread.
             wheel_live(state, connection, state.heartbeat_ticks)
         else:
             state.counters.heartbeat_timeouts += 1

@@ -283,14 +283,12 @@ cdef class Connection:
             users_add(&self.hub.state, self.connection, user_key)
 
     def draw_on(self, Allowance allowance):
-        """Let the rates that it is held to decide when it is served: those of its tenant, or None."""
+        """Let the rates of its tenant decide when it is served; None where it has none."""
         cdef CConnection* connection = self.connection
         cdef Standing* former
         cdef uint32_t i
         if connection == NULL or connection.state == DEAD:
             return
-        while allowance is not None and allowance.above is not None:
-            allowance = allowance.above
         former = connection.standing
         connection.standing = NULL
         if allowance is not None:

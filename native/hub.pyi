@@ -116,7 +116,7 @@ class Connection:
     def confirm(self) -> None:
         """The peer is authenticated: its handshake deadline ends, heartbeats begin."""
     def draw_on(self, allowance: Allowance | None) -> None:
-        """Let the rates that it is held to decide when it is served: those of its tenant, or None.
+        """Let the rates of its tenant decide when it is served; None where it has none.
 
         While these are exceeded it is read behind all other connections, what it sends waits until it
         passes, and the rooms that it is in are flushed behind all others.

@@ -223,8 +223,9 @@ cdef class Hub(Endings):
             self.rest_wake_ns = rests_until
             self.on_wake(max(0, rests_until - self.state.now_ns) * 1e-9)
         if self.state.behind.count and self.behind_wake_ns <= self.state.now_ns:
+            # A timer may fire a millisecond early, and must not find that it is not yet time for the next.
             self.behind_wake_ns = self.state.now_ns + BEHIND_WAKE_NS
-            self.on_wake(BEHIND_WAKE_NS * 1e-9)
+            self.on_wake(2 * BEHIND_WAKE_NS * 1e-9)
         return False
 
     cdef void run_batches(self):
@@ -272,7 +273,7 @@ cdef class Hub(Endings):
             self.run_deadlines()
         finally:
             self.running = False
-        if self.pending():
+        if self.pending() or self.state.behind.count:
             self.wake()
 
     cdef void run_deadlines(self):
@@ -316,7 +317,9 @@ cdef class Hub(Endings):
                 self.drain(connection)
             if what & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
                 connection.flags |= HANGUP
-                if what & (EPOLLHUP | EPOLLERR) and connection.flags & (PAUSED | THROTTLED | BEHIND):
+                if connection.flags & BEHIND or what & (EPOLLHUP | EPOLLERR) and (
+                    connection.flags & (PAUSED | THROTTLED)
+                ):
                     connection_kill(state, connection, 1006)
             if what & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR) and (
                 not connection.flags & (IN_READABLE | BEHIND)
@@ -363,17 +366,12 @@ cdef class Hub(Endings):
             state.readable.items[i] = state.readable.items[visited + i]
 
     cdef bint visit_behind(self):
-        """Read a little of one whose tenant is over its rates, and may send again; False where none may.
-
-        One a batch, after all others have been read and sent to: so they wait for it no longer than that.
-        """
+        """Read a little of one whose tenant is over its rates, and may send again; False where none may."""
         cdef HubState* state = &self.state
         cdef ConnectionList* behind = &state.behind
         cdef CConnection* connection
         cdef int looks
-        for looks in range(BEHIND_LOOKS):
-            if behind.count == 0:
-                return False
+        for looks in range(BEHIND_LOOKS if behind.count else 0):
             if state.behind_next >= behind.count:
                 state.behind_next = 0
             connection = behind.items[state.behind_next]
@@ -384,9 +382,8 @@ cdef class Hub(Endings):
             behind.items[state.behind_next] = behind.items[behind.count]
             state.behind_next += 1      # whoever was put here has its turn in the next round of all
             connection.flags &= ~BEHIND
-            if connection.state != DEAD:
-                intake_visit(state, connection, True)
-                return True
+            intake_visit(state, connection, True)   # of a dead one it reads nothing
+            return True
         return False
 
     cdef void flush_unicast(self):

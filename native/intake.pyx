@@ -137,8 +137,10 @@ cdef bint is_over(HubState* hub, const Connection* connection) noexcept nogil:
 
 
 cdef void intake_behind(HubState* hub, Connection* connection) noexcept nogil:
-    """Let it stand behind all whose tenants keep to their rates."""
-    if not connection.flags & BEHIND and connection.state != DEAD:
+    """Let it stand behind all whose tenants keep to their rates; whoever has hung up is not waited for."""
+    if connection.flags & HANGUP:
+        connection_kill(hub, connection, 1006)
+    elif not connection.flags & BEHIND and connection.state != DEAD:
         if list_push(&hub.behind, connection) == 0:
             connection.flags |= BEHIND
             hub.counters.held_back += 1

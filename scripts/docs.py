@@ -348,7 +348,16 @@ def metrics_page() -> str:
     core |= dict.fromkeys((*telemetry.BACKEND_HELP, *telemetry.GUARD_HELP, *telemetry.CLUSTER_HELP), 0)
     core |= dict.fromkeys(telemetry.TLS_HELP, 0)
     declared = telemetry.worker_metrics(
-        hub, core, refusals={}, arrivals={}, offences={}, node="", version="", http=0, lag=telemetry.LoopLag()
+        hub,
+        core,
+        refusals={},
+        arrivals={},
+        offences={},
+        node="",
+        version="",
+        http=0,
+        lag=telemetry.LoopLag(),
+        tenants={"": {}},
     )
     rows = [(code(metric.name), metric.type, metric.help) for metric in declared]
     note = NOTE.format(source="realtime/edge/telemetry.py")
@@ -360,7 +369,7 @@ METRICS_INTRODUCTION = """\
 
 `GET /metrics` on the server's own port answers in Prometheus' text format 0.0.4. Counting costs plain integer
 additions; nothing is formatted until somebody asks. Samples of a cluster's worker are labelled `node` and
-`worker`. Beside it, `GET /health` says that the process is alive, and `GET /ready` whether it may take
+`worker`; those of `realtime_tenant_…` are there for the tenants that `tenant_metrics` names. Beside it, `GET /health` says that the process is alive, and `GET /ready` whether it may take
 traffic: 503 from the first moment of a drain on.
 
 """

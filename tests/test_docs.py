@@ -39,6 +39,7 @@ HAND_WRITTEN = [
     "docs/tls.md",
     "docs/control.md",
     "docs/network.md",
+    "docs/tenants.md",
     "docs/architecture.md",
 ]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -202,7 +203,8 @@ def test_every_page_that_the_readme_names_answers(server: Server, path: str):
 
 
 def test_the_metrics_page_has_what_a_server_says(serve: Callable[..., Server], tmp_path: Path):
-    server = serve(sqlite_path=str(tmp_path / "rooms.sqlite"))
+    quotas = {"storage_bytes_per_tenant": 1_000_000, "tenant_metrics": "acme"}
+    server = serve(sqlite_path=str(tmp_path / "rooms.sqlite"), **quotas)
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as answer:
         said = set(re.findall(r"^# TYPE (\w+) ", answer.read().decode(), re.MULTILINE))
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")

@@ -20,6 +20,7 @@ PROMISED = {
     "not_joined": False,
     "room_limit": False,
     "rate_limited": True,
+    "quota_exceeded": False,
     "too_large": False,
     "conflict": False,
     "unavailable": True,

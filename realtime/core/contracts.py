@@ -365,7 +365,7 @@ class Connection(Protocol):
         ...
 
     def draw_on(self, allowance: Allowance | None) -> None:
-        """Let the rates that it is held to decide when it is served: after all others while it is over them."""
+        """Let its tenant's rates decide when it is served: after all others while the tenant is over them."""
         ...
 
     @property

@@ -177,8 +177,12 @@ class Control(Orders):
         """Close the connections of revoked tokens, and forget what has ended."""
         self._revoked.tick()
         now = self._clock.monotonic()
-        if self._look and now >= self._look_at:
-            self._look, self._look_at = False, now + LOOK_EVERY_S
+        if now < self._look_at:
+            return
+        # At the same times whether or not there was one before: no tenant's order makes another's wait.
+        self._look_at = now + LOOK_EVERY_S
+        if self._look:
+            self._look = False
             self._close_revoked(self._registry.connections())
 
     def stats(self) -> dict[str, int]:

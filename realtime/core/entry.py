@@ -210,7 +210,7 @@ class Entry:
 
     def _establish(self, session: Session, identity: Identity) -> None:
         if session.identity is None:  # renewed, it goes on with what it holds
-            session.draw_on(self.allowances.hold(identity))
+            self._hold(session, identity)
         session.authenticate(identity, self._tenants[identity.tenant])
         session.connection.belong(user_key(identity.tenant, identity.user))
         if identity.expires_at is not None:
@@ -247,6 +247,10 @@ class Entry:
             message = f"{allowed} connections of this tenant are open already"
             raise ConnectionLimit(message, limit=CONNECTIONS, allowed=allowed)
 
+    def _hold(self, session: Session, identity: Identity) -> None:
+        allowance = self.allowances.hold(identity)
+        session.draw_on(allowance, None if allowance is None else self.allowances.of_tenant(identity.tenant))
+
     def _hold_anew(self) -> None:
         """Let other quotas hold for who is connected. All let go first: what is held hangs together."""
         self.allowances.adjust()
@@ -255,7 +259,7 @@ class Entry:
             self.allowances.release(session.allowance)
         for session in sessions:
             assert session.identity is not None  # the registry lists whose connections they are
-            session.draw_on(self.allowances.hold(session.identity))
+            self._hold(session, session.identity)
 
     def _turn_away(self, session: Session, message: Envelope, error: RealtimeError) -> None:
         """Close the connection over its token; an error of another kind is the message's alone."""

@@ -69,11 +69,11 @@ class Session(SessionBase):
         self.live = tenant.rooms
         self.user_json = json_string(identity.user)  # `from` of all it publishes
 
-    def draw_on(self, allowance: Allowance | None) -> None:
-        """Let it draw on `allowance` from here on, which has been held for it."""
+    def draw_on(self, allowance: Allowance | None, tenants: Allowance | None) -> None:
+        """Let it draw on `allowance` from here on, which has been held for it; part of it is the tenant's."""
         if allowance is not self.allowance:  # most have none, before and after
             self.allowance = allowance
-            self.connection.draw_on(allowance)
+            self.connection.draw_on(tenants)
 
     def move(self, state: State, handlers: Handlers = NO_HANDLERS) -> None:
         """Go on to `state`, where it may send what `handlers` takes."""

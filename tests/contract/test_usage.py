@@ -77,6 +77,7 @@ class CountedStore:
         self.used = used
         self.asked = []
         self.failure = None
+        self.was_asked = asyncio.Event()
         self.answer = asyncio.Event()
         self.answer.set()
 
@@ -85,6 +86,7 @@ class CountedStore:
 
     async def usage(self, tenants):
         self.asked.append(tenants)
+        self.was_asked.set()
         found = dict(self.used)
         await self.answer.wait()
         if self.failure:
@@ -99,8 +101,8 @@ async def a_meter(used, allowed=100, *, shared=False):
 
 
 async def looked(meter):
-    while meter._task is not None:
-        await asyncio.sleep(0)
+    if meter._task is not None:
+        await meter._task
 
 
 def a_row_of(size, tenant=ACME):
@@ -157,10 +159,10 @@ async def test_what_is_committed_during_a_look_is_not_forgotten():
     meter, store, clock = await a_meter({ACME: 50})
     await looked(meter)
     store.answer.clear()
+    store.was_asked.clear()
     clock.advance(60.0)
     meter.tick()
-    while len(store.asked) < 2:
-        await asyncio.sleep(0)
+    await store.was_asked.wait()
     row = a_row_of(40)
     meter.sent(row)
     meter.done(row, kept=True)

@@ -214,15 +214,14 @@ async def test_quotas_change_under_live_connections(serve, tmp_path):
         async with connect(server.ws_url, additional_headers=bearer(token("bob", tenant="acme"))) as late:
             code, reason = await closed(late)
         assert (code, json.loads(reason)["limit"]) == (4504, "connections_per_tenant")
-        limits = set()
-        for number in range(100):
-            answer = await ask(ws, type="ping", id=number)
-            limits |= {answer["content"]["limit"]} if answer["type"] == "error" else set()
-        assert limits == {"messages_per_second_per_tenant"}
+        answer = {"type": "pong"}
+        while answer["type"] == "pong":
+            answer = await ask(ws, type="ping", id="p")
+        assert answer["content"]["limit"] == "messages_per_second_per_tenant"
         assert tenant_series(server, "connections", "acme") == [1]
         assert tenant_series(server, "rooms", "acme") == [2]
         assert tenant_series(server, "connections", "globex") == [0]
-        assert sum(tenant_series(server, "refusals_total", "acme")) > 2
+        assert sum(tenant_series(server, "refusals_total", "acme")) >= 3
         assert sum(tenant_series(server, "refusals_total", "globex")) == 0
 
 

@@ -304,3 +304,32 @@ def test_the_largest_debt_does_not_wrap(clock):
     user = Allowance(Tariff(USER, (1e-3, 0, 0), 366 * 86_400, clock=clock))
     assert user.take(1e12, 0, 0) is None
     assert user.take(1, 0, 0)[2] > 1e8
+
+
+def test_a_tariff_that_changes_changes_what_is_allowed_and_not_what_is_owed(clock):
+    tariff = Tariff(USER, (10, 0, 0), 1, clock=clock)
+    held = Allowance(tariff)
+    assert held.take(10, 0, 0) is None
+    tariff.change((100, 0, 0), 1)
+    assert held.take(1, 0, 0) == (USER[0], 100, pytest.approx(0.01))
+    clock.now_ns += SECOND
+    assert held.take(100, 0, 0) is None
+    tariff.change((0, 0, 0), 1)
+    assert held.take(1e6, 0, 0) is None
+
+
+def test_a_share_of_a_tariff_allows_a_part_and_names_the_whole(clock):
+    tariff = Tariff(USER, (100, 0, 0), 1, share=0.25, clock=clock)
+    held = Allowance(tariff)
+    assert held.take(25, 0, 0) is None
+    assert held.take(1, 0, 0) == (USER[0], 100, pytest.approx(0.04))
+    with pytest.raises(ValueError, match="share must be above 0"):
+        tariff.change((1, 0, 0), 1, 0.0)
+    assert held.take(1, 0, 0)[1] == 100, "what was wrong changed nothing"
+
+
+def test_an_allowance_counts_what_was_taken_and_not_what_was_refused(clock):
+    user, _, tenant = allowances(clock, (10, 0, 0), (0, 0, 0), 1)
+    user.take(3, 100, 7)
+    user.take(100, 100, 7)
+    assert user.total == tenant.total == (3, 100, 7)

@@ -50,6 +50,13 @@ def test_every_section_is_read(tmp_path: Path):
         ("[[rooms]]\n", "missing required field `rooms`"),
         ('[access]\ndefault = "maybe"\n', "$.access.default"),
         ('[tenants."a b"]\n', "tenants: tenant 'a b' must match"),
+        ("[tenants.acme]\nconnection = 5\n", "did you mean connections?"),
+        ("[tenants.acme]\nrooms = -1\n", "$.tenants[...].rooms"),
+        ("[tenants.acme]\nburst_s = 0\n", "burst_s"),
+        (
+            "[tenants.acme]\nmessages_per_second = 1e-9\n",
+            'tenants."acme": messages_per_second is 1e-09; it is 0',
+        ),
         ("[access\n", "is not TOML"),
     ],
 )

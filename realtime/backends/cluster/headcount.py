@@ -32,13 +32,17 @@ CAME: Final = "headcount"
 
 
 class Count:
-    """What is known of one tenant. `fresh` came since the last call was sent: who may be one too many."""
+    """What is known of one tenant. `fresh` came since the last call was sent: who may be one too many.
 
-    __slots__ = ("connections_elsewhere", "flying", "fresh", "here", "untold", "workers_elsewhere")
+    `news`: this worker came to the tenant, or left it, which the others are to hear of.
+    """
+
+    __slots__ = ("connections_elsewhere", "flying", "fresh", "here", "news", "untold", "workers_elsewhere")
 
     def __init__(self) -> None:
         self.here = 0
         self.fresh: dict[int, UserId] = {}
+        self.news = False
         self.untold = False
         self.flying = False
         self.connections_elsewhere = 0
@@ -78,9 +82,8 @@ class RedisHeadcount:
         count.here += 1
         if self._is_limited(tenant):
             count.fresh[number] = user
+            count.news |= count.here == 1
             self._tell(tenant, count)
-            if count.here == 1:
-                self._let_others_know(tenant)
 
     def left(self, tenant: TenantId, number: int) -> None:
         """Count it no longer."""
@@ -88,9 +91,8 @@ class RedisHeadcount:
         count.here -= 1
         count.fresh.pop(number, None)
         if self._is_limited(tenant):
+            count.news |= not count.here
             self._tell(tenant, count)
-            if not count.here:
-                self._let_others_know(tenant)
 
     def elsewhere(self, tenant: TenantId) -> int:
         """Return how many there are on other workers; asked for anew, as somebody may be refused over it."""
@@ -111,7 +113,7 @@ class RedisHeadcount:
         for _ in range(-(-len(self._round) // (ROUND_S * TICKS_PER_S))):
             tenant = self._round.popleft()
             count = self._counts[tenant]
-            if self._is_limited(tenant):
+            if (count.here or count.news) and self._is_limited(tenant):
                 self._tell(tenant, count)
             if count.here or count.flying or count.untold:
                 self._round.append(tenant)
@@ -142,22 +144,31 @@ class RedisHeadcount:
             return
         count.flying, count.untold = True, False
         fresh, count.fresh = count.fresh, {}
+        news, count.news = count.news, False
         key = f"{self._prefix}:{{t/{tenant}}}"
         ring = " ".join(self._cluster.workers) if self._cluster.ok else "-"
         self._redis.send(
             slot_of(key.encode()),
             *("FCALL", "rt1_headcount", 1, key, self._cluster.worker, count.here, TTL_MS, ring),
-            then=partial(self._told, tenant, count, fresh),
+            then=partial(self._told, tenant, count, fresh, news),
         )
 
     def _told(
-        self, tenant: TenantId, count: Count, fresh: dict[int, UserId], answer: Reply | Exception
+        self,
+        tenant: TenantId,
+        count: Count,
+        fresh: dict[int, UserId],
+        news: bool,
+        answer: Reply | Exception,
     ) -> None:
         count.flying = False
         if not isinstance(answer, list):
+            count.news |= news
             self._failed(answer)
             return  # the next round tells it; nobody is closed over what is not known
         self._failing = False
+        if news:
+            self._let_others_know(tenant)  # now that Redis says the same
         former = count.workers_elsewhere
         count.connections_elsewhere, count.workers_elsewhere = map(int, answer)
         if count.workers_elsewhere != former:
