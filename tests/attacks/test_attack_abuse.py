@@ -11,6 +11,7 @@ import pytest
 from tests.attacks.wire import (
     CLOSE,
     CONTINUATION,
+    ON_TCP,
     PING,
     PONG,
     TEXT,
@@ -151,6 +152,7 @@ def test_more_headers_than_anybody_needs_are_refused_however_short(target, peer:
     assert peer.read_response().status == 431
 
 
+@ON_TCP
 @pytest.mark.parametrize(
     "garbage",
     [
