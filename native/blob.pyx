@@ -3,8 +3,8 @@
 A record is its size (the bytes that follow, u32), the sizes of type, sender, key and timestamp (u16 each; a
 sender's and a key's one more than they have, 0 for none), then these four and the content, which takes the
 rest. A sealed record has 0xffff for the size of its type, and then nothing that could be read here: who has
-its key makes a record of it. Numbers have their little end first. Whatever a peer may have written, nothing outside of the blob is
-read.
+its key makes a record of it. Numbers have their little end first. Whatever a peer may have written, nothing
+outside of the blob is read.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -126,7 +126,7 @@ def pushes_of(bytes blob not None, Py_ssize_t start, bytes room_json not None, b
 
 
 cdef Py_ssize_t read_record(bytes blob, Py_ssize_t start, Record* record) except -1:
-    """Read the record at `start`, in place; return where the next one begins. A sealed one has no type (NULL)."""
+    """Read the record at `start`, in place; return where the next one begins. A sealed one has no type."""
     cdef Py_ssize_t left = PyBytes_GET_SIZE(blob) - start
     cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(blob) + start
     cdef size_t size, named

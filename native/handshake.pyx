@@ -128,7 +128,8 @@ cdef size_t write_refusal(
     write_date(date)
     n = snprintf(
         start, REFUSAL_START_BYTES,
-        "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %zu\r\n%s%s",
+        "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        "Content-Length: %zu\r\n%s%s",
         status, reason_phrase(status), date, body_len, SECURITY_FIELDS, demanded_fields(status),
     )
     if n < 0 or n >= REFUSAL_START_BYTES or <size_t>n + headers_len + 2 + body_len > cap:

@@ -3,17 +3,14 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from realtime.native.deflate cimport Inflater
-from realtime.native.doorway cimport Doorway
+from realtime.native.endings cimport Endings
 from realtime.native.posix cimport epoll_event
 from realtime.native.types cimport Connection as CConnection
 
 
-cdef class Hub(Doorway):
+cdef class Hub(Endings):
     cdef Inflater inflater
     cdef int64_t started_ns
-    cdef bytes max_age_reason       # of the close frame
-    cdef bytes slow_handshake       # what is answered to a request that takes too long
-    cdef bytes slow_authentication  # and to a connection that does not authenticate
     cdef int64_t behind_wake_ns     # until when a look at who is read after all others is arranged
     cdef int64_t rest_wake_ns       # until when a wake for a resting log is arranged
     cdef int64_t read_until_ns      # reading beyond this waits for the next round
@@ -26,17 +23,10 @@ cdef class Hub(Doorway):
     cdef void run_batches(self)
     cdef void run_deadlines(self)
     cdef bint pending(self)
-    cdef name_limits(self, double handshake_timeout_s)
     cdef void handle_events(self, epoll_event* events, int count)
     cdef bint may_read(self) noexcept
     cdef void look_later(self) noexcept
     cdef void visit_readable(self)
     cdef void flush_unicast(self)
     cdef void drain(self, CConnection* connection)
-    cdef void reap(self)
-    cdef void forget(self, CConnection* connection)
-    cdef void tell_departed(self, CConnection* connection)
-    cdef void tell_closed(self, CConnection* connection)
-    cdef void deadline(self, CConnection* connection)
-    cdef void heartbeat(self, CConnection* connection)
     cdef void deliver(self, CConnection* connection, const uint8_t* payload, size_t n, int64_t wait_ns)

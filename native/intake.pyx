@@ -152,8 +152,8 @@ cdef bint intake_visit_behind(HubState* hub):
     """Read a little of one whose tenant is over its rates, and may send again; False where none may."""
     cdef ConnectionList* behind = &hub.behind
     cdef Connection* connection
-    cdef int looks
-    for looks in range(BEHIND_LOOKS if behind.count else 0):
+    cdef int _look
+    for _look in range(BEHIND_LOOKS if behind.count else 0):
         if hub.behind_next >= behind.count:
             hub.behind_next = 0
         connection = behind.items[hub.behind_next]

@@ -107,8 +107,8 @@ cdef uint8_t* log_reserve(HubState* hub, Log* log, size_t n) noexcept nogil:
 
 
 cdef void log_mark_dirty(HubState* hub, Log* log) noexcept nogil:
-    """Put `log` in line for a flush pass, behind those of its priority, or behind all where its tenant is over
-    its rates.
+    """Put `log` in line for a flush pass, behind those of its priority, or behind all where its tenant is
+    over its rates.
     """
     cdef LogQueue* queue
     if log.dirty:

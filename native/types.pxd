@@ -244,7 +244,7 @@ cdef struct HubState:
     int64_t message_burst_ns
     double byte_cost_ns     # 0 = bytes are not limited
     int64_t byte_burst_ns
-    int64_t control_cost_ns # 0 = pings and pongs count as frames alone
+    int64_t control_cost_ns  # 0 = pings and pongs count as frames alone
     int64_t control_burst_ns
     double max_age_ticks    # 0 = connections live for ever
     double rest_ratio
@@ -260,5 +260,5 @@ cdef struct HubState:
     ) noexcept
     # It ends with this close code, or HTTP status; NULL where nobody wants to know.
     void (*on_offence)(void* owner, Connection* connection, int code) noexcept
-    uint64_t work           # frames handled, and KiB inflated: for whoever wants to know when to look at a clock
+    uint64_t work           # frames handled, and KiB inflated: says when to look at a clock
     Counters counters

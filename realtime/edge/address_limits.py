@@ -7,7 +7,6 @@ Both tables are bounded: that of open connections by the connections there are, 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final
@@ -26,14 +25,21 @@ Prefix = Callable[[bytes], bytes]
 
 def prefix(ipv4_bits: int, ipv6_bits: int) -> Prefix:
     """Return what cuts packed addresses, of 4 bytes or of 16, to so many leading bits."""
+    if ipv4_bits == 32 and ipv6_bits == 128:
+        return _whole
     ipv4 = (1 << 32) - (1 << 32 - ipv4_bits)
     ipv6 = (1 << 128) - (1 << 128 - ipv6_bits)
 
     def cut(address: bytes) -> bytes:
-        mask = ipv4 if len(address) == IPV4_BYTES else ipv6
-        return (int.from_bytes(address) & mask).to_bytes(len(address))
+        if len(address) == IPV4_BYTES:
+            return address if ipv4_bits == 32 else (int.from_bytes(address) & ipv4).to_bytes(IPV4_BYTES)
+        return (int.from_bytes(address) & ipv6).to_bytes(len(address))
 
     return cut
+
+
+def _whole(address: bytes) -> bytes:
+    return address
 
 
 class Exemptions:
@@ -64,7 +70,7 @@ class Quota:
     def __init__(self, key: Prefix, name: str, settings: Settings, clock: Clock) -> None:
         """`name` is `address` or `subnet`, as the settings end in."""
         self.key = key
-        self._open: Counter[bytes] = Counter()
+        self._open: dict[bytes, int] = {}
         self._most: int = getattr(settings, f"max_connections_per_{name}")
         self._too_many = f"max_connections_per_{name}"
         self._too_fast = f"connections_per_second_per_{name}"
@@ -72,9 +78,14 @@ class Quota:
         burst = max(1.0, rate * settings.rate_burst_s)
         self._rate = KeyedLimiter(rate, burst, METERED_ADDRESSES, clock=clock.monotonic_ns) if rate else None
 
+    @property
+    def limits(self) -> bool:
+        """Whether there is anything to be over."""
+        return bool(self._most) or self._rate is not None
+
     def over(self, key: bytes) -> str | None:
         """Return the name of the limit that one more would be over; else it has used up the rate."""
-        if self._most and self._open[key] >= self._most:
+        if self._most and self._open.get(key, 0) >= self._most:
             return self._too_many
         if self._rate is not None and self._rate.take(key) > 0.0:
             return self._too_fast
@@ -82,7 +93,7 @@ class Quota:
 
     def add(self, key: bytes) -> None:
         """Count one more."""
-        self._open[key] += 1
+        self._open[key] = self._open.get(key, 0) + 1
 
     def remove(self, key: bytes) -> None:
         """Count one less."""
@@ -98,24 +109,23 @@ class Quota:
 
 
 class AddressLimits:
-    """Counts connections by address and by subnet. Who is `exempt` is counted, and never refused."""
+    """Counts connections by address and, where that is limited, by subnet; never refuses who is `exempt`."""
 
     def __init__(self, settings: Settings, clock: Clock, exempt: Callable[[bytes], bool]) -> None:
         self._exempt = exempt
-        self._quotas = [
-            Quota(prefix(32, settings.ipv6_prefix_bits), "address", settings, clock),
-            Quota(prefix(settings.subnet_bits_v4, settings.subnet_bits_v6), "subnet", settings, clock),
-        ]
+        subnets = Quota(prefix(settings.subnet_bits_v4, settings.subnet_bits_v6), "subnet", settings, clock)
+        self._quotas = [Quota(prefix(32, settings.ipv6_prefix_bits), "address", settings, clock)]
+        if subnets.limits:
+            self._quotas.append(subnets)
 
     def arrive(self, address: bytes) -> str | None:
         """Count one more connection of `address`; or return the limit that it is over, and count nothing."""
-        keys = [quota.key(address) for quota in self._quotas]
-        if not self._exempt(address):
-            for quota, key in zip(self._quotas, keys, strict=True):
-                if (limit := quota.over(key)) is not None:
-                    return limit
-        for quota, key in zip(self._quotas, keys, strict=True):
-            quota.add(key)
+        for quota in self._quotas:
+            limit = quota.over(quota.key(address))
+            if limit is not None and not self._exempt(address):
+                return limit
+        for quota in self._quotas:
+            quota.add(quota.key(address))
         return None
 
     def depart(self, address: bytes) -> None:

@@ -75,7 +75,7 @@ class Guard:
 
     def arrive(self, address: bytes) -> str | None:
         """Count an arrival; or return why it may not come in, and count none. Who has arrived departs."""
-        if self.box.wait_s(self._key(address)) > 0.0:
+        if self.box.boxed and self.box.wait_s(self._key(address)) > 0.0:
             return BOXED
         limit = self._limits.arrive(address)
         if limit is not None and limit.startswith(TOO_FAST):

@@ -123,9 +123,9 @@ class HttpServer:
     """
 
     routes: Routes
+    fallback: Callable[[], asyncio.Protocol] | None = None
     admin_routes: Routes | None = None  # on the socket of `listen`; None: the same
     hsts_s: int = 0  # over TLS: for how long browsers are to come by nothing else (RFC 6797); 0: not said
-    fallback: Callable[[], asyncio.Protocol] | None = None
     request_timeout_s: float = 10.0  # from a request's first byte to the end of its head, in total
     idle_timeout_s: float = 60.0  # between requests, and for a peer that does not read its answers
     head_bytes_max: int = 16 * 1024

@@ -229,8 +229,8 @@ def worker_metrics(
     """Everything one worker has to say.
 
     `refusals` are by the name of the limit, `arrivals` (those refused) by the reason, `offences` by name;
-    `http` is the number of open HTTP connections; `tenants` those
-    that the settings name, each with its numbers.
+    `http` is the number of open HTTP connections; `tenants` those that the settings name, each with its
+    numbers.
     """
     about = {"node": node, "version": version}
     yield Metric("realtime_info", "This worker.", "gauge", (Sample(1, about),))

@@ -25,8 +25,9 @@ from tests.attacks.wire import (
 
 GROWTH_MB = 32.0
 ATTACKERS = 8
-# Beside an attack, of a thing that takes 0.1 ms: a machine under test may be busy with others besides.
-P50_S, WORST_S = 0.05, 0.5
+# Beside an attack, of a thing that takes 0.1 ms: a machine under test may be busy with others besides. Were
+# each attacker's chunk handled to its end, as it once was, the median beside eight bombers would be 0.5 s.
+P50_S, WORST_S = 0.25, 1.0
 TOO_MANY_ERRORS = 4509
 
 

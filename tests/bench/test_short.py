@@ -89,3 +89,12 @@ def test_the_benchmarks_of_slow_readers_find_nothing_lost(command: list[str]):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "WRONG" not in done.stdout
+
+
+@pytest.mark.parametrize("more", [[], ["--unpunished"]], ids=["punished", "unpunished"])
+def test_the_benchmark_of_abuse_has_an_honest_client_served_beside_each_attack(more: list[str]):
+    command = [sys.executable, "-m", "bench.abuse", "--rounds", "1", "--seconds", "0.3", *more]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for attack in ("bombs", "half-heads", "handshakes", "pings"):
+        assert f"{attack:<10} p99 beside/quiet" in done.stdout

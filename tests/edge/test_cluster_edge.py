@@ -18,6 +18,7 @@ from realtime.edge.telemetry import (
     CLUSTER_HELP,
     CORE_COUNTERS,
     CORE_GAUGES,
+    GUARD_HELP,
     HUB_COUNTERS,
     HUB_GAUGES,
 )
@@ -60,12 +61,14 @@ async def test_every_number_of_a_worker_has_its_meaning(serve, redis_node, postg
     await until_ready(server)
     said = set(re.findall(r"^# HELP realtime_(\w+)", get(f"{server.url}/metrics")[2].decode(), re.MULTILINE))
     tables = (HUB_COUNTERS, HUB_GAUGES, CORE_COUNTERS, CORE_GAUGES)
-    known = {name for table in tables for name, _ in table.values()} | BACKEND_HELP.keys()
+    known = {name for table in tables for name, _ in table.values()} | BACKEND_HELP.keys() | GUARD_HELP.keys()
     # Commands are counted where a feature has any.
     assert {name for name in CLUSTER_HELP if not name.startswith("commands_")} <= said
     assert said - known - CLUSTER_HELP.keys() == {
         "info",
         "refusals_total",
+        "address_refusals_total",
+        "offences_total",
         "http_connections",
         "loop_lag_seconds",
     }
