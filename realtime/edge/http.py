@@ -124,13 +124,13 @@ class HttpServer:
 
     routes: Routes
     fallback: Callable[[], asyncio.Protocol] | None = None
-    admin_routes: Routes | None = None  # on the socket of `listen`; None: the same
-    hsts_s: int = 0  # over TLS: for how long browsers are to come by nothing else (RFC 6797); 0: not said
     request_timeout_s: float = 10.0  # from a request's first byte to the end of its head, in total
     idle_timeout_s: float = 60.0  # between requests, and for a peer that does not read its answers
     head_bytes_max: int = 16 * 1024
     connections_max: int = 1024  # beyond: 503
     now: Callable[[], float] = time.time  # seconds since the epoch, for Date
+    admin_routes: Routes | None = None  # on the socket of `listen`; None: the same
+    hsts_s: int = 0  # over TLS: for how long browsers are to come by nothing else (RFC 6797); 0: not said
     call_later: CallLater | None = None  # the loop's, unless a test brings its own
     connections: set[HttpConnection] = field(default_factory=set, init=False)
     closing: bool = field(default=False, init=False)
