@@ -16,6 +16,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from realtime.core.limits import LIMITS
 from realtime.edge.telemetry import CLUSTER_HELP, TLS_HELP
+from realtime.policy import load_policy
 from realtime.settings import KNOBS
 from tests.conftest import Server
 
@@ -234,3 +235,11 @@ def anchors(markdown: str) -> set[str]:
     """The headings' anchors, as GitHub makes them."""
     titles = re.findall(r"^#+ (.+)$", without_code(markdown), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_policy_of_the_readme_will_do(tmp_path: Path):
+    path = tmp_path / "policy.toml"
+    path.write_text(re.search(r"^```toml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)[1])
+    policy = load_policy(path)
+    assert policy.rooms[0].encrypted
+    assert policy.access.default == "deny"
