@@ -96,6 +96,8 @@ class Client:
             Closed: the server refuses us.
         """
         self._first = asyncio.get_running_loop().create_future()
+        # Whoever gave up waiting does not ask any more how it ended.
+        self._first.add_done_callback(lambda first: first.cancelled() or first.exception())
         self._task = asyncio.create_task(self._link.run(), name="realtime.client")
         try:
             async with asyncio.timeout(self._options.open_timeout_s):

@@ -6,7 +6,8 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from ssl import SSLContext
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from websockets.asyncio.client import connect as websockets_connect
@@ -39,6 +40,7 @@ class Target:
     subprotocol: str
     timeout_s: float
     message_bytes_max: int
+    ssl: SSLContext | None = None
     renewable: bool = False
     """Whether the next attempt would bring another token."""
 
@@ -63,6 +65,8 @@ class Lost(NamedTuple):
 
 async def open_socket(target: Target) -> Socket:
     """The default Connector: the `websockets` library, without compression and its own pings."""
+    # Given, not None: to `websockets` None means no TLS, whatever the URL says.
+    security: dict[str, Any] = {} if target.ssl is None else {"ssl": target.ssl}
     headers = {"Authorization": f"Bearer {target.token}"} if target.token else {}
     try:
         # Our own ping measures the round trip and finds a dead server; a second one would only double it.
@@ -74,6 +78,7 @@ async def open_socket(target: Target) -> Socket:
             open_timeout=target.timeout_s,
             ping_interval=None,
             max_size=target.message_bytes_max,
+            **security,
         )
     except InvalidStatus as refused:
         raise _refusal(refused, target) from refused

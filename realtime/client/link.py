@@ -128,6 +128,7 @@ class Link:
             self._codec.subprotocol,
             options.handshake_timeout_s,
             options.message_bytes_max,
+            options.ssl,
             renewable=callable(self.token),
         )
         socket = await options.connector(target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from ssl import SSLContext
 
 from realtime.client.clock import Clock, SystemClock
 from realtime.client.connection import Connector, open_socket
@@ -32,6 +33,8 @@ class Options:
     """Items a room holds for its reader; above it the oldest become a Gap."""
     message_bytes_max: int = 16 * 1024 * 1024
     """Longest frame taken from the server."""
+    ssl: SSLContext | None = None
+    """How a wss:// server's certificate is checked; None: against the system's authorities."""
     clock: Clock = field(default_factory=SystemClock)
     uniform: Callable[[], float] = random.random
     """Jitter, in [0, 1)."""

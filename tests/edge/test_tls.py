@@ -16,6 +16,8 @@ from cryptography import x509
 from websockets.asyncio.client import connect
 
 from realtime.client import connect as sdk_connect
+from realtime.client.errors import Disconnected
+from realtime.client.options import Options
 from tests.attacks.wire import TEXT, Peer, frame, message
 from tests.certificates import Authority
 from tests.conftest import ROOT
@@ -386,3 +388,14 @@ def test_settings_that_will_not_do_end_the_start_in_one_line(options, said):
     assert done.returncode == 1
     assert said in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+async def test_our_own_client_checks_certificates_as_it_is_told(start, authority):
+    server = start()
+    url = wss(server).removesuffix("/alice")
+    async with sdk_connect(url, user="alice", options=Options(ssl=authority.trusting())) as alice:
+        room = await alice.join("chat:lobby")
+        assert (await room.publish("chat_message", {"text": "hi"})).offset == 1
+    stranger = sdk_connect(url, user="alice", options=Options(open_timeout_s=0.5))
+    with pytest.raises(Disconnected):
+        await stranger.__aenter__()
