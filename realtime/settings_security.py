@@ -118,6 +118,24 @@ class SecuritySettings(ClusterSettings, frozen=True, kw_only=True):
             ge=0, le=1_000_000, description="New connections a second of one subnet. 0: no limit.", extra=Rate
         ),
     ] = 0
+    messages_per_second_per_address: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000_000,
+            description="Messages a second of all connections of one address together. 0: no limit.",
+            extra=Rate,
+        ),
+    ] = 0
+    messages_per_second_per_subnet: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000_000,
+            description="Messages a second of all connections of one subnet together. 0: no limit.",
+            extra=Rate,
+        ),
+    ] = 0
     control_frames_per_second: Annotated[
         int,
         Meta(

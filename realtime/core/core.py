@@ -28,7 +28,7 @@ from realtime.core.doors import Doors
 from realtime.core.entry import Entry, Greet
 from realtime.core.feature import MessageType
 from realtime.core.headcount import Headcount
-from realtime.core.limits import Limits, Meters
+from realtime.core.limits import Crowd, Limits, Meters
 from realtime.core.membership import Membership
 from realtime.core.notifications import NotificationManager
 from realtime.core.outside import Outside
@@ -141,6 +141,10 @@ class Core:
             ConnectionLimit: the user has as many connections as allowed.
         """
         return self._entry.admit(identity, number)
+
+    def limit_addresses(self, crowd: Crowd) -> None:
+        """Hold the messages of all connections of an address together, too, to what `crowd` says."""
+        self._router.meters.crowd = crowd
 
     def release(self, identity: Identity, number: int = 0) -> None:
         """Give back an admission that no session was made of."""

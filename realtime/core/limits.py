@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -32,6 +32,8 @@ LIMITS: Final = (
     "messages_per_second_per_user",
     "bytes_per_second_per_user",
     "deliveries_per_second_per_user",
+    "messages_per_second_per_address",
+    "messages_per_second_per_subnet",
     "messages_per_second_per_tenant",
     "bytes_per_second_per_tenant",
     "deliveries_per_second_per_tenant",
@@ -110,6 +112,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class Crowd(Protocol):
+    """Counts what all connections of an address send together, and of its subnet."""
+
+    def over(self, address: str, messages: int) -> tuple[str, float, float] | None:
+        """Take so many; or return what allows fewer: its name, its rate, and the seconds to wait."""
+        ...
+
+
 class Meters:
     """The token buckets of connections: messages and errors.
 
@@ -127,21 +137,29 @@ class Meters:
             limits.errors_per_second, limits.errors_burst, METERED_CONNECTIONS, clock=clock.monotonic_ns
         )
         self._limits = limits
+        self.crowd: Crowd | None = None  # where addresses are limited too
         self._chunk = max(1, min(CREDIT_CHUNK, int(limits.messages_burst) // 8))
 
     def pay(self, session: Session) -> None:
         """Take what the message at hand costs, and where there is more, for those that follow.
 
         Raises:
-            RateLimited: the connection has sent what it may; the error says when to go on.
+            RateLimited: the connection, or its address, has sent what it may; the error says when to go on.
         """
         key = str(session.connection.id)
-        if self._messages.take(key, self._chunk) == 0.0:
+        # The connection's own first: what it has paid in vain, where its address may not, is no neighbour's.
+        if self._messages.take(key, self._chunk) == 0.0 and self._over(session, self._chunk) is None:
             session.credit = self._chunk - 1
             return
         wait_s = self._messages.take(key)
         if wait_s > 0.0:
             raise rate_limited("messages_per_second", self._limits.messages_per_second, wait_s)
+        over = self._over(session, 1)
+        if over is not None:
+            raise rate_limited(*over)
+
+    def _over(self, session: Session, messages: int) -> tuple[str, float, float] | None:
+        return None if self.crowd is None else self.crowd.over(session.connection.address, messages)
 
     def count_error(self, session: Session) -> bool:
         """Count an error that the peer caused; False when it causes too many to be kept."""

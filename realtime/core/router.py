@@ -56,6 +56,7 @@ class Router:
         self._errors_per_second = limits.errors_per_second
         self._count_error = meters.count_error
         self._spawn = spawn
+        self.meters = meters
         self.pay = meters.pay
         self.errors = 0  # answered since the start
         self.failures = 0  # of them our own

@@ -1,4 +1,4 @@
-"""What one address may take, and one subnet: connections at once, and new ones a second.
+"""What one address may take, and one subnet: connections at once, new ones a second, and messages.
 
 An address is an IPv4 address, or what one customer has of IPv6: its first `ipv6_prefix_bits`, a /64, because
 whoever has one address of it has all of them. A subnet is what a few of those have in common, /24 and /48.
@@ -13,6 +13,7 @@ from typing import Final
 
 from realtime.core.contracts import Clock
 from realtime.errors import SettingsError
+from realtime.native.address import pack
 from realtime.native.ratelimit import KeyedLimiter
 from realtime.settings import Settings
 
@@ -136,6 +137,39 @@ class AddressLimits:
     def __len__(self) -> int:
         """How many addresses have open connections."""
         return len(self._quotas[0])
+
+
+class MessageRates:
+    """A `core.limits.Crowd`: what all connections of an address, and of a subnet, may send a second together.
+
+    It is false where neither is limited. Nobody who is `exempt` is over anything.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock, exempt: Callable[[bytes], bool]) -> None:
+        self._exempt = exempt
+        # The address first: what it has paid in vain, where its subnet may not, is no neighbour's.
+        self._rates = [
+            (key, name, rate, KeyedLimiter(rate, burst, METERED_ADDRESSES, clock=clock.monotonic_ns))
+            for key, name in (
+                (prefix(32, settings.ipv6_prefix_bits), "messages_per_second_per_address"),
+                (prefix(settings.subnet_bits_v4, settings.subnet_bits_v6), "messages_per_second_per_subnet"),
+            )
+            if (rate := getattr(settings, name)) and (burst := max(1.0, rate * settings.rate_burst_s))
+        ]
+
+    def __bool__(self) -> bool:
+        return bool(self._rates)
+
+    def over(self, address: str, messages: int) -> tuple[str, float, float] | None:
+        """Take so many messages of an address, as `Crowd.over`."""
+        packed = pack(address)
+        if packed is None or self._exempt(packed):
+            return None
+        for key, name, rate, limiter in self._rates:
+            wait_s = limiter.take(key(packed), messages)
+            if wait_s > 0.0:
+                return name, rate, wait_s
+        return None
 
 
 def _network(text: str) -> IPv4Network | IPv6Network:

@@ -25,6 +25,7 @@ from realtime.core.router import error_reason, limit_exceeded
 from realtime.core.session import Session
 from realtime.core.users import identity_of
 from realtime.edge import metrics
+from realtime.edge.address_limits import MessageRates
 from realtime.edge.doorkeeper import Doorkeeper
 from realtime.edge.drain import drain, rebalance_reason
 from realtime.edge.expiry import SilentTokens
@@ -96,6 +97,9 @@ class Worker:
         self._welcome = Welcome(settings, self._node, self.hub, foundation.worker)
         self.core = self._make_core(authenticator)
         SharedPenalties(self.guard, self.core.cluster)
+        rates = MessageRates(settings, clock, self.guard.is_exempt)
+        if rates:
+            self.core.limit_addresses(rates)
         self.hub.deliver_to(self.core.receive)  # no Python of ours between them: it is the hot path
         self._silent = SilentTokens(clock, self.core.token_audit, settings.token_warning_s)
         self._gate.open(self.core, self._welcome, self._silent, self._defer)

@@ -5,9 +5,11 @@ All of 127.0.0.0/8 is this machine's, so that attackers and others have addresse
 
 import contextlib
 import itertools
+import json
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jwt
 import pytest
@@ -386,3 +388,35 @@ def test_a_flood_of_those_kept_out_is_no_flood_of_the_log(fort):
     for _ in range(300):
         is_let_in(server, MALLORY)
     assert len(server.log) - lines <= 3
+
+
+def replies(peer: Peer, count: int) -> list[dict[str, Any]]:
+    """The next so many answers of the server."""
+    read = (json.loads(peer.read_message()) for _ in itertools.count())
+    return list(itertools.islice((each for each in read if "id" in each), count))
+
+
+def test_many_connections_of_an_address_send_no_more_than_one_may(fort):
+    """A limit for each connection is none for who makes ten of them; a neighbour has its own."""
+    server = fort(
+        messages_per_second_per_address=50, rate_burst_s=1.0, penalty_threshold=0, errors_burst=10_000
+    )
+    said = b'{"type":"ping","id":1}'
+    pongs = refused = 0
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(Peer(server, source=MALLORY)) for _ in range(10)]
+        for number, peer in enumerate(peers):
+            peer.upgrade(f"/ws/mallory-{number % 3}")
+        for peer in peers:
+            peer.send(message(said) * 20)
+        for peer in peers:
+            answers = replies(peer, 20)
+            pongs += sum(each["type"] == "pong" for each in answers)
+            refused += sum(
+                each["content"].get("limit") == "messages_per_second_per_address" for each in answers
+            )
+        assert pongs + refused == 200
+        assert 50 <= pongs < 100  # what may come at once, and what came due while we sent
+        with Peer(server, source=NEIGHBOUR) as neighbour:
+            neighbour.upgrade("/ws/neighbour").send(message(said) * 20)
+            assert all(each["type"] == "pong" for each in replies(neighbour, 20))

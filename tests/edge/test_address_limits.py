@@ -2,7 +2,7 @@
 
 import pytest
 
-from realtime.edge.address_limits import AddressLimits, Exemptions, prefix
+from realtime.edge.address_limits import AddressLimits, Exemptions, MessageRates, prefix
 from realtime.errors import SettingsError
 from realtime.native.address import pack
 from realtime.settings import Settings
@@ -133,3 +133,39 @@ def test_a_prefix_keeps_so_many_leading_bits(bits):
     cut = prefix(bits, 64)
     assert int.from_bytes(cut(b"\xff\xff\xff\xff")).bit_count() == bits
     assert cut(bytes(range(16))) == bytes(range(8)) + bytes(8)
+
+
+@pytest.fixture
+def rates(clock):
+    """Return what makes rates of messages of settings; 127.0.0.1 is exempt."""
+
+    def make(**settings) -> MessageRates:
+        return MessageRates(Settings(**settings), clock, lambda address: address == pack("127.0.0.1"))
+
+    return make
+
+
+def test_rates_of_messages_are_there_only_where_they_are_limited(rates):
+    assert not rates()
+    assert rates(messages_per_second_per_subnet=1)
+
+
+def test_an_address_sends_so_many_messages_whoever_it_is_and_another_as_many(rates, clock):
+    some = rates(messages_per_second_per_address=10, rate_burst_s=1)
+    assert some.over("192.0.2.1", 10) is None
+    assert some.over("192.0.2.1", 1) == ("messages_per_second_per_address", 10, pytest.approx(0.1))
+    assert some.over("192.0.2.2", 10) is None
+    clock.advance(0.2)
+    assert some.over("192.0.2.1", 2) is None
+    assert some.over("127.0.0.1", 1000) is None
+    assert some.over("", 1000) is None  # over a Unix socket, say
+
+
+def test_a_subnet_sends_so_many_messages_and_pays_for_none_that_its_address_may_not(rates):
+    some = rates(messages_per_second_per_address=10, messages_per_second_per_subnet=15, rate_burst_s=1)
+    assert some.over("192.0.2.1", 10) is None
+    for _ in range(20):
+        assert some.over("192.0.2.1", 1)[0] == "messages_per_second_per_address"
+    assert some.over("192.0.2.2", 5) is None
+    assert some.over("192.0.2.3", 1)[0] == "messages_per_second_per_subnet"
+    assert some.over("198.51.100.1", 10) is None
