@@ -15,6 +15,11 @@ from tests.oracles.hub import FakeClock
 DEFAULT, ACME = LOBBY.tenant, FOREIGN.tenant
 
 
+# Where nothing adds to the rows, their sizes are known.
+plainly = pytest.mark.parametrize("place", ["sqlite", "postgres"], indirect=True)
+sealed = pytest.mark.parametrize("place", ["sealed sqlite", "sealed postgres"], indirect=True)
+
+
 async def kept(store, *rows):
     owner = Owner(store)
     for row in rows:
@@ -23,6 +28,7 @@ async def kept(store, *rows):
     return sum(map(size_of, rows))
 
 
+@plainly
 async def test_what_was_there_before_is_counted_when_counting_begins(store):
     sizes = {
         DEFAULT: await kept(store, a_row(store, 1, key="k\u00e4y"), a_row(store, 1, OTHER, sender=None)),
@@ -34,6 +40,7 @@ async def test_what_was_there_before_is_counted_when_counting_begins(store):
     assert await store.usage([TenantId("nobody")]) in ({}, {"nobody": 0})
 
 
+@plainly
 async def test_what_is_kept_is_counted_with_it_once_and_what_is_removed_is_not_any_more(place, store):
     await store.migrate(FEATURE, FOLDER)
     first, second = a_row(store, 1, key="k"), a_row(store, 2)
@@ -46,6 +53,15 @@ async def test_what_is_kept_is_counted_with_it_once_and_what_is_removed_is_not_a
     assert await store.usage(None) == {DEFAULT: size_of(first) - len(first.sender)}
 
 
+@sealed
+async def test_sealed_rows_count_with_what_sealing_adds_to_them(place, store):
+    await store.migrate(FEATURE, FOLDER)
+    size = await kept(store, a_row(store, 1, key="k"))
+    assert size < (await store.usage(None))[DEFAULT] < size + 200
+    await place.execute("DELETE FROM publications")
+    assert (await store.usage(None)).get(DEFAULT, 0) == 0
+
+
 async def test_a_group_that_failed_is_not_counted(place, store):
     await store.migrate(FEATURE, FOLDER)
     await place.refuse(FOREIGN)
@@ -54,6 +70,7 @@ async def test_a_group_that_failed_is_not_counted(place, store):
     assert (await store.usage(None)).get(ACME, 0) == 0
 
 
+@plainly
 async def test_many_tenants_in_one_group_are_each_counted(store):
     await store.migrate(FEATURE, FOLDER)
     rows = [

@@ -148,7 +148,7 @@ WITHOUT_TENANT = {
     *("penalties", "policy"),
 }
 # They read a store and ask no worker; whose rows they give, their own tests hold.
-OF_STORES = {"audit", "user"}
+OF_STORES = {"audit", "keys", "user"}
 
 
 async def every_method(redis_url, prefix):
