@@ -147,7 +147,7 @@ WITHOUT_TENANT = {
     *("serve", "check", "settings", "migrate", "token", "dev-cluster", "replay"),
     *("penalties", "policy"),
 }
-# They read a store and ask no worker; whose rows they give, their own tests hold.
+# They read a store and ask no worker; whose rows they give, test_stores.py holds, and of keys tests/sealing.
 OF_STORES = {"audit", "keys", "user"}
 
 
