@@ -568,9 +568,9 @@ def _knob(name: str, annotated: Any, default: Any) -> Knob:
 
 def _bounds(base: Any, meta: Meta) -> str:
     """`0 to 65535`, `above 0, to 120`, `debug, info, …`; empty where any value of the type will do."""
-    choices = get_args(get_args(base)[0]) if get_origin(base) is tuple else get_args(base)
-    if choices:
-        return ", ".join(map(str, choices))
+    item = get_args(base)[0] if get_origin(base) is tuple else base
+    if get_origin(item) is Literal:
+        return ", ".join(map(str, get_args(item)))
     if meta.le is None:
         return ""
     low = f"{meta.ge}" if meta.ge is not None else f"above {meta.gt},"
