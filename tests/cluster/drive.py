@@ -66,6 +66,7 @@ class Plan:
     sdk: int = 3
     rate: float = 300.0
     faults: Collection[str] = ()  # these only; all there are where it is empty
+    deeds: frozenset[str] = frozenset()  # a run without faults goes on until its clients have done these
 
 
 class Run:
@@ -138,6 +139,8 @@ class Run:
         await self._everybody_moves_on("at the start")
         if self._stage is None:
             await after(max(0.0, end_s - self.world.now))
+            # What clients do by chance is done when it has come up, not when the time is over.
+            await self.world.until(lambda: self.plan.deeds <= set(self.world.counts))
             self.world.check()
             return
         wanted = [kind for kind in faults_on(self._stage) if not self.plan.faults or kind in self.plan.faults]
