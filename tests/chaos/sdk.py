@@ -153,6 +153,8 @@ class SdkMember:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._world.fail(error)
         self._news.set()
+        # Only now is nothing under way: who waits for that was woken by the ack, a moment too early.
+        self._world.happened("answered")
 
     async def _join(self, client: Client, seat: Seat) -> None:
         self._world.happened("join")
