@@ -18,7 +18,7 @@ import msgspec
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the checkout's code, whatever else is installed
 
-from realtime import cli, errors, settings, settings_cluster, settings_security  # noqa: E402
+from realtime import cli, errors, settings, settings_chat, settings_cluster, settings_security  # noqa: E402
 from realtime.client import replay  # noqa: E402
 from realtime.core.feature import Feature  # noqa: E402
 from realtime.edge import telemetry  # noqa: E402
@@ -76,7 +76,12 @@ variables and options, and are arrays in TOML.
 def settings_sections() -> dict[str, list[str]]:
     """The groups that the comments of `Settings` make: names of the knobs by title, in order."""
     sections: dict[str, list[str]] = {}
-    pages = settings.Settings, settings_security.SecuritySettings, settings_cluster.ClusterSettings
+    pages = (
+        settings.Settings,
+        settings_chat.ChatSettings,
+        settings_security.SecuritySettings,
+        settings_cluster.ClusterSettings,
+    )
     for line in "".join(map(inspect.getsource, pages)).splitlines():
         if title := re.fullmatch(r"    # -- (.+?) -*", line):
             names = sections.setdefault(title[1][:1].upper() + title[1][1:], [])

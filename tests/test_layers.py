@@ -19,7 +19,17 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 BASE = frozenset(
-    {"errors", "ids", "units", "settings", "settings_cluster", "settings_security", "loading", "policy"}
+    {
+        "errors",
+        "ids",
+        "units",
+        "settings",
+        "settings_chat",
+        "settings_cluster",
+        "settings_security",
+        "loading",
+        "policy",
+    }
 )
 RANK = {"native": 0, "protocol": 1, "core": 2, "features": 3, "backends": 3, "edge": 4, "cli": 5}
 # A layer with a rule of its own: what of ours it may import.

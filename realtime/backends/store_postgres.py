@@ -34,6 +34,7 @@ from realtime.backends.postgres_database import (
 )
 from realtime.backends.postgres_lane import Lane
 from realtime.backends.postgres_rows import Claim, RowWriter, SharedWriter, Used, Wish
+from realtime.backends.postgres_tables import PostgresTables
 from realtime.core.contracts import Clock, Kept, Page, Position, Remembered, Row
 from realtime.errors import Unavailable
 from realtime.ids import RoomId, TenantId
@@ -105,6 +106,7 @@ class PostgresStore:
         self._lanes: list[Lane] = []
         self._claims = Claims(self._ask)
         self._closing = False
+        self.tables = PostgresTables(self)
         self.epoch = b""
 
     async def start(self) -> None:

@@ -17,6 +17,7 @@ from typing import Final, ParamSpec, TypeVar
 from realtime.backends.groups import Bounds, Entry, Episode, Queue
 from realtime.backends.sqlite_database import Database, Synchronous, machine_boot_id
 from realtime.backends.sqlite_rows import GROUP_ROWS, RowReader, RowWriter
+from realtime.backends.sqlite_tables import SqliteTables
 from realtime.core.contracts import Clock, Kept, Page, Position, Remembered, Row
 from realtime.errors import Unavailable
 from realtime.ids import RoomId, TenantId
@@ -94,6 +95,7 @@ class SqliteStore:
         self._syncing = ThreadPoolExecutor(1, thread_name_prefix="realtime-store-syncer")
         self._sync: asyncio.Task[None] | None = None
         self._sync_trouble = Episode(f"{database.path} (fsync)", clock)
+        self.tables = SqliteTables(self, database.path)
         self._rows = 0
         self._groups = 0
         self._failed_rows = 0
@@ -170,6 +172,7 @@ class SqliteStore:
         """Commit what is queued, mark the file as whole, close it."""
         if self._closing:
             return
+        await self.tables.close()
         self._closing = True
         await self._idle.wait()
         if self._sync is not None:

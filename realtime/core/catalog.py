@@ -28,6 +28,7 @@ class Catalog:
         self.features = tuple(features)
         self.kinds: dict[str, RoomKind] = {}
         self.messages: dict[str, MessageType] = {}
+        self.feature_of: dict[str, Feature] = {}  # by message type
         self.types_by_kind: dict[str, frozenset[str]] = {}
         self._room_keys: dict[str, str] = {}
         for feature in self.features:
@@ -78,13 +79,25 @@ class Catalog:
         for message in feature.messages:
             if message.name in self.messages or message.name in RESERVED:
                 raise ValueError(f"feature {feature.name!r}: message {message.name!r} is declared already")
-            if message.ephemeral + (message.handler is not None) + (message.owner is not None) > 1:
-                one_of = "is ephemeral, or handled, or its owner's"
-                raise ValueError(f"feature {feature.name!r}: message {message.name!r} {one_of}")
+            _check(feature, message)
             self.messages[message.name] = message
+            self.feature_of[message.name] = feature
         for key, name in feature.room_keys.items():
             if self._room_keys.setdefault(key, name) != name:
                 raise ValueError(f"feature {feature.name!r}: room key {key!r} is declared already")
+
+
+def _check(feature: Feature, message: MessageType) -> None:
+    """Raise ValueError where a message's ways do not go together."""
+    handled, owned = message.handler is not None, message.owner is not None
+    # What is plain has a way of its own for servers where the feature does not run.
+    if (message.ephemeral and not message.plain) + handled + owned > 1:
+        one_of = "is ephemeral, or handled, or its owner's"
+        raise ValueError(f"feature {feature.name!r}: message {message.name!r} {one_of}")
+    if message.plain and feature.open is None:
+        raise ValueError(
+            f"feature {feature.name!r}: message {message.name!r} is plain, and nothing is opened"
+        )
 
 
 def _keys_decoder(room_keys: dict[str, str]) -> msgspec.json.Decoder[msgspec.Struct]:

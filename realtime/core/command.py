@@ -22,7 +22,11 @@ Visit = Callable[[RoomId, int], Awaitable[tuple[Position, Collection[bytes]]]]
 
 
 class Order(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A command on its way between workers; `version` is of the ring as its sender's worker knows it."""
+    """A command on its way between workers; `version` is of the ring as its sender's worker knows it.
+
+    A `trusted` one is the server's own or a back-end's, in the name of `identity` (of nobody, where its user
+    is empty): what members may do does not bind it.
+    """
 
     version: int
     tenant: TenantId
@@ -31,6 +35,7 @@ class Order(msgspec.Struct, frozen=True, array_like=True, gc=False):
     content: bytes
     key: str | None
     identity: Identity
+    trusted: bool = False
 
     @property
     def room_key(self) -> RoomId:
@@ -55,7 +60,8 @@ def decode_order(body: bytes) -> Order:
 
 
 class Command:
-    """What an owner's handler gets: `identity` has sent `content` (JSON) as `type` to `room`.
+    """What an owner's handler gets: `identity` has sent `content` (JSON) as `type` to `room`; `trusted` as in
+    `Order`.
 
     `key` is the envelope's: a publication that carries it is made once, however often the command comes.
     `fence` is the ring version under which the room is owned.
@@ -72,6 +78,7 @@ class Command:
         "over",
         "published",
         "room",
+        "trusted",
         "type",
     )
 
@@ -81,6 +88,7 @@ class Command:
         self.type = order.type
         self.content = order.content
         self.key = order.key
+        self.trusted = order.trusted
         self.fence = fence
         self.over = False  # the room has been disowned since
         self.published = 0  # times that it was, or may have been
@@ -105,10 +113,12 @@ class Command:
         sender: bytes | None = None,
         key: str | None = None,
         expect: int | None = None,
+        as_server: bool = False,
     ) -> Receipt | Awaitable[Receipt]:
         """Publish `content` (JSON) to the command's room as its owner.
 
-        `sender` is a user id as JSON, None the command's sender; `key` and `expect` are as in `Terms`.
+        `sender` is a user id as JSON, None the command's sender, or with `as_server` nobody; `key` and
+        `expect` are as in `Terms`.
 
         Raises (the awaitable too):
             NotServed: the room is not owned here any more.
@@ -119,7 +129,8 @@ class Command:
         if self.over or fence is None:
             raise NotServed("this worker does not own the room any more")
         self.published += 1
-        sender = json_string(self.identity.user) if sender is None else sender
+        if sender is None and self.identity.user and not as_server:
+            sender = json_string(self.identity.user)
         terms = Terms(key=key, expect=expect, fence=fence)
         try:
             receipt = self._publish(self.room, type, sender, content, terms)

@@ -8,19 +8,21 @@ admitted and never connected. A connection that is to authenticate by its first 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
 import msgspec
 
 from realtime.core.access import Access
+from realtime.core.admission import Admission
 from realtime.core.audit import NO_AUDITOR, Auditor
 from realtime.core.audit_inbox import AuditInbox
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.catalog import Catalog
 from realtime.core.cluster import Cluster, Whereabouts
 from realtime.core.cluster_local import LocalCluster
+from realtime.core.command import Order
 from realtime.core.contents import decode
 from realtime.core.contracts import Broker, Clock, Connection, Sockets
 from realtime.core.control import Control
@@ -29,9 +31,9 @@ from realtime.core.entry import Entry, Greet
 from realtime.core.feature import MessageType
 from realtime.core.headcount import Headcount
 from realtime.core.limits import Crowd, Limits, Meters
-from realtime.core.membership import Membership
+from realtime.core.membership import FORBIDDEN, Membership
 from realtime.core.notifications import NotificationManager
-from realtime.core.outside import Outside
+from realtime.core.outside import Outside, Publication
 from realtime.core.owners import Owners
 from realtime.core.publishing import Publisher
 from realtime.core.queries import Queries
@@ -40,11 +42,13 @@ from realtime.core.reviews import Reviews
 from realtime.core.revocations import RevocationList, Revoked
 from realtime.core.room_rules import RoomRules
 from realtime.core.router import Router, Spawn
+from realtime.core.services import Running, Services
 from realtime.core.session import Handle, Handlers, Session
 from realtime.core.tenant import Tenants
 from realtime.core.token_audit import TokenAudit
 from realtime.core.users import Users
-from realtime.ids import TenantId, UserId
+from realtime.errors import Unavailable
+from realtime.ids import TenantId, UserId, room_kind
 from realtime.native.message import Envelope
 from realtime.native.relay import Relay
 
@@ -63,7 +67,8 @@ class Core:
     in, `whereabouts` counts users' connections for all of it and `headcount` tenants', `revocations` keeps
     for all what tokens are refused; without them it serves alone. `rules` say what the policy says of rooms,
     `audit` is told what is decided. So long before a token ends its bearer is told (`token_warning_s`, 0:
-    never).
+    never). `services` are for features that keep tables of their own: without them those do not run, and
+    `running` is empty.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class Core:
         audit: Auditor = NO_AUDITOR,
         headcount: Headcount | None = None,
         token_warning_s: float = 0.0,
+        services: Services | None = None,
     ) -> None:
         limits = limits or Limits()
         self.quotas = QuotaBook(limits.quota)
@@ -116,16 +122,21 @@ class Core:
         publish = self._publish = publisher.publish
         self._signal = publisher.signal
         ping = queries.ping
-        self._entry.open(self._handlers(queries, ping))
         bounds = limits.messages_per_frame, limits.content_bytes
         # (state, payload), for each message of a connection
         self.receive = Relay(router, fanout, publish, ping, on_stranger, *bounds).receive
         self.publish = publish  # (session, envelope), for features that publish after they have checked
         self.fail = self._router.fail  # (session, message, error), for what the edge does not let through
-        self._outside = Outside(catalog, self._membership, publisher.publish_to, cluster, limits)
+        outside = catalog, self._membership, publisher.publish_to, cluster, limits
+        self._outside = Outside(*outside, self._order_from_outside)
         self.notifications = NotificationManager(users, fanout, limits, cluster, whereabouts)
         self.control = self._make_control(users, fanout, revoked, revocations, clock)
         self._open_counts(users, headcount)
+        self.admission = Admission(self._membership.gates, self._membership, users, cluster, FORBIDDEN)
+        self.membership = self._membership  # for features: rooms that are live here, and rights in them
+        self.running: dict[str, Running] = {}
+        self._open_features(services)
+        self._entry.open(self._handlers(queries, ping))
         cluster.watch(self._owners.on_change)
 
     def admit(self, identity: Identity, number: int = 0) -> int:
@@ -195,7 +206,14 @@ class Core:
             self._whereabouts.tick()
         if self._headcount is not None:
             self._headcount.tick()
+        for feature in self.running.values():
+            feature.tick()
         self._broker.tick()
+
+    async def close(self) -> None:
+        """Let features write what they still have to, when the last connection is gone."""
+        for feature in self.running.values():
+            await feature.close()
 
     async def paid(self) -> None:
         """Wait until the publications that are being kept now are acknowledged, or refused."""
@@ -220,6 +238,7 @@ class Core:
             **self.control.stats(),
             **({} if self._whereabouts is None else self._whereabouts.stats()),
             **({} if self._headcount is None else self._headcount.stats()),
+            **{name: value for each in self.running.values() for name, value in each.stats().items()},
         }
 
     def tenant_stats(self) -> dict[str, dict[str, float]]:
@@ -237,6 +256,33 @@ class Core:
             "deliveries": deliveries,
             **{limit: count for (whose, limit), count in self._quota_refusals.counts.items() if whose == id},
         }
+
+    def _open_features(self, services: Services | None) -> None:
+        if services is None:
+            return
+        for feature in self.catalog.features:
+            if feature.open is not None:
+                running = self.running[feature.name] = feature.open(self, services)
+                for kind, gate in running.gates.items():
+                    self._membership.gates.add(kind, gate)
+
+    def _is_idle(self, message: MessageType) -> bool:
+        """Whether the feature of a message is one that is opened, and does not run here."""
+        feature = self.catalog.feature_of[message.name]
+        return feature.open is not None and feature.name not in self.running
+
+    def _order_from_outside(self, asked: Publication) -> bytes | Awaitable[bytes] | None:
+        """Have the room's owner do what a back-end asks, in the name of a user or of nobody; None where the
+        type is published as it stands.
+        """
+        message = self.catalog.messages[asked.type]
+        own_kinds = {kind.name for kind in self.catalog.feature_of[asked.type].kinds}
+        if message.owner is None or self._is_idle(message) or room_kind(asked.room) not in own_kinds:
+            return None
+        whose = Identity(asked.user or UserId(""), asked.tenant)
+        version, content = self._owners.version, asked.content
+        order = Order(version, asked.tenant, asked.room, asked.type, content, asked.key, whose, trusted=True)
+        return self._owners.perform(order)
 
     def _open_counts(self, users: Users, headcount: Headcount | None) -> None:
         """Begin to count connections over all workers, where there are others."""
@@ -288,15 +334,34 @@ class Core:
         content checked.
         """
         handle: Handle = self._publish
-        if message.handler is not None:
+        if self._is_idle(message) and not message.plain:
+            handle = _refuse_without_store
+        elif message.handler is not None and not self._is_idle(message):
             handle = partial(message.handler, self)
-        elif message.owner is not None:
+        elif message.owner is not None and not self._is_idle(message):
             handle = self._owners.command
         elif message.ephemeral:
             handle = self._signal
-        if message.content is None:
-            return handle
-        return _checked(handle, message.content, self._membership.is_end_to_end)
+        if message.content is not None and not (message.plain and self._is_idle(message)):
+            handle = _checked(handle, message.content, self._membership.is_end_to_end)
+        if message.plain and not self._is_idle(message):
+            as_it_stands = self._signal if message.ephemeral else self._publish
+            own_kinds = {kind.name for kind in self.catalog.feature_of[message.name].kinds}
+            return self._in_own_rooms(own_kinds, handle, as_it_stands)
+        return handle
+
+    def _in_own_rooms(self, kinds: Collection[str], handle: Handle, as_it_stands: Handle) -> Handle:
+        """Return what handles a plain type: its feature in rooms of its own kinds, nobody elsewhere."""
+
+        def choose(session: Session, message: Envelope) -> Awaitable[None] | None:
+            kind = self._membership.room_name(message).partition(":")[0]
+            return (handle if kind in kinds else as_it_stands)(session, message)
+
+        return choose
+
+
+def _refuse_without_store(session: Session, message: Envelope) -> None:
+    raise Unavailable(f"{message.type!r} needs a store: set sqlite_path or postgres_url")
 
 
 def _checked(handle: Handle, content: object, is_sealed: Callable[[Session, Envelope], bool]) -> Handle:

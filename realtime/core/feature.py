@@ -13,6 +13,7 @@ from realtime.core.kinds import RoomKind
 if TYPE_CHECKING:
     from realtime.core.command import Command
     from realtime.core.core import Core
+    from realtime.core.services import Open
     from realtime.core.session import Session
     from realtime.native.message import Envelope
 
@@ -41,7 +42,13 @@ class MessageType(msgspec.Struct, frozen=True, kw_only=True):
     msgspec.Struct or any type msgspec decodes; None takes any JSON. Without a `handler` the message is
     published to its room as it stands; one that is `ephemeral` only to the members who are there now, outside
     of the room's order, and never kept. One with an `owner` goes to the worker that owns the room, wherever
-    its sender is; who may publish the type there may send it.
+    its sender is; who may publish the type there may send it, and where it is `from_outside` whoever may not
+    be in the room too: then its owner decides.
+
+    A `plain` type is its feature's in rooms of the feature's own kinds alone, and only where the feature runs
+    (`Feature.open`; it needs a store). Elsewhere it is published as if it had neither handler nor owner. An
+    owner answers it with a JSON object that has `offset`, `epoch` and, for a repeat, `duplicate`. Other types
+    of a feature that does not run are refused.
     """
 
     name: str
@@ -50,6 +57,8 @@ class MessageType(msgspec.Struct, frozen=True, kw_only=True):
     handler: Handler | None = None
     ephemeral: bool = False
     owner: OwnerHandler | None = None
+    plain: bool = False
+    from_outside: bool = False
 
 
 class Feature(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +71,9 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
 
     What keeps a room's state in memory does so at the room's owner: `own` says what came to this worker
     (nothing of it is known here yet), `disown` what went: its state is to be dropped, others write there now.
+
+    What keeps tables of its own is given `open`, which makes what is `Core.running` under the feature's name,
+    on workers that have a store.
     """
 
     name: str
@@ -72,3 +84,4 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
     migrations: Path | None = None
     own: OnSlots | None = None
     disown: OnSlots | None = None
+    open: Open | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from realtime.core import audit
 from realtime.core.access import JOIN, Access, Rights
@@ -12,6 +12,7 @@ from realtime.core.catalog import Catalog
 from realtime.core.contents import decode_join
 from realtime.core.contracts import Broker, Clock, Fanout, Page, Position, Recovery
 from realtime.core.doors import Doors
+from realtime.core.gates import Gates
 from realtime.core.kinds import RoomKind
 from realtime.core.limits import Limits
 from realtime.core.passive import Passives
@@ -28,6 +29,9 @@ from realtime.native.encode import encode_ack, encode_reply, json_string
 from realtime.native.message import Envelope
 from realtime.protocol.messages import Join
 from realtime.protocol.session import State
+
+if TYPE_CHECKING:
+    from realtime.core.services import Gate
 
 FORBIDDEN: Final = "forbidden"  # in `left`
 MAY_NOT_JOIN: Final = "you may not join this room"
@@ -61,6 +65,7 @@ class Membership:
         self.access = access
         self.rules = rules
         self.doors = doors
+        self.gates = Gates()
         self._passives = Passives(clock)
         self.rosters = Rosters(clock, limits, self._on_idle)
         self.rooms = 0  # live ones
@@ -82,12 +87,27 @@ class Membership:
             self._catalog.kind_of(name)  # a name that can be no room's is a BadMessage
             grant = self.doors.knock(session, key, content.token)
             if not isinstance(grant, Grant | None):
-                handlers = session.handlers
-                self._router.hold(session, State.JOINING)
-                return self._join_later(session, message, _position(content), key, grant, handlers)
+                return self._hold(session, message, _position(content), key, grant)
             if grant is not None:
                 self.doors.admit(session, key, grant)
+        if self.gates.of(name) is not None:
+            self._catalog.kind_of(name)
+            key = RoomId(session.tenant.id, RoomName(name))
+            return self._hold(session, message, _position(content), key, None)
         return self._join(session, message, name, _position(content))
+
+    def _hold(
+        self,
+        session: Session,
+        message: Envelope,
+        since: Position | None,
+        key: RoomId,
+        grant: Awaitable[Grant] | None,
+    ) -> Awaitable[None]:
+        """Let what the session sends wait until it is known whether it may join."""
+        handlers = session.handlers
+        self._router.hold(session, State.JOINING)
+        return self._join_later(session, message, since, key, grant, handlers)
 
     def _join(
         self, session: Session, message: Envelope, name: str, since: Position | None
@@ -108,16 +128,22 @@ class Membership:
         message: Envelope,
         since: Position | None,
         key: RoomId,
-        pending: Awaitable[Grant],
+        pending: Awaitable[Grant] | None,
         handlers: Handlers,
     ) -> None:
-        """Join when the room token is judged. What the session sent meanwhile waits for all of it."""
+        """Join when the room token is judged, and the room's gate has been asked. What the session sent
+        meanwhile waits for all of it.
+        """
         going_on = None
         try:
-            grant = await pending
+            grant = None if pending is None else await pending
+            gate = self.gates.of(key.room)
+            if gate is not None:
+                await self._pass_gate(session, gate, key)
             if not session.connection.open:
                 return
-            self.doors.admit(session, key, grant)
+            if grant is not None:
+                self.doors.admit(session, key, grant)
             room = self._room_to_join(session, key.room)
             try:
                 recovery = room.stream.recover(since)
@@ -133,6 +159,15 @@ class Membership:
             if going_on is None:
                 self._router.resume(session, State.READY, handlers)
         await going_on
+
+    async def _pass_gate(self, session: Session, gate: Gate, key: RoomId) -> None:
+        """Raise Forbidden unless the policy and the gate let the session in."""
+        identity = session.identity
+        assert identity is not None  # nobody's sessions have no join
+        kind = self._catalog.kind_of(key.room)
+        self._check_join(session, identity, kind, key.room)
+        if not await self.gates.admits(gate, identity, key):
+            self.access.refuse(session, audit.Action.JOIN, key.room, JOIN, MAY_NOT_JOIN)
 
     def tell_doors(self) -> None:
         """Let out of private rooms those whose room tokens have ended."""

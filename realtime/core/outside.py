@@ -89,7 +89,10 @@ class Outside:
         publish: Callable[[RoomId, str, bytes | None, bytes, Terms], Receipt | Awaitable[Receipt]],
         cluster: Cluster,
         limits: Limits,
+        command: Callable[[Publication], bytes | Awaitable[bytes] | None],
     ) -> None:
+        """`command` has an owner do what is asked, and is None for a type that is published as it stands."""
+        self._command = command
         self._catalog = catalog
         self._membership = membership
         self._publish = publish
@@ -102,6 +105,9 @@ class Outside:
     def _on_publish(self, asker: WorkerId, body: bytes) -> bytes | Awaitable[bytes]:
         asked = _read(Publication, body)
         check_publication(self._catalog, self._membership.rules, asked)
+        outcome = self._command(asked)
+        if outcome is not None:
+            return _placed(outcome) if isinstance(outcome, bytes) else _placed_later(outcome)
         sender = None if asked.user is None else json_string(asked.user)
         key = RoomId(asked.tenant, asked.room)
         receipt = self._publish(key, asked.type, sender, asked.content, Terms(key=asked.key))
@@ -139,7 +145,7 @@ def check_publication(
     if asked.type not in catalog.types_by_kind[kind.name]:
         raise Forbidden(f"rooms of kind {kind.name!r} take no {asked.type!r}")
     message = catalog.messages[asked.type]
-    if message.owner is not None:
+    if message.owner is not None and not message.plain:
         raise BadMessage(f"{asked.type!r} is not published: members send it to the room's owner")
     if message.ephemeral != ephemeral:
         raise BadMessage(f"{asked.type!r} is {'kept: publish' if ephemeral else 'not kept: signal'} it")
@@ -163,6 +169,23 @@ def _read(type: type[Asked], body: bytes) -> Asked:
         return msgspec.msgpack.decode(body, type=type)
     except msgspec.MsgspecError as error:
         raise BadMessage(f"a process of another version asks: {error}") from error
+
+
+class _Placed(msgspec.Struct, frozen=True):
+    """What an owner's answer to a plain type says of its publication."""
+
+    offset: int
+    epoch: str
+    duplicate: bool = False
+
+
+def _placed(answer: bytes) -> bytes:
+    found = msgspec.json.decode(answer, type=_Placed)
+    return msgspec.msgpack.encode(Published(found.offset, found.epoch.encode(), found.duplicate))
+
+
+async def _placed_later(answer: Awaitable[bytes]) -> bytes:
+    return _placed(await answer)
 
 
 def _receipt(receipt: Receipt) -> bytes:

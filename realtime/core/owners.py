@@ -93,14 +93,29 @@ class Owners:
         if len(content) > CONTENT_BYTES_MAX:
             raise TooLarge(f"a command's content has {len(content)} bytes; {CONTENT_BYTES_MAX} are taken")
         order = Order(self._version, room.tenant, room.room, message.type, content, message.key, identity)
+        outcome = self.perform(order)
+        if not isinstance(outcome, bytes):
+            return _acknowledge_later(session, message, order, outcome)
+        _acknowledge(session, message, order, outcome)
+        return None
+
+    def perform(self, order: Order) -> bytes | Awaitable[bytes]:
+        """Have the owner of its room do what is ordered, and return what it answers.
+
+        Raises (the awaitable too):
+            Unavailable: there is no owner, for a while now; or it gave no answer, and may have done it.
+            RealtimeError: what the handler answers with.
+        """
         try:
             outcome = self._run(order)
         except NotServed:
-            return self._see_through(session, message, order, None)
-        if not isinstance(outcome, bytes):
-            return self._see_through(session, message, order, outcome)
-        _acknowledge(session, message, order, outcome)
-        return None
+            return self._see_through(order, None)
+        return outcome if isinstance(outcome, bytes) else self._see_through(order, outcome)
+
+    @property
+    def version(self) -> int:
+        """The ring's, as it is known here."""
+        return self._version
 
     def on_change(self, change: Change) -> None:
         """Take a new ring: no command goes on in a room that is not ours any more, features drop and take
@@ -148,15 +163,12 @@ class Owners:
 
     # -- on the worker of the sender ------------------------------------------------------------------------
 
-    async def _see_through(
-        self, session: Session, message: Envelope, order: Order, outcome: Awaitable[bytes] | None
-    ) -> None:
+    async def _see_through(self, order: Order, outcome: Awaitable[bytes] | None) -> bytes:
         until = self._clock.monotonic() + PATIENCE_S
         while True:
             version = self._version
             try:
-                content = await (outcome or self._done(order))
-                break
+                return await (outcome or self._done(order))
             except NotServed as error:
                 outcome = None
                 if self._clock.monotonic() >= until:
@@ -164,7 +176,6 @@ class Owners:
             self._again += 1
             if version == self._version:
                 await self._another_look()
-        _acknowledge(session, message, order, content)
 
     async def _done(self, order: Order) -> bytes:
         """Have whoever owns the room now do it, and return what it answers."""
@@ -241,6 +252,12 @@ def _told_apart(command: Command, error: NotServed) -> Unavailable:
         return error
     # Given to the next owner it might be done twice.
     return Unavailable("the room's owner has changed; it may have been done", retry_after_s=1.0)
+
+
+async def _acknowledge_later(
+    session: Session, message: Envelope, order: Order, outcome: Awaitable[bytes]
+) -> None:
+    _acknowledge(session, message, order, await outcome)
 
 
 def _acknowledge(session: Session, message: Envelope, order: Order, content: bytes) -> None:

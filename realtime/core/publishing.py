@@ -126,7 +126,8 @@ class Publisher:
 
     def _check_end_to_end(self, message: Envelope) -> None:
         """Raise BadMessage where a message to an end-to-end room is not sealed, or is to be read there."""
-        if self._catalog.messages[message.type].owner is not None:
+        known = self._catalog.messages[message.type]
+        if known.owner is not None and not known.plain:  # what is plain goes on as it stands, sealed
             raise refuse_reader(f"{message.type!r}")
         check_sealed(message.content or b"null")
 
@@ -159,6 +160,8 @@ class Publisher:
             access.refuse(session, audit.Action.PUBLISH, name, sending(self._catalog, message.type), said)
         if self._membership.rules.of(RoomId(session.tenant.id, RoomName(name))).end_to_end:
             self._check_end_to_end(message)
+        if self._catalog.messages[message.type].from_outside:
+            return  # its owner decides, and says the same of a room that there is not
         if not joined and not kind.open_to_publish:
             # Whoever may not join is told just that, so that nobody learns here which rooms exist.
             if not self._membership.may_join(identity, kind, name):

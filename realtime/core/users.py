@@ -56,6 +56,11 @@ class Users:
         states = (each.state for each in self._registry.connections())
         return [each for each in states if isinstance(each, Session) and each.identity is not None]
 
+    def sessions_of(self, tenant: TenantId, user: UserId) -> list[Session]:
+        """Return the sessions of a user."""
+        states = (each.state for each in self.connections(tenant, user))
+        return [each for each in states if isinstance(each, Session)]
+
     def evict(self, tenant: TenantId, user: UserId, number: int) -> None:
         """Close connection `number` of a user, who has too many over all workers (4504 or 4508)."""
         self._evict(tenant, user, number, self._closing)

@@ -31,6 +31,7 @@ from realtime.core.clock import SystemClock
 from realtime.core.cluster import Change, WorkerId
 from realtime.core.contracts import Broker, Clock, Stamp
 from realtime.core.core import Core
+from realtime.core.database import Database
 from realtime.core.quotas import QuotaBook
 from realtime.core.room_rules import RoomRules
 from realtime.edge.audit import open_audit
@@ -64,6 +65,7 @@ class Clustered:
         self._clock = clock
         self._redis = redis
         self._store = store
+        self.database: Database | None = None if store is None else store.tables
         self._keeper = keeper
         self.audit: Auditor = keeper or NO_AUDITOR
         self._tasks: set[asyncio.Task[None]] = set()

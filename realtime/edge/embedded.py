@@ -10,9 +10,12 @@ from realtime.backends.audit_keeper import AuditKeeper
 from realtime.backends.broker_durable import DurableBroker
 from realtime.backends.broker_memory import MemoryBroker
 from realtime.backends.storage_usage import StorageMeter
+from realtime.backends.store_postgres import PostgresStore
+from realtime.backends.store_sqlite import SqliteStore
 from realtime.core.audit import NO_AUDITOR, Auditor
 from realtime.core.contracts import Broker, Clock, Stamp, Store
 from realtime.core.core import Core
+from realtime.core.database import Database
 from realtime.core.quotas import QuotaBook
 from realtime.core.room_rules import RoomRules
 from realtime.edge.process import node_name
@@ -46,6 +49,9 @@ class Embedded:
         self._keeper = keeper
         self.audit: Auditor = keeper or NO_AUDITOR
         self.node = node_name(settings)
+        self.database: Database | None = None
+        if isinstance(store, SqliteStore | PostgresStore):
+            self.database = store.tables
 
     def broker(self, stamp: Stamp, rules: RoomRules) -> Broker:
         """See `Foundation`."""

@@ -13,6 +13,7 @@ from realtime.core.audit import NO_AUDITOR, Auditor
 from realtime.core.cluster import Cluster, Whereabouts
 from realtime.core.contracts import Broker, Clock, Stamp
 from realtime.core.core import Core
+from realtime.core.database import Database
 from realtime.core.headcount import Headcount
 from realtime.core.revocations import RevocationList
 from realtime.core.room_rules import RoomRules
@@ -62,6 +63,11 @@ class Foundation(Protocol):
     @property
     def audit(self) -> Auditor:
         """The audit log, which takes what this worker decides."""
+        ...
+
+    @property
+    def database(self) -> Database | None:
+        """Where features keep tables of their own; None where there is no store."""
         ...
 
     def broker(self, stamp: Stamp, rules: RoomRules) -> Broker:

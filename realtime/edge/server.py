@@ -114,6 +114,7 @@ async def _serve(
         if left:
             log.warning("%d connections had not closed within %g s", left, settings.drain_timeout_s)
         worker.close()
+        await worker.core.close()
     finally:
         await foundation.close()
 

@@ -22,6 +22,7 @@ from realtime.core.core import Core
 from realtime.core.limits import Limits, rate_limited
 from realtime.core.room_rules import RoomRules
 from realtime.core.router import error_reason, limit_exceeded
+from realtime.core.services import Services
 from realtime.core.session import Session
 from realtime.core.users import identity_of
 from realtime.edge import metrics
@@ -347,7 +348,15 @@ class Worker:
             audit=self._audit,
             headcount=self._foundation.headcount,
             token_warning_s=self._settings.token_warning_s,
+            services=self._services(),
         )
+
+    def _services(self) -> Services | None:
+        """What features are opened with; None where there is no store for what they keep."""
+        database = self._foundation.database
+        if database is None:
+            return None
+        return Services(settings=self._settings, clock=self._clock, spawn=self._spawn, database=database)
 
     def _greet(self, number: int, identity: Identity) -> bytes:
         return self._welcome.json(number, json_string(identity.user), identity.tenant)

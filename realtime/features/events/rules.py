@@ -10,7 +10,7 @@ def is_own_room(identity: Identity, id: str) -> bool:
     return id == identity.user
 
 
-# Durable is what somebody looks for tomorrow: words, the making of a playlist, what was sent to a user who
+# Durable is what somebody looks for tomorrow: the making of a playlist, what was sent to a user who
 # was away. A session's play and seek and an application's own events are over when they are over, and worth
 # their speed: in a durable room nobody hears of anything before it is on the disk.
 #
@@ -19,7 +19,6 @@ def is_own_room(identity: Identity, id: str) -> bool:
 # the newest of each type, and asks `history` where a gap matters to it.
 KINDS = (
     RoomKind(name="events"),
-    RoomKind(name="chat", durable=True),
     RoomKind(name="session", slow_reader=SlowReader.LATEST),
     RoomKind(name="playlist", durable=True),
     RoomKind(name="user", durable=True, may_join=is_own_room, presence=False, priority=Priority.HIGH),

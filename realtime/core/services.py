@@ -1,0 +1,65 @@
+"""What a feature that keeps more than its rooms is opened with, and what it then is to the core."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from realtime.core.auth import Identity
+from realtime.core.blobs import Blobs
+from realtime.core.contracts import Clock
+from realtime.core.database import Database
+from realtime.core.router import Spawn
+from realtime.ids import RoomId
+from realtime.settings import Settings
+
+if TYPE_CHECKING:
+    from realtime.core.core import Core
+
+AsgiMessage = MutableMapping[str, Any]
+AsgiApp = Callable[
+    [AsgiMessage, Callable[[], Awaitable[AsgiMessage]], Callable[[AsgiMessage], Awaitable[None]]],
+    Awaitable[None],
+]
+
+Gate = Callable[[Identity, RoomId], Awaitable[bool]]
+"""(who, where) -> whether they may be in the room, by what the feature keeps: asked of every join of its
+kind, after the policy. The answer has to be the same for a room that there is not and for one that is
+hidden."""
+
+
+class Services(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker that has a store gives its features. `blobs` is None where no files are kept."""
+
+    settings: Settings
+    clock: Clock
+    spawn: Spawn
+    database: Database
+    blobs: Blobs | None = None
+
+
+class Running(Protocol):
+    """A feature at work on one worker, from the worker's start to its end."""
+
+    @property
+    def gates(self) -> Mapping[str, Gate]:
+        """Who may be in its rooms, by kind."""
+        ...
+
+    def tick(self) -> None:
+        """Look at the clock. About ten times a second; it never blocks."""
+        ...
+
+    def stats(self) -> dict[str, int]:
+        """Gauges and counters for /metrics, by name."""
+        ...
+
+    async def close(self) -> None:
+        """Write what is still to be written."""
+        ...
+
+
+Open = Callable[["Core", Services], Running]
+"""Opens a feature on a worker. It is called while the core is being made: it keeps it, and asks it later."""
