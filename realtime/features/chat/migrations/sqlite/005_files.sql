@@ -1,0 +1,1 @@
+-- Of this part nothing is kept yet.

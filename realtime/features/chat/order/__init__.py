@@ -1,0 +1,1 @@
+"""Keeping order: moderation, retention, holds, export."""

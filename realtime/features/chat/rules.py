@@ -1,0 +1,43 @@
+"""The kind of rooms that the chat is in, and the names of those that hide."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterable
+from typing import Final
+
+from realtime.core.auth import Identity
+from realtime.core.kinds import RoomKind
+from realtime.ids import RoomName, UserId
+
+KIND: Final = "chat"
+# Names of this form are ours to give, so nobody learns by asking whether such a room is there: `~` and a
+# random or a hashed rest.
+HIDDEN: Final = "~"
+NOTICE: Final = "chat_notice"
+"""What the server says of a room in its log; no client may."""
+
+
+def may_publish(identity: Identity, id: str, type: str) -> bool:
+    """Whether a member may send a type at all; the owner of the room decides on the rest."""
+    return type != NOTICE
+
+
+KINDS: Final = (RoomKind(name=KIND, durable=True, may_publish=may_publish),)
+
+
+def is_hidden(room: RoomName) -> bool:
+    """Whether a room's name is one that we give: it is there only if it was created."""
+    return room.startswith(f"{KIND}:{HIDDEN}")
+
+
+def new_private_name() -> RoomName:
+    """Return the name of a new private room, which nobody can guess."""
+    return RoomName(f"{KIND}:{HIDDEN}{secrets.token_hex(12)}")
+
+
+def direct_name(users: Iterable[UserId]) -> RoomName:
+    """Return the name of the room of just these users: the same, whoever asks and in whatever order."""
+    told = "\0".join(sorted(set(users)))
+    return RoomName(f"{KIND}:{HIDDEN}{hashlib.sha256(told.encode()).hexdigest()[:24]}")

@@ -1,0 +1,1 @@
+"""Signs of life: typing, reading, presence."""

@@ -1,0 +1,1 @@
+"""Messages: sent, edited, answered, and what became of them."""

@@ -1,0 +1,54 @@
+"""Messages: sent, edited, answered, and what became of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from realtime.core.command import Command
+from realtime.core.contents import decode
+from realtime.errors import BadMessage
+from realtime.features.chat import ids
+from realtime.features.chat.part import Part
+from realtime.features.chat.rooms.state import check_send
+from realtime.features.chat.words.draft import Draft
+
+MESSAGE = "chat_message"
+
+_drafts = msgspec.json.Decoder(Draft)
+
+
+class Words(Part):
+    """What is said in rooms that this worker owns."""
+
+    async def send(self, command: Command) -> dict[str, Any]:
+        """Publish a message and return its place: the owner's handler of `chat_message`."""
+        now_ms = self.chat.rooms.now_ms
+        async with self.chat.rooms.turn(command.room) as owned:
+            standing = await self.chat.rooms.standing(command.room, command.identity.user)
+            if not command.trusted:
+                check_send(owned.room, standing, now_ms)
+            if self.chat.core.rules.of(command.room).end_to_end:
+                content, id = command.content, None  # sealed: nobody reads it here
+            else:
+                draft = await self.chat.order.examine(command, owned.room, decode(_drafts, command.content))
+                files = await self.chat.files.claim(command, draft.attachments)
+                id = self.chat.ids.new(now_ms)
+                content = self._composed(draft, files, id)
+            receipt = command.publish(MESSAGE, content, key=command.key)
+            standing.sent_ms = now_ms
+        offset, epoch, duplicate = receipt if isinstance(receipt, tuple) else await receipt
+        answer: dict[str, Any] = {"offset": offset, "epoch": epoch.decode()}
+        if duplicate:
+            return answer | {"duplicate": True}
+        return answer if id is None else answer | {"id": ids.text_of(id)}
+
+    def _composed(self, draft: Draft, files: list[dict[str, Any]], id: int) -> bytes:
+        limit = self.settings.chat_message_chars
+        if len(draft.text) > limit:
+            raise BadMessage(f"a message has {len(draft.text)} characters; {limit} are taken")
+        if "\0" in draft.text:
+            raise BadMessage("a message may not have U+0000 in its text")
+        composed: dict[str, Any] = {"id": ids.text_of(id), "text": draft.text}
+        return msgspec.json.encode(composed | ({"attachments": files} if files else {}))
