@@ -1,8 +1,9 @@
--- What rooms of the chat are, and who is what in them. `room` is rooms.id. A room that nobody has created has
-a row -- (created_ms 0) as soon as anything is kept of it. `version` names the last change: whoever changes a
-room says which -- one it knows, so that a worker that does not own the room any more changes nothing.
-`given`: by its name it is there -- only if it was created. `found` is what is searched: title and topic,
-folded. `members` is counted by triggers. CREATE TABLE chat_rooms (
+-- What rooms of the chat are, and who is what in them. `room` is rooms.id. A room that nobody has created has a
+-- row (created_ms 0) as soon as anything is kept of it. `version` names the last change: whoever changes a room
+-- says which one it knows, so that a worker that does not own the room any more changes nothing. `given`: by its
+-- name it is there only if it was created. `found` is what is searched: title and topic, folded. `members` is
+-- counted by triggers.
+CREATE TABLE chat_rooms (
     room        bigint PRIMARY KEY,
     visibility  text NOT NULL DEFAULT 'public',
     title       text NOT NULL DEFAULT '',
@@ -45,8 +46,9 @@ CREATE TABLE chat_invites (
 );
 CREATE INDEX chat_invites_to ON chat_invites (room);
 
--- What a change has to say in the room's log, and whose sessions are to be looked at again: kept with the
-change, and -- gone when it is done. `review` is JSON: user ids, null for all. CREATE TABLE chat_notices (
+-- What a change has to say in the room's log, and whose sessions are to be looked at again: kept with the change,
+-- and gone when it is done. `review` is JSON: user ids, null for all.
+CREATE TABLE chat_notices (
     room    bigint NOT NULL,
     version text NOT NULL,
     n       int NOT NULL,
@@ -56,8 +58,8 @@ change, and -- gone when it is done. `review` is JSON: user ids, null for all. C
     PRIMARY KEY (room, version, n)
 );
 
--- The names of rooms that are there for everybody, in their order: a list of them does not walk over all
-others. CREATE INDEX chat_names ON rooms (tenant, name) WHERE name LIKE 'chat:%' AND name NOT LIKE 'chat:~%';
+-- The names of rooms that are there for everybody, in their order: a list of them does not walk over all others.
+CREATE INDEX chat_names ON rooms (tenant, name) WHERE name LIKE 'chat:%' AND name NOT LIKE 'chat:~%';
 
 CREATE FUNCTION chat_count_members() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE

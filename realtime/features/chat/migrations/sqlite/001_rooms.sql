@@ -1,8 +1,9 @@
--- What rooms of the chat are, and who is what in them. `room` is rooms.id. A room that nobody has created has
-a row -- (created_ms 0) as soon as anything is kept of it. `version` names the last change: whoever changes a
-room says which -- one it knows, so that a worker that does not own the room any more changes nothing.
-`given`: by its name it is there -- only if it was created. `found` is what is searched: title and topic,
-folded. `members` is counted by triggers. CREATE TABLE chat_rooms (
+-- What rooms of the chat are, and who is what in them. `room` is rooms.id. A room that nobody has created has a
+-- row (created_ms 0) as soon as anything is kept of it. `version` names the last change: whoever changes a room
+-- says which one it knows, so that a worker that does not own the room any more changes nothing. `given`: by its
+-- name it is there only if it was created. `found` is what is searched: title and topic, folded. `members` is
+-- counted by triggers.
+CREATE TABLE chat_rooms (
     room        INTEGER PRIMARY KEY,
     visibility  TEXT NOT NULL DEFAULT 'public',
     title       TEXT NOT NULL DEFAULT '',
@@ -45,8 +46,9 @@ CREATE TABLE chat_invites (
 ) WITHOUT ROWID;
 CREATE INDEX chat_invites_to ON chat_invites (room);
 
--- What a change has to say in the room's log, and whose sessions are to be looked at again: kept with the
-change, and -- gone when it is done. `review` is JSON: user ids, null for all. CREATE TABLE chat_notices (
+-- What a change has to say in the room's log, and whose sessions are to be looked at again: kept with the change,
+-- and gone when it is done. `review` is JSON: user ids, null for all.
+CREATE TABLE chat_notices (
     room    INTEGER NOT NULL,
     version TEXT NOT NULL,
     n       INTEGER NOT NULL,
@@ -56,8 +58,8 @@ change, and -- gone when it is done. `review` is JSON: user ids, null for all. C
     PRIMARY KEY (room, version, n)
 ) WITHOUT ROWID;
 
--- The names of rooms that are there for everybody, in their order: a list of them does not walk over all
-others. CREATE INDEX chat_names ON rooms (tenant, name) WHERE name LIKE 'chat:%' AND name NOT LIKE 'chat:~%';
+-- The names of rooms that are there for everybody, in their order: a list of them does not walk over all others.
+CREATE INDEX chat_names ON rooms (tenant, name) WHERE name LIKE 'chat:%' AND name NOT LIKE 'chat:~%';
 
 CREATE TRIGGER chat_member_came AFTER INSERT ON chat_members WHEN NEW.role > 0 BEGIN
     UPDATE chat_rooms SET members = members + 1 WHERE room = NEW.room;
