@@ -127,6 +127,7 @@ VALUES: dict[str, Callable[[random.Random], tuple[Any, ...]]] = {
     "members": lambda rng: (any_room(rng),),
     "history": lambda rng: (any_room(rng), rng.choice((None, 2)), rng.choice((None, 1))),
     "quotas": lambda rng: (rng.choice((2, 4)),),
+    "forget": lambda rng: (any_room(rng), rng.randrange(4)),
     "review": lambda rng: (f"{GATED}:{rng.choice(IDS)}", rng.choice((None, *USERS)), rng.random() < 0.5),
     "wait": lambda rng: (rng.choice((0.1, 0.1, 0.1, 0.5, 1.0, 3.0)),),
 }
@@ -275,6 +276,9 @@ class Stage:
         key = RoomId(TenantId(tenant), RoomName(room))
         (self._banned.add if banned else self._banned.discard)((key, user))
         return self._now(self.world.core.admission.review(key, None if user is None else UserId(user)))
+
+    def _forget(self, tenant: str, room: str, upto: int) -> Any:
+        return self._now(self.world.core.forget_history(RoomId(TenantId(tenant), RoomName(room)), upto))
 
     async def _admits(self, identity: Identity, room: RoomId) -> bool:
         return not {(room, None), (room, identity.user)} & self._banned
