@@ -61,9 +61,12 @@ def actions_of(catalog: Catalog) -> dict[str, str]:
 
 
 def sending(catalog: Catalog, type: str) -> str:
-    """Return the action that sending a message of `type` is."""
+    """Return the action that sending a message of `type` is: of a plain one the same, whether or not its
+    feature runs.
+    """
     message = catalog.messages[type]
-    head = "signal" if message.ephemeral else "command" if message.owner is not None else "publish"
+    owned = message.owner is not None and not message.plain
+    head = "signal" if message.ephemeral else "command" if owned else "publish"
     return f"{head}:{type}"
 
 
