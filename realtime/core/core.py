@@ -8,9 +8,10 @@ admitted and never connected. A connection that is to authenticate by its first 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -52,6 +53,8 @@ from realtime.errors import Unavailable
 from realtime.ids import TenantId, UserId, room_kind
 from realtime.native.message import Envelope
 from realtime.native.relay import Relay
+
+log: Final = logging.getLogger("realtime.core")
 
 
 def refuse_stranger(state: object, payload: bytes) -> None:
@@ -133,7 +136,7 @@ class Core:
         self.notifications = NotificationManager(users, fanout, limits, cluster, whereabouts)
         self.control = self._make_control(users, fanout, revoked, revocations, clock)
         self._open_counts(users, headcount)
-        self.admission = Admission(self._membership.gates, self._membership, users, cluster, FORBIDDEN)
+        self.admission = Admission(self._membership, users, cluster, clock, spawn, FORBIDDEN)
         forgetting = self._forgetting = Forgetting(catalog, broker, cluster, clock, spawn)
         self.forget_history = forgetting.forget  # (room, upto), for features that change what is stored
         self.membership = self._membership  # for features: rooms that are live here, and rights in them
@@ -205,19 +208,26 @@ class Core:
         self._entry.expire()
         self._membership.tell_doors()
         self.control.tick()
+        self.admission.tick()
         self._forgetting.tick()
         if self._whereabouts is not None:
             self._whereabouts.tick()
         if self._headcount is not None:
             self._headcount.tick()
-        for feature in self.running.values():
-            feature.tick()
+        for name, feature in self.running.items():
+            try:
+                feature.tick()
+            except Exception:  # whatever it is, it is this feature's alone
+                log.exception("feature %r failed over the clock", name)
         self._broker.tick()
 
     async def close(self) -> None:
         """Let features write what they still have to, when the last connection is gone."""
-        for feature in self.running.values():
-            await feature.close()
+        for name, feature in self.running.items():
+            try:
+                await feature.close()
+            except Exception:  # whatever it is, the others are closed too
+                log.exception("feature %r was not closed", name)
 
     async def paid(self) -> None:
         """Wait until the publications that are being kept now are acknowledged, or refused."""
