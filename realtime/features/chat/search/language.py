@@ -4,6 +4,8 @@ It is cheap (a few microseconds), it is asked for every message that says nothin
 be wrong: what is found by a word itself is found in any language, only by its stem it is not.
 """
 
+# ruff: noqa: RUF001 - letters of other languages are meant here.
+
 from __future__ import annotations
 
 import re
@@ -13,33 +15,38 @@ from typing import Final
 LOOKED_AT: Final = 400  # characters of a text
 _SMALL_WORDS: Final[Mapping[str, str]] = {
     "en": "the and of to in is that it for you was with on are have this be not but what all were we when "
-    "your can there an which do how if will so about no my me from they i am or just get has at been did does "
-    "would could should why where any some then than please thanks yes hello hi it's don't i'm that's",
-    "de": "der die das und ist nicht ich du er sie es wir ihr ein eine einen einem einer zu mit auf für von dem "
-    "den des in was wie wo aber auch noch nur schon wenn dann oder bei nach aus mir mich dir dich kann habe "
-    "hat sind war wird keine kein ja nein danke bitte sehr hier gibt doch mal so als",
-    "fr": "le la les un une des et est pas je tu il elle nous vous ils que qui dans pour sur avec ce cette au aux "
-    "du de en ne se sont mais ou où donc plus très bien oui non merci bonjour c'est j'ai mon ton son suis fait",
-    "es": "el la los las un una y es no yo tú él que en de del por para con se lo como más pero muy sí gracias "
-    "hola está están son mi su al cuando donde porque qué hay esto este esta todo ya también fue ser tiene",
-    "it": "il lo la gli le un una e è non io tu che di del della in per con si ma come più sono ho hai ha anche "
-    "questo questa grazie ciao molto bene dove quando perché sì al nel dei tutto cosa era essere mi ti ci",
-    "pt": "o a os as um uma e é não eu tu ele ela que de do da em no na por para com se mas como mais muito sim "
-    "obrigado olá está são meu seu isso este esta quando onde porque também já foi ser tem você ao dos das",
-    "nl": "de het een en is niet ik jij je hij zij wij we dat die in op van voor met te zijn was er maar ook nog "
-    "naar aan om bij wat hoe waar dan als ja nee dank heb heeft kan wordt geen deze dit uit goed wel mijn",
-    "sv": "och att det är jag du han hon vi ni som en ett i på för med av inte den till har var men om så från "
-    "kan ska eller vad hur när här tack ja nej mycket bara också min din detta alla skulle",
-    "da": "og at det er jeg du han hun vi som en et i på for med af ikke den til har var men om så fra kan skal "
-    "eller hvad hvor når her tak ja nej meget også min din dette alle blev være mig dig",
-    "no": "og å det er jeg du han hun vi som en et i på for med av ikke den til har var men om så fra kan skal "
-    "eller hva hvor når her takk ja nei mye bare også min din dette alle ble være meg deg",
-    "fi": "ja on ei se että hän minä sinä mutta kun niin myös tai oli ole en mitä missä miten kiitos "
-    "hyvä vain nyt jos tämä joka ovat voi kuin sen",
-    "pl": "i w nie na to jest się że z do jak co ja ona po za ale tak od czy już tylko dla mnie "
-    "dziękuję proszę dobrze bardzo gdzie kiedy był być są tego",
-    "tr": "ve bir bu da de için ne ben sen o biz siz çok ama gibi var yok mı mi değil ile daha olarak evet hayır "
-    "teşekkürler nasıl nerede şey her kadar sonra",
+    "your can there an which do how if will so about no my me from they i am or just get has at been "
+    "did does would could should why where any some then than please thanks yes hello hi it's don't i'm "
+    "that's",
+    "de": "der die das und ist nicht ich du er sie es wir ihr ein eine einen einem einer zu mit auf für von "
+    "dem den des in was wie wo aber auch noch nur schon wenn dann oder bei nach aus mir mich dir dich "
+    "kann habe hat sind war wird keine kein ja nein danke bitte sehr hier gibt doch mal so als",
+    "fr": "le la les un une des et est pas je tu il elle nous vous ils que qui dans pour sur avec ce cette au "
+    "aux du de en ne se sont mais ou où donc plus très bien oui non merci bonjour c'est j'ai mon ton "
+    "son suis fait",
+    "es": "el la los las un una y es no yo tú él que en de del por para con se lo como más pero muy sí "
+    "gracias hola está están son mi su al cuando donde porque qué hay esto este esta todo ya también "
+    "fue ser tiene",
+    "it": "il lo la gli le un una e è non io tu che di del della in per con si ma come più sono ho hai ha "
+    "anche questo questa grazie ciao molto bene dove quando perché sì al nel dei tutto cosa era essere "
+    "mi ti ci",
+    "pt": "o a um uma e é não eu tu ele ela que de do da em no na por para mas como mais muito sim obrigado "
+    "olá está são meu seu isso este esta quando onde porque também já foi ser tem você ao dos das",
+    "nl": "de het een en is niet ik jij je hij zij wij we dat die in op van voor met te zijn was er maar ook "
+    "nog naar aan om bij wat hoe waar dan als ja nee dank heb heeft kan wordt geen deze dit uit goed "
+    "wel mijn",
+    "sv": "och att det är jag du han hon vi ni som en ett i på för med av inte den till har var men om så "
+    "från kan ska eller vad hur när här tack ja nej mycket bara också min din detta alla skulle",
+    "da": "og at det er jeg du han hun vi som en et i på for med af ikke den til har var men om så fra kan "
+    "skal eller hvad hvor når her tak ja nej meget også min din dette alle blev være mig dig",
+    "no": "og å det er jeg du han hun vi som en et i på for med av ikke den til har var men om så fra kan "
+    "skal eller hva hvor når her takk ja nei mye bare også min din dette alle ble være meg deg",
+    "fi": "ja on ei se että hän minä sinä mutta kun niin myös tai oli ole en mitä missä miten kiitos hyvä "
+    "vain nyt jos tämä joka ovat voi kuin sen",
+    "pl": "i w nie na to jest się że z do jak co ja ona po za ale tak od czy już tylko dla mnie dziękuję "
+    "proszę dobrze bardzo gdzie kiedy był być są tego",
+    "tr": "ve bir bu da de için ne ben sen o biz siz çok ama gibi var yok mı mi değil ile daha olarak evet "
+    "hayır teşekkürler nasıl nerede şey her kadar sonra",
 }
 # What hardly any other of these languages writes.
 _LETTERS: Final[Mapping[str, str]] = {
