@@ -13,6 +13,8 @@ from realtime.features.chat import ids
 from realtime.features.chat.part import Part
 from realtime.features.chat.rooms.state import check_send
 from realtime.features.chat.words.draft import Draft
+from realtime.features.chat.words.shown import Row, columns
+from realtime.ids import RoomId, UserId
 
 MESSAGE = "chat_message"
 
@@ -43,6 +45,20 @@ class Words(Part):
         if duplicate:
             return answer | {"duplicate": True}
         return answer if id is None else answer | {"id": ids.text_of(id)}
+
+    async def find(self, room: RoomId, id: int, user: UserId = UserId("")) -> Row | None:
+        """Return a message of `room` as its table has it, deleted and hidden ones too; None where there is
+        none. What is `mine` of its reactions is `user`'s.
+        """
+        found = await self.database.read(
+            f"SELECT {columns(self.database.dialect, '$4')} FROM rooms r JOIN chat_messages m ON m.room = r.id "
+            "WHERE r.tenant = $1 AND r.name = $2 AND m.id = $3",
+            room.tenant,
+            room.room,
+            id,
+            user,
+        )
+        return Row(*found[0]) if found else None
 
     def _composed(self, draft: Draft, files: list[dict[str, Any]], id: int) -> bytes:
         limit = self.settings.chat_message_chars
