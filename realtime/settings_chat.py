@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from realtime.settings_security import SecuritySettings
-from realtime.units import Count, Flag
+from realtime.units import Count, Flag, Text
 
 
 class ChatSettings(SecuritySettings, frozen=True, kw_only=True):
@@ -24,3 +24,11 @@ class ChatSettings(SecuritySettings, frozen=True, kw_only=True):
     chat_message_chars: Annotated[
         int, Meta(ge=1, le=40_000, description="Characters a chat message may have.", extra=Count)
     ] = 4_000
+    chat_search_lang: Annotated[
+        str,
+        Meta(
+            pattern="^([a-z]{2})?$",
+            description="The language of messages and searches whose own does not show; empty: none.",
+            extra=Text,
+        ),
+    ] = "en"
