@@ -102,6 +102,12 @@ class MemoryBroker:
             self.rest(stream)
         return receipt
 
+    def signal(self, room: RoomId, kind: RoomKind, push: bytes) -> None:
+        """Deliver without a place in the order, as `Broker.signal`."""
+        stream = self._streams.get(room)
+        if stream is not None:
+            stream.signal(push)
+
     def rest(self, stream: MemoryStream) -> None:
         """Count a stream without a subscriber as just used."""
         self._idle.rest(stream.room)

@@ -169,6 +169,10 @@ class Broker(Protocol):
         """Publish to a room that nobody on this worker may have joined; as `Stream.publish` else."""
         ...
 
+    def signal(self, room: RoomId, kind: RoomKind, push: bytes) -> None:
+        """Give one push to a room that nobody on this worker may have joined; as `Stream.signal` else."""
+        ...
+
     def tick(self) -> None:
         """Forget what is past its time. Called about ten times a second; never blocks."""
         ...

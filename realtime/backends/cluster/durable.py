@@ -106,6 +106,10 @@ class KeepingBroker:
         order = partial(self.ordering.order, room, kind)
         return self.keep(room, kind, order, type, sender, content, terms)
 
+    def signal(self, room: RoomId, kind: RoomKind, push: bytes) -> None:
+        """Give one push to who is there now, as `Broker.signal`."""
+        self.ordering.signal(room, kind, push)
+
     def tick(self) -> None:
         """Do what is due. Called about ten times a second."""
         self.ordering.tick()
