@@ -40,6 +40,7 @@ class Words(Part):
                 content = self._composed(draft, files, id)
             receipt = command.publish(MESSAGE, content, key=command.key)
             standing.sent_ms = now_ms
+        self.chat.signs.said(command.room, command.identity.user)
         offset, epoch, duplicate = receipt if isinstance(receipt, tuple) else await receipt
         answer: dict[str, Any] = {"offset": offset, "epoch": epoch.decode()}
         if duplicate:
