@@ -38,6 +38,7 @@ TYPE: Final = "chat_presence"
 VERB: Final = "chat_presence"
 SEEN_S: Final = 300.0
 """So often it is kept of all who are here that they are: a worker that dies loses no more of `last_seen`."""
+AGAIN_S: Final = 1.0
 AT_ONCE: Final = 500
 """Users in one question to the table, and in one transaction."""
 
@@ -91,6 +92,7 @@ class Presence:
         self._told: Spans[Key] = Spans(clock, interval_s)  # whose status was kept and told just now
         self._leaving: Spans[Key] = Spans(clock, grace_s)
         self._next_seen = clock.monotonic() + SEEN_S
+        self._again_at = 0.0  # after the table gave no answer
         self._busy = False
         self._meeting = False
         core.cluster.answer(VERB, self._on_change)
@@ -152,6 +154,8 @@ class Presence:
             self._seen.update(dict.fromkeys(self._people.connected(), at_ms))
         for _ in self._told.over():
             pass
+        if now < self._again_at:
+            return
         if self._new and not self._meeting:  # the table gave no answer before
             self._meeting = True
             self._spawn(self._meet_all())
@@ -201,7 +205,7 @@ class Presence:
             await self._keep_said(due, tell=True)
             await self._part(gone)
         except Unavailable as error:
-            log.warning("presence: %s", error.message)
+            self._rest(error)
         except Exception:  # whatever it is, it is a mistake of ours, and presence's alone
             log.exception("presence failed")
         finally:
@@ -215,11 +219,15 @@ class Presence:
             while self._new:
                 await self._meet(list(self._new)[:AT_ONCE])
         except Unavailable as error:
-            log.warning("presence: %s", error.message)  # the next tick tries again
+            self._rest(error)
         except Exception:  # a mistake of ours, and presence's alone
             log.exception("presence failed")
         finally:
             self._meeting = False
+
+    def _rest(self, error: Unavailable) -> None:
+        log.warning("presence: %s", error.message)
+        self._again_at = self._clock.monotonic() + AGAIN_S
 
     async def _meet(self, keys: list[Key]) -> None:
         """Ask the table of who has come, and let the others know."""
