@@ -29,6 +29,12 @@ class FarBroker:
     def signal(self, room: RoomId, kind: RoomKind, push: bytes) -> None:
         raise NotImplementedError
 
+    async def expunge(self, room: RoomId, kind: RoomKind, upto: int) -> None:
+        pass
+
+    def drop_history(self, room: RoomId) -> None:
+        pass
+
     def tick(self) -> None:
         pass
 
