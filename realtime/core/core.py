@@ -46,6 +46,7 @@ from realtime.core.room_rules import RoomRules
 from realtime.core.router import Router, Spawn
 from realtime.core.services import Running, Services
 from realtime.core.session import Handle, Handlers, Session
+from realtime.core.signals import Signals
 from realtime.core.tenant import Tenants
 from realtime.core.token_audit import TokenAudit
 from realtime.core.users import Users
@@ -124,7 +125,8 @@ class Core:
         queries = Queries(self._membership, fanout, limits)
         # One object each, by which the relay knows them: every `publisher.publish` would be another.
         publish = self._publish = publisher.publish
-        self._signal = publisher.signal
+        self.signal_as_sent = publisher.signal
+        self.permit = publisher.permit  # (session, envelope), for features: the room that it may be sent to
         ping = queries.ping
         bounds = limits.messages_per_frame, limits.content_bytes
         # (state, payload), for each message of a connection
@@ -134,6 +136,8 @@ class Core:
         outside = catalog, self._membership, publisher.publish_to, cluster, limits
         self._outside = Outside(*outside, self._order_from_outside)
         self.notifications = NotificationManager(users, fanout, limits, cluster, whereabouts)
+        self.signals = Signals(broker, fanout, catalog, self._membership, users, cluster, whereabouts)
+        self.watch_connections = self._entry.watch  # for features: who comes and goes
         self.control = self._make_control(users, fanout, revoked, revocations, clock)
         self._open_counts(users, headcount)
         self.admission = Admission(self._membership, users, cluster, clock, spawn, FORBIDDEN)
@@ -378,11 +382,11 @@ class Core:
         elif message.owner is not None and not self._is_idle(message):
             handle = self._owners.command
         elif message.ephemeral:
-            handle = self._signal
+            handle = self.signal_as_sent
         if message.content is not None and not (message.plain and self._is_idle(message)):
             handle = _checked(handle, message.content, self._membership.is_end_to_end)
         if message.plain and not self._is_idle(message):
-            as_it_stands = self._signal if message.ephemeral else self._publish
+            as_it_stands = self.signal_as_sent if message.ephemeral else self._publish
             own_kinds = {kind.name for kind in self.catalog.feature_of[message.name].kinds}
             return self._in_own_rooms(own_kinds, handle, as_it_stands)
         return handle
@@ -391,8 +395,10 @@ class Core:
         """Return what handles a plain type: its feature in rooms of its own kinds, nobody elsewhere."""
 
         def choose(session: Session, message: Envelope) -> Awaitable[None] | None:
-            kind = self._membership.room_name(message).partition(":")[0]
-            return (handle if kind in kinds else as_it_stands)(session, message)
+            name = message.room or self.catalog.room_in(message.content)
+            # Without a room it is nothing that could be published: its feature knows whether it needs one.
+            own = name is None or name.partition(":")[0] in kinds
+            return (handle if own else as_it_stands)(session, message)
 
         return choose
 
