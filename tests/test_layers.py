@@ -41,7 +41,7 @@ ROOT_MAY_NAME = (
 SEALING_CLIENT = "realtime.client.seal"  # seals for other clients, what no server can
 CLIENT_MAY_IMPORT = ("realtime.client", "realtime.errors", "realtime.ids")
 
-DRIVERS = {"redis", "hiredis", "asyncpg", "sqlite3", "jwt", "maxminddb", "cryptography"}
+DRIVERS = {"redis", "hiredis", "asyncpg", "sqlite3", "jwt", "maxminddb", "cryptography", "boto3", "botocore"}
 EVENT_LOOPS = {"uvloop"}
 SOCKETS = {"socket", "socketserver", "ssl", "selectors", "select", "http", "urllib.request"}
 SERVING = {

@@ -6,6 +6,7 @@ from realtime.core.command import Command
 from realtime.features.chat.part import Part
 from realtime.features.chat.rooms.state import RoomState
 from realtime.features.chat.words.draft import Draft
+from realtime.ids import RoomId
 
 
 class Order(Part):
@@ -18,3 +19,8 @@ class Order(Part):
             Forbidden: it may not be sent; the message says which rule it breaks.
         """
         return draft
+
+    async def held(self, room: RoomId) -> bool:
+        """Whether something of a room may not be deleted."""
+        found = await self.chat.rooms.find(room)
+        return found is not None and found.hold
