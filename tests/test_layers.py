@@ -26,6 +26,7 @@ BASE = frozenset(
         "settings",
         "settings_chat",
         "settings_cluster",
+        "settings_files",
         "settings_security",
         "loading",
         "policy",
