@@ -6,11 +6,11 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from realtime.settings_files import FilesSettings
-from realtime.units import Count, Flag
+from realtime.settings_security import SecuritySettings
+from realtime.units import Count, Flag, Seconds, Text
 
 
-class ChatSettings(FilesSettings, frozen=True, kw_only=True):
+class ChatSettings(SecuritySettings, frozen=True, kw_only=True):
     """See `Settings`."""
 
     # -- chat -----------------------------------------------------------------------------------------------
@@ -24,3 +24,32 @@ class ChatSettings(FilesSettings, frozen=True, kw_only=True):
     chat_message_chars: Annotated[
         int, Meta(ge=1, le=40_000, description="Characters a chat message may have.", extra=Count)
     ] = 4_000
+    chat_reaction_kinds: Annotated[
+        int, Meta(ge=1, le=50, description="Different emoji that a message may have.", extra=Count)
+    ] = 20
+    chat_edits_max: Annotated[
+        int, Meta(ge=0, le=1_000, description="Times that a message may be edited; 0: never.", extra=Count)
+    ] = 100
+    chat_edit_s: Annotated[
+        int,
+        Meta(ge=0, description="How long a message may be edited by its author; 0: always.", extra=Seconds),
+    ] = 0
+    chat_pins_max: Annotated[
+        int, Meta(ge=0, le=100, description="Messages that a chat room may have pinned.", extra=Count)
+    ] = 50
+    chat_scheduled_max: Annotated[
+        int,
+        Meta(ge=0, le=1_000, description="Messages of a user that may wait to be sent later.", extra=Count),
+    ] = 100
+    chat_notified_max: Annotated[
+        int,
+        Meta(ge=0, le=1_000, description="Users who are notified of a message that calls them.", extra=Count),
+    ] = 50
+    chat_search_lang: Annotated[
+        str,
+        Meta(
+            pattern="^([a-z]{2})?$",
+            description="The language of messages and searches whose own does not show; empty: none.",
+            extra=Text,
+        ),
+    ] = "en"

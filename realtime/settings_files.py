@@ -6,14 +6,14 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from realtime.settings_security import SecuritySettings
+from realtime.settings_cluster import ClusterSettings
 from realtime.units import Bytes, Count, Seconds, Text
 
 MB: Final = 1024 * 1024
 TB: Final = 1024 * 1024 * MB
 
 
-class FilesSettings(SecuritySettings, frozen=True, kw_only=True):
+class FilesSettings(ClusterSettings, frozen=True, kw_only=True):
     """See `Settings`."""
 
     # -- attachments ----------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ from realtime.core.tenant import Tenants
 from realtime.core.token_audit import TokenAudit
 from realtime.core.users import Users
 from realtime.errors import Unavailable
-from realtime.ids import TenantId, UserId, room_kind
+from realtime.ids import RoomId, TenantId, UserId, room_kind
 from realtime.native.message import Envelope
 from realtime.native.relay import Relay
 
@@ -209,6 +209,29 @@ class Core:
         for feature in self.running.values():
             feature.tick()
         self._broker.tick()
+
+    def order(
+        self,
+        room: RoomId,
+        type: str,
+        content: bytes,
+        identity: Identity,
+        *,
+        trusted: bool = False,
+        key: str | None = None,
+    ) -> bytes | Awaitable[bytes]:
+        """Have the owner of a room handle a command of a feature's own making, and return what it answers.
+
+        It is in the name of `identity`; that they may is for the feature to see to. `trusted` and `key` as in
+        `Order`.
+
+        Raises (the awaitable too):
+            Unavailable: there is no owner, for a while now; or it gave no answer, and may have done it.
+            RealtimeError: what the handler answers with.
+        """
+        version = self._owners.version
+        order = Order(version, room.tenant, room.room, type, content, key, identity, trusted)
+        return self._owners.perform(order)
 
     async def close(self) -> None:
         """Let features write what they still have to, when the last connection is gone."""

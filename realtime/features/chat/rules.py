@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Iterable
 from typing import Final
 
-from realtime.core.auth import Identity
 from realtime.core.kinds import RoomKind
 from realtime.ids import RoomName, UserId
 
@@ -16,15 +15,10 @@ KIND: Final = "chat"
 # random or a hashed rest.
 HIDDEN: Final = "~"
 NOTICE: Final = "chat_notice"
-"""What the server says of a room in its log; no client may."""
+"""What the server says of a room in its log. It is no message type, so no client may send it."""
 
 
-def may_publish(identity: Identity, id: str, type: str) -> bool:
-    """Whether a member may send a type at all; the owner of the room decides on the rest."""
-    return type != NOTICE
-
-
-KINDS: Final = (RoomKind(name=KIND, durable=True, may_publish=may_publish),)
+KINDS: Final = (RoomKind(name=KIND, durable=True),)
 
 
 def is_hidden(room: RoomName) -> bool:
