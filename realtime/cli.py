@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from realtime import __version__, cli_audit, cli_keys, cli_penalties, cli_policy, cli_token, cli_user
+from realtime import __version__, cli_api, cli_audit, cli_keys, cli_penalties, cli_policy, cli_token, cli_user
 from realtime.cli_control import add_commands
 from realtime.errors import RealtimeError, SettingsError
 from realtime.loading import CONFIG_VARIABLE, Loaded, convert, load
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"realtime {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_serve(commands)
+    cli_api.add_command(commands, _add_knobs, _load)
     _add_check(commands)
     _add_settings(commands)
     _add_migrate(commands)

@@ -13,7 +13,7 @@ from realtime.core.kinds import RoomKind
 if TYPE_CHECKING:
     from realtime.core.command import Command
     from realtime.core.core import Core
-    from realtime.core.services import Open
+    from realtime.core.services import Open, Web
     from realtime.core.session import Session
     from realtime.native.message import Envelope
 
@@ -73,7 +73,7 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
     (nothing of it is known here yet), `disown` what went: its state is to be dropped, others write there now.
 
     What keeps tables of its own is given `open`, which makes what is `Core.running` under the feature's name,
-    on workers that have a store.
+    on workers that have a store. What takes or gives files over HTTP says so by `web`.
     """
 
     name: str
@@ -85,3 +85,4 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
     own: OnSlots | None = None
     disown: OnSlots | None = None
     open: Open | None = None
+    web: Web | None = None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from realtime.core.feature import Feature
 from realtime.features.chat.chat import Chat
+from realtime.features.chat.files.mount import WEB
 from realtime.features.chat.messages import MESSAGES, PERMISSIONS, ROOM_KEYS
 from realtime.features.chat.rules import KINDS
 
@@ -22,4 +23,5 @@ FEATURE = Feature(
     migrations=Path(__file__).with_name("migrations"),
     disown=Chat.on_disown,
     open=Chat,
+    web=WEB,
 )

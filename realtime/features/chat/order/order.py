@@ -26,3 +26,8 @@ class Order(Part):
             Forbidden: it may not be sent; the message says which rule it breaks.
         """
         return draft
+
+    async def held(self, room: RoomId) -> bool:
+        """Whether something of a room may not be deleted."""
+        found = await self.chat.rooms.find(room)
+        return found is not None and found.hold
