@@ -39,6 +39,8 @@ class Words(Part):
                 id = self.chat.ids.new(now_ms)
                 content = self._composed(draft, files, id)
             receipt = command.publish(MESSAGE, content, key=command.key)
+            if id is not None:
+                self.chat.order.sent(command, id, draft)
             standing.sent_ms = now_ms
         offset, epoch, duplicate = receipt if isinstance(receipt, tuple) else await receipt
         answer: dict[str, Any] = {"offset": offset, "epoch": epoch.decode()}

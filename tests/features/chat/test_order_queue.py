@@ -1,0 +1,300 @@
+"""Filters, reports, hiding and appeals on a real server, on both stores."""
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+import sqlite3
+from pathlib import Path
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from websockets.asyncio.client import connect
+
+from tests.edge.peer import KEY, ask, bearer, get, receive, token
+
+ROOM = "chat:lobby"
+POLICY = """
+[access]
+default = "allow"
+[[access.rules]]
+roles = ["mod"]
+actions = ["chat_moderate"]
+rooms = ["chat:*"]
+"""
+RULES = """
+[[chat.rules]]
+name = "masked"
+words = ["grault"]
+then = "mask"
+[[chat.rules]]
+name = "refused"
+words = ["plugh"]
+[[chat.rules]]
+name = "flagged"
+words = ["xyzzy"]
+then = "flag"
+[[chat.rules]]
+name = "floods"
+rooms = ["chat:slow"]
+messages = 2
+in_s = 3600
+except_roles = ["mod"]
+[[chat.rules]]
+name = "links"
+links = 1
+link_deny = ["evil.example"]
+"""
+
+
+numbers = itertools.count(1)
+
+
+class Place:
+    """A server on one of the stores, and a look into what it keeps."""
+
+    def __init__(self, serve, folder: Path, url: str | None) -> None:
+        self.policy = folder / "policy.toml"
+        self.policy.write_text(POLICY)
+        self.path = folder / "rooms.sqlite"
+        self.url = url
+        store = {"sqlite_path": str(self.path)} if url is None else {"postgres_url": url}
+        self.audit = folder / "audit.sqlite"
+        self.variables = {
+            f"REALTIME_{name.upper()}": value for name, value in store.items() if name[0] == "s"
+        }
+        self.variables |= {"POSTGRES_URL": url} if url else {}
+        self.variables |= {"REALTIME_AUDIT_PATH": str(self.audit)}
+        self.settings = {
+            **store,
+            "jwt_secret": KEY,
+            "policy_path": str(self.policy),
+            "audit_path": str(self.audit),
+        }
+        self._serve = serve
+        self._open: list = []
+
+    def start(self, **settings):
+        self.server = self._serve(**{**self.settings, **settings})
+        return self
+
+    async def member(self, user: str, *roles: str, room: str | None = ROOM):
+        headers = bearer(token(user, tenant="acme", roles=list(roles)))
+        ws = await connect(self.server.ws_url, additional_headers=headers)
+        self._open.append(ws)
+        await receive(ws)
+        if room is not None:
+            assert (await ask(ws, type="join", room=room, id="join"))["type"] == "joined"
+        return ws
+
+    async def rows(self, sql: str) -> list[tuple]:
+        if self.url is None:
+            db = sqlite3.connect(self.path)
+            try:
+                return db.execute(sql).fetchall()
+            finally:
+                db.close()
+        connection = await asyncpg.connect(self.url, server_settings={"search_path": "realtime"})
+        try:
+            return [tuple(row) for row in await connection.fetch(sql)]
+        finally:
+            await connection.close()
+
+    async def pushes(self) -> bytes:
+        return b"\n".join(bytes(row[0]) for row in await self.rows("SELECT push FROM publications"))
+
+    async def reload(self, text: str) -> None:
+        """Give it another policy, and wait until it holds."""
+        self.policy.write_text(text)
+        began = len(self.server.log)
+        os.kill(self.server.pid, signal.SIGHUP)
+        await asyncio.to_thread(self.server.wait_for_line, "reloaded|reload refused", after=began)
+
+    async def close(self) -> None:
+        for ws in self._open:
+            await ws.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store(request) -> str:
+    return request.param
+
+
+@pytest_asyncio.fixture
+async def place(serve, tmp_path, store, request):
+    url = None
+    if store == "postgres":
+        url = await request.getfixturevalue("postgres").new_database()
+    place = Place(serve, tmp_path, url)
+    yield place
+    await place.close()
+
+
+async def send(ws, text: str, room: str = ROOM, **content) -> dict:
+    answer = await ask(
+        ws, type="chat_message", room=room, id=next(numbers), content={"text": text, **content}
+    )
+    return answer["content"]
+
+
+async def put(ws, type: str, room: str = ROOM, **content) -> dict:
+    answer = await ask(ws, type=type, room=room, id=next(numbers), content=content)
+    return answer["content"]
+
+
+async def until(ws, type: str) -> dict:
+    while (push := await receive(ws))["type"] != type:
+        pass
+    return push
+
+
+async def acts(place: Place) -> list[tuple[str, str, str]]:
+    """What the audit log has of acts: (act, actor, outcome)."""
+    from tests.edge.test_personal_data import realtime
+
+    done = await realtime(place.variables, "audit", "export", "--tenant", "acme")
+    assert done.returncode == 0, done
+    entries = list(map(json.loads, done.stdout.splitlines()))
+    return [
+        (entry["detail"]["act"], entry["actor"], entry["outcome"])
+        for entry in entries
+        if entry["action"] == "room.manage"
+    ]
+
+
+async def test_rules_mask_refuse_flag_and_count_and_are_read_again(place):
+    place.start()
+    alice, listener = await place.member("alice"), await place.member("lea")
+    assert "id" in await send(alice, "plugh")
+    await place.reload(POLICY + RULES)
+    assert "id" in await send(alice, "such gra\u200bult!")
+    heard = [(await until(listener, "chat_message"))["content"]["text"] for _ in range(2)]
+    assert heard == ["plugh", "such *******!"]
+    refused = await send(alice, "PLUGH")
+    assert (refused["name"], "'refused'" in refused["message"]) == ("forbidden", True)
+    assert (await send(alice, "see http://evil.example/x"))["name"] == "forbidden"
+    assert "2 links" in (await send(alice, "a.com and b.com"))["message"]
+    assert "id" in await send(alice, "see a.com")
+    flagged = await send(alice, "xyzzy")
+    mod = await place.member("mona", "mod")
+    while not (found := (await put(mod, "chat_reports"))["reports"]):
+        pass
+    assert [(each["kind"], each["message"]["id"], each["message"]["text"]) for each in found] == [
+        ("filter", flagged["id"], "xyzzy")
+    ]
+    assert "by" not in found[0]
+    await ask(alice, type="join", room="chat:slow", id="slow")
+    assert "id" in await send(alice, "one", "chat:slow")
+    assert "id" in await send(alice, "two", "chat:slow")
+    limited = await send(alice, "three", "chat:slow")
+    assert (limited["name"], limited["limit"]) == ("rate_limited", "floods")
+    await place.reload(POLICY + RULES + '[[chat.rules]]\nname = "links"\nlinks = 1\n')
+    assert "reload refused" in place.server.whole_log()
+    assert (await send(alice, "plugh"))["name"] == "forbidden", "what held before holds on"
+    assert "realtime_chat_filter_refused_total" in get(f"{place.server.url}/metrics")[2].decode()
+
+
+async def test_a_hidden_message_is_nowhere_but_with_moderators(place):
+    place.start()
+    alice, bob = await place.member("alice"), await place.member("bob")
+    said = await send(alice, "a secret of alice's")
+    await send(alice, "something else")
+    report = await put(bob, "chat_report", id=said["id"], reason="private")
+    assert report["state"] == "open"
+    again = await put(bob, "chat_report", id=said["id"], reason="very private")
+    assert again == report, "one report of a user on a message"
+    assert (await put(bob, "chat_reports"))["name"] == "forbidden"
+    assert (await put(bob, "chat_hide", id=said["id"], hidden=True))["name"] == "forbidden"
+    mod = await place.member("mona", "mod", room=None)
+    (waiting,) = (await put(mod, "chat_reports"))["reports"]
+    assert (waiting["by"], waiting["reason"]) == ("bob", "very private")
+    assert waiting["message"]["text"] == "a secret of alice's"
+    done = await put(mod, "chat_resolve", report=report["report"], verdict="hide")
+    assert done == {"report": report["report"], "state": "hidden"}
+    push = await until(bob, "chat_hide")
+    assert push["content"] == {"id": said["id"], "hidden": True}
+    assert b"secret" not in await place.pushes()
+    assert await place.rows("SELECT text FROM chat_messages WHERE hidden_ms > 0") == [("",)]
+    assert (await put(mod, "chat_resolve", report=report["report"], verdict="dismiss"))["name"] == "conflict"
+    assert (await put(bob, "chat_report", id=said["id"], reason="x"))["name"] == "bad_message"
+    (kept,) = (await put(mod, "chat_reports", state="hidden"))["reports"]
+    assert kept["message"]["text"] == "a secret of alice's"
+    # The author appeals; others cannot, and learn nothing.
+    assert (await put(bob, "chat_appeal", id=said["id"], text="?"))["name"] == "bad_message"
+    appeal = await put(alice, "chat_appeal", id=said["id"], text="it is mine")
+    (own,) = (await put(alice, "chat_appeals"))["appeals"]
+    assert "text" not in own["message"]
+    assert (await put(bob, "chat_appeals"))["appeals"] == []
+    (asked,) = (await put(mod, "chat_appeals"))["appeals"]
+    assert (asked["by"], asked["message"]["hidden"]) == ("alice", True)
+    assert (await put(mod, "chat_resolve", report=appeal["report"], verdict="hide"))["name"] == "bad_message"
+    restored = await put(mod, "chat_resolve", report=appeal["report"], verdict="restore")
+    assert restored["state"] == "restored"
+    assert (await until(bob, "chat_hide"))["content"]["hidden"] is False
+    assert b"a secret of alice's" in await place.pushes()
+    assert await place.rows("SELECT count(*) FROM chat_hidden") == [(0,)]
+    recorded = await acts(place)
+    assert [(act, actor) for act, actor, _ in recorded if act not in ("chat_reports", "chat_appeals")] == [
+        ("chat_report", "bob"),  # its repeat is counted with it
+        ("chat_hide", "mona"),
+        ("chat_resolve", "mona"),
+        ("chat_appeal", "alice"),
+        ("chat_hide", "mona"),
+        ("chat_resolve", "mona"),
+    ]
+
+
+async def test_whoever_hid_a_message_does_not_decide_where_another_moderator_can(place):
+    place.start()
+    alice, mod = await place.member("alice"), await place.member("mona", "mod")
+    said = await send(alice, "a secret")
+    assert await put(mod, "chat_hide", id=said["id"]) == {}
+    appeal = await put(alice, "chat_appeal", id=said["id"], text="it is mine")
+    place.server.stop()
+    insert = (
+        "INSERT INTO chat_members (room, user_id, role, since_ms, banned_until_ms, muted_until_ms) "
+        "SELECT id, 'max', 3, 0, 0, 0 FROM rooms"
+    )
+    if place.url is None:
+        db = sqlite3.connect(place.path, isolation_level=None)
+        db.execute(insert)
+        db.close()
+    else:
+        await place.rows(insert)
+    place.server.start()
+    mod, other = await place.member("mona", "mod"), await place.member("max", "mod")
+    refused = await put(mod, "chat_resolve", report=appeal["report"], verdict="restore")
+    assert (refused["name"], "another moderator" in refused["message"]) == ("forbidden", True)
+    assert (await put(other, "chat_resolve", report=appeal["report"], verdict="dismiss"))[
+        "state"
+    ] == "dismissed"
+
+
+async def test_reports_of_one_user_are_bounded_and_paged(place):
+    place.start(chat_reports_open=3)
+    alice, bob = await place.member("alice"), await place.member("bob")
+    ids = [(await send(alice, f"message {n}"))["id"] for n in range(4)]
+    answers = [await put(bob, "chat_report", id=id, reason="r") for id in ids]
+    assert [answer.get("name") for answer in answers] == [None, None, None, "rate_limited"]
+    assert answers[3]["limit"] == "chat_reports_open"
+    mod = await place.member("mona", "mod")
+    first = await put(mod, "chat_reports", limit=2)
+    rest = await put(mod, "chat_reports", limit=2, after=first["after"])
+    found = [each["message"]["id"] for each in first["reports"] + rest["reports"]]
+    assert (found, first["more"], rest["more"]) == (ids[:3], True, False)
+
+
+async def test_a_hidden_room_and_an_absent_one_are_answered_alike(place):
+    place.start()
+    alice = await place.member("alice", room=None)
+    for type, content in (
+        ("chat_report", {"id": "1" * 19, "reason": "x"}),
+        ("chat_reports", {}),
+        ("chat_appeal", {"id": "1" * 19, "text": "x"}),
+        ("chat_hide", {"id": "1" * 19}),
+        ("chat_resolve", {"report": "1" * 19, "verdict": "hide"}),
+    ):
+        refused = await put(alice, type, "chat:~0123456789abcdef01234567", **content)
+        assert (refused["name"], refused["message"]) == ("forbidden", "you may not join this room"), type
