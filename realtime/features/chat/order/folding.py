@@ -134,12 +134,12 @@ class Reading:
         core = said.strip(_EDGES)
         if len(core) > WORD_CHARS_MAX or not _LEET_SIGN.search(core):
             return
-        plain = core if core.isascii() else core.translate(_lookalikes)
-        if not any(map(str.isalpha, plain)):
-            return  # a number
-        for table in (_LEET_I, _LEET_L):
-            for whole in (plain, plain.rstrip("!")):
-                key = whole.translate(table).translate(_SIGNS)
+        for whole in {core, core.rstrip("!")}:
+            plain = skeleton_of(whole)
+            if not any(map(str.isalpha, plain)):
+                continue  # a number
+            for table in (_LEET_I, _LEET_L):
+                key = plain.translate(table).translate(_SIGNS)
                 if key.isascii() and key.isalpha():
                     self._add(key, at + start, at + start + len(whole))
 
