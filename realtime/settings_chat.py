@@ -24,7 +24,6 @@ class ChatSettings(SecuritySettings, frozen=True, kw_only=True):
     chat_message_chars: Annotated[
         int, Meta(ge=1, le=40_000, description="Characters a chat message may have.", extra=Count)
     ] = 4_000
-
     chat_retention_s: Annotated[
         int,
         Meta(
@@ -55,7 +54,6 @@ class ChatSettings(SecuritySettings, frozen=True, kw_only=True):
             extra=Text,
         ),
     ] = "en"
-
     chat_rooms_per_user: Annotated[
         int, Meta(ge=0, le=1_000_000, description="Chat rooms that one user may create.", extra=Count)
     ] = 1_000

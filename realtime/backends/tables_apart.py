@@ -1,4 +1,4 @@
-"""Features' tables for a command, beside the servers that use them: a connection of its own, for as long as it runs.
+"""Features' tables for a command, beside the servers that use them: over a connection of its own.
 
 It blocks where it reads a file: nobody else waits in a command's process.
 """
@@ -51,12 +51,18 @@ class SqliteApart:
     async def write(self, *statements: Statement) -> list[list[Cells]]:
         """As `Database.write`."""
         with self._failures(), transaction(self._db):
-            return [self._db.execute(_PLACE.sub(r"?\1", sql), values).fetchall() for sql, values in statements]
+            return [
+                self._db.execute(_PLACE.sub(r"?\1", sql), values).fetchall() for sql, values in statements
+            ]
 
     async def scrub(self) -> None:
         """Leave nothing of what was deleted in the file or its log."""
         with self._failures():
-            self._db.execute("VACUUM")
+            # What was deleted is still in the segments of full-text indexes until they are merged.
+            for (name,) in self._db.execute(
+                "SELECT name FROM sqlite_master WHERE sql LIKE 'CREATE VIRTUAL TABLE%fts5%'"
+            ).fetchall():
+                self._db.execute(f"INSERT INTO {name} ({name}) VALUES ('optimize')")
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     async def close(self) -> None:

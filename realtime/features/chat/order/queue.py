@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -261,8 +262,9 @@ class Queue:
             if bool(found[2]) == hidden:
                 return
             receipt = command.publish(HIDE, msgspec.json.encode({"id": id, "hidden": hidden}))
-        if not isinstance(receipt, tuple):
-            await receipt
+        offset, _, _ = receipt if isinstance(receipt, tuple) else await receipt
+        with contextlib.suppress(Unavailable):  # it is tried again
+            await self._chat.core.forget_history(command.room, offset)
         record(self._chat.core, command.identity, HIDE, command.room.room, message=id, hidden=int(hidden))
 
     async def _check(self, command: Command) -> None:

@@ -49,7 +49,7 @@ _DELETE = (
 _OLD = (
     "DELETE FROM chat_messages WHERE room = $1 AND id IN (SELECT m.id FROM chat_messages m "
     "WHERE m.room = $1 AND m.id < $2 AND NOT EXISTS (SELECT 1 FROM chat_holds h WHERE h.tenant = $3 "
-    "AND h.room = 0 AND h.user_id = m.sender) ORDER BY m.id LIMIT $4) RETURNING id"
+    'AND h.room = 0 AND h.user_id = m.sender) ORDER BY m.id LIMIT $4) RETURNING "offset"'
 )
 
 
@@ -134,10 +134,15 @@ class Retention:
             if at_ms >= aged.before_ms or held:
                 break
             until = place
+        if until:
+            await self._chat.core.forget_history(aged.room, until)
         # The last offset is looked at in the transaction that deletes: what is published meanwhile is above
         # it.
         gone, old = await self._database.write(
             Statement(_DELETE, (aged.number, until)),
             Statement(_OLD, (aged.number, first_id(aged.before_ms), aged.room.tenant, SLICE)),
         )
+        changed = max((place for (place,) in [*gone, *old]), default=0)
+        if changed:
+            await self._chat.core.forget_history(aged.room, changed)
         return len(gone) + len(old)
