@@ -54,6 +54,7 @@ from realtime.errors import Unavailable
 from realtime.ids import RoomId, TenantId, UserId, room_kind
 from realtime.native.message import Envelope
 from realtime.native.relay import Relay
+from realtime.policy import Policy
 
 log: Final = logging.getLogger("realtime.core")
 
@@ -247,6 +248,20 @@ class Core:
         version = self._owners.version
         order = Order(version, room.tenant, room.room, type, content, key, identity, trusted)
         return self._owners.perform(order)
+
+    def prepare_features(self, policy: Policy) -> Callable[[], None]:
+        """Have the features that run prepare for a policy; return what lets it hold for all of them.
+
+        Raises:
+            SettingsError: one of them cannot follow it.
+        """
+        commits = [feature.prepare(policy) for feature in self.running.values()]
+
+        def commit() -> None:
+            for each in commits:
+                each()
+
+        return commit
 
     async def close(self) -> None:
         """Let features write what they still have to, when the last connection is gone."""
