@@ -23,6 +23,8 @@ import { Emitter } from "./room.js";
 export { ChatRoom, Outbox };
 
 const INVITES_MAX = 100;
+const DIRECT_ASKED = 50;
+const DIRECT_SHOWN = 12;
 
 /**
  * Somebody's chat. Events:
@@ -41,6 +43,8 @@ export class Chat extends Emitter {
   invited = [];
   /** @type {Map<string, { status: string, text?: string, last_seen?: string }>} */
   statuses = new Map();
+  /** @type {Map<string, string[]>} who is in a direct room, by its name */
+  #users = new Map();
   /** Whether the server has a chat with a store; null until it is known. */
   kept = null;
 
@@ -52,6 +56,7 @@ export class Chat extends Emitter {
     this.outbox = outbox ?? new Outbox("", null);
     this.windowLimit = windowLimit;
     this.page = page;
+    client.on("message", (push) => this.#onPush(push));
   }
 
   get me() {
@@ -102,8 +107,8 @@ export class Chat extends Emitter {
       this.kept ??= false;
       return this.kept;
     }
-    for (const [name, about] of this.mine) this.rooms.get(name)?._describe(about);
     await this.#refreshRest();
+    for (const [name, about] of [...this.mine]) this.rooms.get(name)?._describe(about);
     this._emit("rooms");
     return true;
   }
@@ -117,11 +122,23 @@ export class Chat extends Emitter {
       const about = this.mine.get(each.room);
       if (about) Object.assign(about, each);
     }
+    await this.#learnDirect();
     if (invites.value) {
       const before = JSON.stringify(this.invited);
       this.invited = (invites.value.invites ?? []).slice(0, INVITES_MAX);
       if (JSON.stringify(this.invited) !== before) this._emit("invites", this.invited);
     }
+  }
+
+  /** A direct room is known by who is in it. */
+  async #learnDirect() {
+    const unknown = [...this.mine.values()].filter((about) =>
+      about.visibility === "direct" && !this.#users.has(about.room)).slice(0, DIRECT_ASKED);
+    for (const { room } of unknown) {
+      const { members } = await this.ask("chat_members", { limit: DIRECT_SHOWN }, room);
+      this.#users.set(room, members.map(({ user }) => user));
+    }
+    for (const about of this.mine.values()) about.users = this.#users.get(about.room);
   }
 
   /** @param {{ query?: string, mine?: boolean, max?: number }} [what] @returns {Promise<any[]>} */
@@ -175,7 +192,7 @@ export class Chat extends Emitter {
   // --- people -------------------------------------------------------------------------------------
 
   async setStatus(status, text = "") {
-    await this.ask("chat_presence", clean({ status, text: text || undefined }), [...this.rooms.keys()][0]);
+    await this.ask("chat_presence", clean({ status, text: text || undefined }));
     this._status(this.me, { status, text });
   }
 
@@ -198,6 +215,14 @@ export class Chat extends Emitter {
   /** Ask the server something. @param {string} type @param {object} [content] @param {string|null} [room] */
   ask(type, content = {}, room = null) {
     return this.client.ask(type, content, room);
+  }
+
+  /** What comes to us and not to a room: that we are asked in somewhere, or called, or what we say of ourselves
+   *  on another device. */
+  #onPush({ type, content, from }) {
+    const about = type === "notification" ? content?.data : null;
+    if (type === "chat_presence" && content?.status) this._status(content.user ?? from ?? this.me, content);
+    else if (about?.chat || about?.type === "chat_mention") this.refresh().catch(() => {}); // or with the next one
   }
 
   // --- called by ChatRoom -------------------------------------------------------------------------

@@ -39,7 +39,7 @@ export class ChatRoom extends Emitter {
     /** @type {import("./room.js").Room|null} */
     this.room = null;
     /** What `chat_room` says of it; empty where the server keeps none. */
-    this.about = { room: name, title: name.replace(/^chat:/, ""), unread: 0, mentions: 0 };
+    this.about = { room: name, title: "", unread: 0, mentions: 0 };
     this.window = new Window(chat.me, chat.windowLimit);
     /** @type {Pending[]} oldest first */
     this.pending = [];
@@ -291,8 +291,7 @@ export class ChatRoom extends Emitter {
     pending.state = "sent";
     pending.place = place?.id ?? `${place?.epoch}:${place?.offset}`;
     const byPlace = (message) => message.epoch === place?.epoch && message.offset === place?.offset;
-    const target = pending.content.thread ? this.threads.get(pending.content.thread) : this.window;
-    const here = !target?.live || target.get(pending.place) || target.list.some(byPlace);
+    const here = !this.window.live || this.window.get(pending.place) || this.window.list.some(byPlace);
     // An answer given again may be of a message that lies above what is shown.
     if (here || place?.duplicate) this.#settle(pending);
   }
@@ -420,7 +419,7 @@ export class ChatRoom extends Emitter {
 
   #onEvent({ type, content, from }) {
     if (type === "chat_typing") {
-      if (Array.isArray(content?.users)) this.#typists(content.users);
+      if (Array.isArray(content?.users)) this.#typists(content.users, content.expires_s);
       else this.#typist(content?.user ?? from, content?.typing !== false);
     } else if (type === "chat_read_receipt") {
       for (const { user, id } of content?.reads ?? [{ user: from, ...content }]) this.#reader(user, id);
@@ -432,20 +431,30 @@ export class ChatRoom extends Emitter {
   #reader(user, id) {
     if (typeof user !== "string" || typeof id !== "string" || !(id > (this.reads.get(user) ?? ""))) return;
     this.reads.set(user, id);
+    if (user === this.chat.me) this.#readElsewhere(id);
     this._emit("read", user, id);
   }
 
-  #typists(users) {
-    for (const user of this.#typing.keys()) if (!users.includes(user)) this.#typist(user, false);
-    for (const user of users) this.#typist(user, true);
+  /** We have, on this device or another. */
+  #readElsewhere(id) {
+    if (id > (this.about.read_id ?? "")) this.about.read_id = id;
+    const last = this.window.last?.id ?? null;
+    if (last !== null && id < last) return;
+    Object.assign(this.about, { unread: 0, mentions: 0 });
+    this.chat._emit("rooms");
   }
 
-  #typist(user, typing) {
+  #typists(users, expiresS) {
+    for (const user of this.#typing.keys()) if (!users.includes(user)) this.#typist(user, false);
+    for (const user of users) this.#typist(user, true, expiresS > 0 ? expiresS * 1000 : TYPING_SHOWN_MS);
+  }
+
+  #typist(user, typing, shownMs = TYPING_SHOWN_MS) {
     if (typeof user !== "string" || !user || user === this.chat.me) return;
     const known = this.#typing.has(user);
     clearTimeout(this.#typing.get(user));
     this.#typing.delete(user);
-    if (typing) this.#typing.set(user, setTimeout(() => this.#typist(user, false), TYPING_SHOWN_MS));
+    if (typing) this.#typing.set(user, setTimeout(() => this.#typist(user, false), shownMs));
     if (known !== typing) this._emit("typing", this.typists);
   }
 
@@ -462,11 +471,10 @@ export class ChatRoom extends Emitter {
   #said(push) {
     const message = shownOf(push);
     if (message.from !== this.chat.me) this.#typist(message.from, false);
+    this.window.take(push);
     if (message.thread) {
       this.threads.get(message.thread)?.take(push);
-      this.window.replied(message.thread);
-    } else {
-      this.window.take(push);
+      this.window.replied(message.thread, 1);
     }
     if (message.from === this.chat.me) this.#takePending(message);
     else this.#heard(message);
@@ -480,7 +488,10 @@ export class ChatRoom extends Emitter {
   }
 
   #fold(push) {
-    for (const window of [this.window, ...this.threads.values()]) window.take(push);
+    for (const window of [this.window, ...this.threads.values()]) {
+      const message = window.take(push);
+      if (message?.deleted && message.thread && window === this.window) window.replied(message.thread, -1);
+    }
     this.#changed();
   }
 

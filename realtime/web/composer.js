@@ -4,7 +4,7 @@
  */
 
 import { showEmoji, toast } from "./dialogs.js";
-import { bytesText } from "./format.js";
+import { bytesText, plainText } from "./format.js";
 import { icon } from "./icons.js";
 import { avatar, el } from "./parts.js";
 import { Upload } from "./uploads.js";
@@ -12,7 +12,7 @@ import { Upload } from "./uploads.js";
 const TYPING_SEND_MS = 2_500;
 const FILES_MAX = 10;
 const NAMES_SHOWN = 6;
-const CALL = /(?:^|\s)@([\p{L}\p{N}._-]*)$/u;
+const CALL = /(?:^|[^\w@./])@([\p{L}\p{N}._:-]*)$/u;
 
 export class Composer {
   #uploads = [];
@@ -114,7 +114,7 @@ export class Composer {
     cancel.addEventListener("click", () => this.#cancel());
     this.about.replaceChildren(icon(kind, 16),
       el("span", { class: "about-words" }, kind === "edit" ? "Editing your message" : `Answering ${message.from}: `,
-        kind === "edit" ? null : el("span", { class: "quote-text" }, message.text || "a file")),
+        kind === "edit" ? null : el("span", { class: "quote-text" }, plainText(message) || "a file")),
       cancel);
   }
 
@@ -239,7 +239,8 @@ export class Composer {
   #take(index) {
     const { name, typed } = this.#names[index];
     const end = this.text.selectionStart;
-    this.text.setRangeText(`${name} `, end - typed, end, "end");
+    const words = /^\w[\w.:-]*$/u.test(name) ? name : `{${name}}`; // so that a name with blanks is one
+    this.text.setRangeText(`${words} `, end - typed, end, "end");
     this.#offer([]);
     this.#onInput();
   }

@@ -6,7 +6,8 @@
 import { icon } from "./icons.js";
 import { el } from "./parts.js";
 
-export const EMOJI = [..."👍❤😂🎉😮😢🙏👀🔥✅❌💯🚀😀😅😉😍🤔😎😴🥳😭😡👋👏🙌💪🤝☕🍕🎂🌈⭐⚡💡📌📎🐛🧪🎵"];
+const EMOJI = ("👍 ❤️ 😂 🎉 😮 😢 🙏 👀 🔥 ✅ ❌ 💯 🚀 😀 😅 😉 😍 🤔 😎 😴 🥳 😭 😡 👋 👏 🙌 💪 🤝 ☕ 🍕 🎂 🌈 "
+  + "⭐ ⚡ 💡 📌 📎 🐛 🧪 🎵 🎸 🎧").split(" ");
 const QUICK = EMOJI.slice(0, 6);
 
 /** A modal dialog with a form. `fill(form, close)` puts things in; `submit(form)` returns when it is done, and
@@ -131,7 +132,7 @@ function quickRow(choose, close, anchor) {
   const row = el("div", { class: "menu-emoji", role: "group", "aria-label": "React" });
   for (const emoji of QUICK) {
     const node = el("button", { type: "button", role: "menuitem", tabindex: "-1", "aria-label": `React ${emoji}` },
-      emoji);
+      el("span", { class: "glyph" }, emoji));
     node.addEventListener("click", () => {
       close();
       choose(emoji);
@@ -154,7 +155,8 @@ export function showEmoji(anchor, choose, at = null) {
   const close = showMenu(anchor, [], { label: "Emoji", at });
   const grid = el("div", { class: "emoji-grid", role: "group", "aria-label": "Emoji" });
   for (const emoji of EMOJI) {
-    const node = el("button", { type: "button", role: "menuitem", tabindex: "-1", "aria-label": emoji }, emoji);
+    const node = el("button", { type: "button", role: "menuitem", tabindex: "-1", "aria-label": emoji },
+      el("span", { class: "glyph" }, emoji));
     node.addEventListener("click", () => {
       close();
       choose(emoji);

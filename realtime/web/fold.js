@@ -24,7 +24,7 @@ export function shownOf(message) {
     id,
     room: message.room,
     from: message.from ?? "",
-    at: Date.parse(said.sent_at ?? message.timestamp ?? message.at) || 0,
+    at: Date.parse(said.sent_at || message.timestamp || message.at) || 0,
     offset: message.offset ?? null,
     epoch: message.epoch ?? null,
     text: typeof said.text === "string" ? said.text : "",
@@ -32,10 +32,10 @@ export function shownOf(message) {
     attachments: listOf(said.attachments),
     mentions: listOf(said.mentions),
     here: said.here === true,
-    reply_to: said.reply_to ?? null,
-    thread: said.thread ?? null,
-    edited_at: said.edited_at ?? null,
-    expires_at: said.expires_at ?? null,
+    reply_to: said.reply_to || null,
+    thread: said.thread || null,
+    edited_at: said.edited_at || null,
+    expires_at: said.expires_at || null,
     deleted: said.deleted === true,
     hidden: said.hidden === true,
     pinned: said.pinned === true,
@@ -130,11 +130,11 @@ export class Window {
     return message && change(message, push, this.#me) ? message : null;
   }
 
-  /** Somebody has answered a message in its thread. */
-  replied(id) {
+  /** Somebody has answered a message in its thread; or (`by` -1) an answer was deleted. */
+  replied(id, by) {
     const message = this.#byKey.get(id);
     if (!message) return null;
-    message.replies += 1;
+    message.replies = Math.max(0, message.replies + by);
     message.rev += 1;
     return message;
   }

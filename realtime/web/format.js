@@ -1,16 +1,23 @@
 /**
  * A message's text as nodes, by the entities that the server found in it; never as markup. Entities name
- * ranges `from` to `to` of the text in characters (code points); they may nest, and what is out of the
- * text or of an unknown kind is shown as plain text.
+ * ranges `from` to `to` of the text in characters (code points), with the signs that made them; they may
+ * nest, and what is out of the text or of an unknown kind is shown as it was written.
  */
 
 import { el, withLinks } from "./parts.js";
 
 const SAFE = new Set(["http:", "https:", "mailto:"]);
-const TAGS = {
-  bold: "strong", italic: "em", strike: "s", code: "code", quote: "q", spoiler: "span", underline: "u",
+/** By kind: the element, and how many signs of the writer's it takes along at either end. */
+const FORMS = {
+  bold: ["strong", 2], italic: ["em", 1], strike: ["s", 2], code: ["code", 1], code_block: ["pre", 3],
 };
-const BLOCKS = { pre: "pre", code_block: "pre", blockquote: "blockquote", block_quote: "blockquote" };
+
+const BLOCKS = new Set(["quote", "code_block"]);
+
+/** The text without the signs that form it, in one line: for where there is little room. */
+export function plainText({ text, entities }) {
+  return el("span", {}, ...formatted(text, entities, "")).textContent.replace(/\s+/gu, " ");
+}
 
 /** @param {string} text @param {object[]} entities @param {string} me  whose mentions stand out */
 export function formatted(text, entities, me) {
@@ -26,39 +33,49 @@ export function formatted(text, entities, me) {
 function nodesOf(chars, from, to, ranges, me) {
   const nodes = [];
   let at = from;
-  for (let index = 0; index < ranges.length; index++) {
-    const range = ranges[index];
+  for (const range of ranges) {
     if (range.from < at || range.to > to) continue; // it crosses another: the first one counts
-    if (range.from > at) nodes.push(...plain(chars.slice(at, range.from).join(""), me));
-    const inside = ranges.slice(index + 1).filter((one) => one.from >= range.from && one.to <= range.to);
-    nodes.push(entityNode(range, chars, inside, me));
-    at = range.to;
+    if (range.from > at) nodes.push(chars.slice(at, range.from).join(""));
+    nodes.push(entityNode(range, chars, ranges, me));
+    // A block ends its line by itself.
+    at = BLOCKS.has(range.kind) && chars[range.to] === "\n" ? range.to + 1 : range.to;
   }
-  if (at < to) nodes.push(...plain(chars.slice(at, to).join(""), me));
+  if (at < to) nodes.push(chars.slice(at, to).join(""));
   return nodes;
 }
 
-function entityNode(range, chars, inside, me) {
+function entityNode(range, chars, ranges, me) {
   const { kind, from, to } = range;
-  // A leading or trailing sign of the writer's, such as the asterisks of bold, may be named apart.
   const whole = chars.slice(from, to).join("");
-  if (kind === "mention" || kind === "here") return mention(whole, range.user ?? whole.replace(/^@/u, ""), me);
-  if (kind === "url" || kind === "link" || kind === "email") {
-    return linked(range.url ?? (kind === "email" ? `mailto:${whole}` : whole), whole) ?? whole;
+  if (kind === "mention" || kind === "here") {
+    const user = kind === "here" ? "here" : String(range.user ?? whole.replace(/^@/u, ""));
+    return mention(`@${user}`, user, me);
   }
-  const tag = TAGS[kind] ?? BLOCKS[kind];
-  if (!tag) return whole;
-  const literal = tag === "code" || tag === "pre";
-  return el(tag, tag === "span" ? { class: "spoiler", tabindex: "0" } : {},
-    ...(literal ? [bare(whole, kind)] : nodesOf(chars, from, to, inside, me)));
+  if (kind === "url") return linked(String(range.url ?? whole), whole) ?? whole;
+  if (kind === "quote") return el("blockquote", {}, ...quoted(range, chars, ranges, me));
+  const [tag, marks] = FORMS[kind] ?? [null, 0];
+  if (tag === null || to - from <= 2 * marks) return whole;
+  const inner = ranges.filter((one) => one !== range && one.from >= from + marks && one.to <= to - marks);
+  if (kind === "code") return el(tag, {}, whole.slice(1, -1));
+  if (kind === "code_block") return el(tag, { tabindex: "0" }, whole.slice(3, -3).replace(/^\w*\n|\n$/gu, ""));
+  return el(tag, {}, ...nodesOf(chars, from + marks, to - marks, inner, me));
 }
 
-function bare(text, kind) {
-  return kind === "code" ? text.replace(/^`+|`+$/gu, "") : text.replace(/^```[^\n]*\n?|\n?```$/gu, "");
-}
-
-function plain(text, me) {
-  return withMentions(text, me);
+/** The lines of a quote without their signs. */
+function quoted({ from, to }, chars, ranges, me) {
+  const nodes = [];
+  let at = from;
+  while (at < to) {
+    let end = chars.indexOf("\n", at);
+    if (end < 0 || end > to) end = to;
+    if (chars[at] === ">") at += chars[at + 1] === " " ? 2 : 1;
+    const start = Math.min(at, end);
+    const inner = ranges.filter((one) => one.kind !== "quote" && one.from >= start && one.to <= end);
+    nodes.push(...nodesOf(chars, start, end, inner, me));
+    if (end < to) nodes.push("\n");
+    at = end + 1;
+  }
+  return nodes;
 }
 
 /** A link, or null where the address is none that may be followed. */
@@ -69,7 +86,7 @@ export function linked(address, text) {
 }
 
 function mention(text, user, me) {
-  return el("span", { class: user === me || text === "@here" ? "mention mine" : "mention" }, text);
+  return el("span", { class: user === me || user === "here" ? "mention mine" : "mention" }, text);
 }
 
 /** Text without entities, as from a server that finds none: links, and our own name where it is called. */

@@ -32,7 +32,7 @@ const SVG = "http://www.w3.org/2000/svg";
 export function icon(name, size = 18) {
   const svg = document.createElementNS(SVG, "svg");
   for (const [key, value] of Object.entries({
-    viewBox: "0 0 20 20", width: size, height: size, "aria-hidden": "true", focusable: "false", class: "icon",
+    viewBox: "0 0 20 20", width: size, height: size, "aria-hidden": "true", focusable: "false", class: `icon icon-${name}`,
   })) svg.setAttribute(key, String(value));
   const path = document.createElementNS(SVG, "path");
   path.setAttribute("d", PATHS[name]);

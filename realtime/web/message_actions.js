@@ -1,6 +1,6 @@
 /** What people do with a message, and with themselves: the menus and what they lead to. */
 
-import { attempt, confirmed, field, openDialog, showMenu, toast } from "./dialogs.js";
+import { attempt, confirmed, field, openDialog, showEmoji, showMenu, toast } from "./dialogs.js";
 import { avatar, el, timeElement } from "./parts.js";
 
 const STATUSES = [["online", "Online"], ["away", "Away"], ["busy", "Busy"], ["invisible", "Invisible"]];
@@ -15,6 +15,7 @@ export class MessageActions {
     const { visit } = this;
     if (what === "react") this.react(message, value);
     else if (what === "thread") visit.openThread(message);
+    else if (what === "open-thread") visit.openThread(visit.room.window.get(value) ?? { ...message, id: value, key: value });
     else if (what === "jump") visit.jump({ id: value });
     else if (what === "edits") attempt(() => this.#showEdits(message));
   }
@@ -22,6 +23,12 @@ export class MessageActions {
   react(message, emoji) {
     const mine = message.reactions[emoji]?.mine ?? false;
     return attempt(() => this.visit.room.react(message.id, emoji, !mine));
+  }
+
+  /** From the tools beside a message. */
+  quick(what, message, node) {
+    if (what === "reply") this.visit.composer.answer(message);
+    else showEmoji(node, (emoji) => this.react(message, emoji));
   }
 
   /** What can be done with a message. */
@@ -42,8 +49,8 @@ export class MessageActions {
       message.thread ? null : { label: "Reply in thread", icon: "thread", act: () => visit.openThread(message) },
       own ? { label: "Edit", icon: "edit", act: () => visit.composer.edit(message) } : null,
       this.#copy(message),
-      { label: message.pinned ? "Unpin" : "Pin", icon: "pin",
-        act: () => attempt(() => room.pin(message.id, !message.pinned)) },
+      room.moderates || room.about.visibility === "direct" ? { label: message.pinned ? "Unpin" : "Pin", icon: "pin",
+        act: () => attempt(() => room.pin(message.id, !message.pinned)) } : null,
     ].filter(Boolean);
     const rest = [
       own ? null : { label: "Report", icon: "flag", act: () => this.#report(message) },

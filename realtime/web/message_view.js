@@ -1,7 +1,7 @@
 /** One message as an element, made anew where it has changed. */
 
 import { isSealed } from "./chat_room.js";
-import { formatted } from "./format.js";
+import { formatted, plainText } from "./format.js";
 import { icon } from "./icons.js";
 import { avatar, count, el, hueOf, isEmoji, timeElement } from "./parts.js";
 import { Unreadable } from "./seal.js";
@@ -51,7 +51,8 @@ export class MessageView {
     const body = text || !message.attachments.length
       ? el("div", { class: "bubble", dir: "auto" }, ...formatted(text, entitiesOf(message), this.context.me)) : null;
     return [
-      message.reply_to ? this.#quote(room, message) : null,
+      message.reply_to ? this.#quote(room, message, message.reply_to) : null,
+      message.thread && !message.reply_to ? this.#quote(room, message, message.thread) : null,
       body,
       message.attachments.length
         ? el("div", { class: "files" }, ...this.context.files.nodes(room, message.attachments)) : null,
@@ -61,13 +62,15 @@ export class MessageView {
     ];
   }
 
-  #quote(room, message) {
-    const origin = room.window.get(message.reply_to) ?? null;
+  #quote(room, message, id) {
+    const origin = room.window.get(id) ?? null;
     const words = origin === null ? "an earlier message"
-      : origin.deleted ? "a message that was deleted" : origin.text || "a file";
-    const node = el("button", { type: "button", class: "quote", tabindex: "-1" }, icon("reply", 14),
+      : origin.deleted ? "a message that was deleted" : plainText(origin) || "a file";
+    const ofThread = id === message.thread;
+    const node = el("button", { type: "button", class: ofThread ? "quote of-thread" : "quote", tabindex: "-1" },
+      icon(ofThread ? "thread" : "reply", 14),
       origin ? el("span", { class: "quote-who" }, origin.from) : null, el("span", { class: "quote-text" }, words));
-    node.addEventListener("click", () => this.context.act("jump", message, message.reply_to));
+    node.addEventListener("click", () => this.context.act(ofThread ? "open-thread" : "jump", message, id));
     return node;
   }
 
@@ -89,7 +92,7 @@ export class MessageView {
       const label = `${emoji} ${times}${mine ? ", yours" : ""}`;
       const node = el("button", {
         type: "button", class: "reaction", tabindex: "-1", "aria-pressed": String(mine), "aria-label": label,
-      }, el("span", {}, emoji), el("span", { class: "count" }, times.toLocaleString()));
+      }, el("span", { class: "glyph" }, emoji), el("span", { class: "count" }, times.toLocaleString()));
       node.addEventListener("click", () => this.context.act("react", message, emoji));
       return node;
     });

@@ -176,13 +176,13 @@ export class ThreadPane {
       const known = this.#nodes.get(each.key);
       if (!known) {
         const node = view.make(room, each);
-        node.querySelector(".thread-link")?.remove();
+        bare(node);
         node.tabIndex = 0;
         this.#nodes.set(each.key, { node, rev: each.rev });
         this.list.append(node);
       } else if (known.rev !== each.rev) {
         view.fill(known.node, room, each);
-        known.node.querySelector(".thread-link")?.remove();
+        bare(known.node);
         known.rev = each.rev;
       }
     }
@@ -209,6 +209,11 @@ export class ThreadPane {
     event.preventDefault();
     this.context.menu(this.#messageAt(node), node, new DOMRect(event.clientX, event.clientY, 0, 0));
   }
+}
+
+/** Without what leads to the thread that it stands in. */
+function bare(node) {
+  for (const part of node.querySelectorAll(".thread-link, .quote.of-thread")) part.remove();
 }
 
 // --- reports --------------------------------------------------------------------------------------

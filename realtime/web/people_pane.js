@@ -153,7 +153,7 @@ export class PeoplePane {
     const room = this.#room;
     const box = document.getElementById("about");
     const tools = document.getElementById("member-tools");
-    const created = room && !room.plain && room.role !== "none";
+    const created = room && !room.plain && Boolean(room.about.created);
     box.hidden = !created;
     tools.replaceChildren();
     if (!created) return;
@@ -169,7 +169,17 @@ export class PeoplePane {
       settings.addEventListener("click", () => this.#settings());
       box.append(settings);
     }
-    if (visibility !== "direct") tools.append(this.#inviteForm());
+    if (room.role === "none") box.append(this.#joinButton());
+    else if (visibility !== "direct" && room.role !== "reader") tools.append(this.#inviteForm());
+  }
+
+  #joinButton() {
+    const node = el("button", { type: "button", class: "primary small" }, "Become a member");
+    node.addEventListener("click", () => this.#do(async () => {
+      await this.#chat.enter(this.#room.name);
+      await this.#room.describe();
+    }));
+    return node;
   }
 
   #inviteForm() {

@@ -3,6 +3,7 @@
  * scroll position. It draws what a room's window has; a node stays as long as its message does.
  */
 
+import { icon } from "./icons.js";
 import { count, dayName, el } from "./parts.js";
 
 const GROUP_MS = 5 * 60_000;
@@ -24,6 +25,8 @@ export class Timeline {
   #pinned = true;
   #loading = false;
   #online = true;
+  #tools = null;
+  #pointed = null; // the message that the tools stand at
   #current = null; // key of the message that Tab comes to
   #drawn = false;
   #bound = new AbortController();
@@ -32,7 +35,7 @@ export class Timeline {
    *            empty: HTMLElement, older: HTMLButtonElement, seen: HTMLElement }} parts
    *  @param {import("./message_view.js").MessageView} view
    *  @param {{ unread(count: number): void, watched(atEnd: boolean): void, menu(message: any, node: any): void,
-   *            failed(error: Error): void }} handlers */
+   *            quick(what: string, message: any, node: any): void, failed(error: Error): void }} handlers */
   constructor(parts, view, handlers) {
     this.#parts = parts;
     this.#view = view;
@@ -47,10 +50,45 @@ export class Timeline {
     this.#list.addEventListener("keydown", (event) => this.#onKey(event), { signal });
     this.#list.addEventListener("focusin", (event) => this.#onFocus(event), { signal });
     this.#list.addEventListener("contextmenu", (event) => this.#onContext(event), { signal });
+    this.#bindTools(signal);
     // A phone's keyboard, a growing composer or a turned screen must not hide the newest line.
     const resized = new ResizeObserver(() => this.#pinned && this.toBottom());
     for (const node of [scroller, this.#list, parts.pending]) resized.observe(node);
     signal.addEventListener("abort", () => resized.disconnect());
+  }
+
+  /** One set of tools for all messages: it stands at the one that the pointer is on. Outside of the log, which
+   *  is read out; by keyboard Enter on a message has the same. On a screen without a pointer a tap does. */
+  #bindTools(signal) {
+    const button = (name, label, act) => {
+      const node = el("button", { type: "button", class: "icon-button", tabindex: "-1", "aria-label": label }, icon(name));
+      node.addEventListener("click", () => this.#pointed && act(this.#pointed, node));
+      return node;
+    };
+    const { quick } = this.#handlers;
+    this.#tools = el("div", { class: "tools", hidden: "" },
+      button("smile", "React", (message, node) => quick("react", message, node)),
+      button("reply", "Reply", (message, node) => quick("reply", message, node)),
+      button("more", "More", (message, node) => this.#handlers.menu(message, node)));
+    this.#parts.log.after(this.#tools);
+    this.#list.addEventListener("pointerover", (event) => event.pointerType !== "touch" && this.#point(event), { signal });
+    this.#parts.scroller.addEventListener("pointerleave", () => { this.#tools.hidden = true; }, { signal });
+    this.#list.addEventListener("click", (event) => {
+      const { target } = event;
+      if (!matchMedia("(hover: none)").matches || target.closest("a, button") || String(getSelection())) return;
+      const message = this.messageAt(target);
+      if (message) this.#handlers.menu(message, target.closest(".message"));
+    }, { signal });
+    signal.addEventListener("abort", () => this.#tools.remove());
+  }
+
+  #point({ target }) {
+    const message = this.messageAt(target);
+    this.#pointed = message;
+    this.#tools.hidden = !message?.id || message.deleted || this.#room.plain;
+    if (this.#tools.hidden) return;
+    const node = target.closest(".message");
+    this.#tools.style.setProperty("top", `${Math.max(0, node.offsetTop - 14)}px`);
   }
 
   end() {
@@ -89,7 +127,7 @@ export class Timeline {
 
   /** Somebody else has said something. */
   heard(message) {
-    if (this.atEnd || message.thread) return;
+    if (this.atEnd) return;
     if (this.#unread === 0) this.#unreadKey = message.key;
     this.#setUnread(this.#unread + 1);
   }
@@ -214,7 +252,7 @@ export class Timeline {
 
   #drawPending() {
     const room = this.#room;
-    const shown = room.pending.filter(({ content }) => !content.thread);
+    const shown = room.pending;
     const nodes = shown.map((pending) => this.#view.pending(room, pending, this.#online));
     for (let index = 1; index < nodes.length; index++) {
       nodes[index].classList.remove("first");

@@ -51,6 +51,7 @@ export class Visit {
       unread: (unread) => { this.#unread = unread; this.#showTitle(); },
       watched: (atEnd) => this.#watch(atEnd),
       menu: (message, node, at) => this.actions.menu(message, node, at),
+      quick: (what, message, node) => this.actions.quick(what, message, node),
       failed: (error) => this.timeline.note(`Earlier messages are not to be had: ${error.message}`, "warn"),
     });
     this.panel = new Panel((open) => showDrawer("side", open && isNarrow()));
@@ -325,15 +326,14 @@ export class Visit {
   }
 
   /** Show a message where it stands, in whichever room. */
-  async jump({ id, room, thread }) {
+  async jump({ id, room }) {
     if (room && room !== this.#room?.name) {
       await this.go(room);
       if (this.#room?.name !== room) return;
     }
     if (isNarrow()) this.panel.close({ refocus: false });
-    const found = await attempt(() => this.timeline.toMessage(thread ?? id));
+    const found = await attempt(() => this.timeline.toMessage(id));
     if (found === false) toast("That message is not there any longer.");
-    else if (thread) this.openThread(this.#room.window.get(thread));
   }
 
   // --- what the room says of itself ---------------------------------------------------------------
