@@ -216,18 +216,26 @@ class Core:
         self._broker.tick()
 
     def order(
-        self, room: RoomId, type: str, content: bytes, identity: Identity, *, trusted: bool = False
+        self,
+        room: RoomId,
+        type: str,
+        content: bytes,
+        identity: Identity,
+        *,
+        trusted: bool = False,
+        key: str | None = None,
     ) -> bytes | Awaitable[bytes]:
         """Have the owner of a room handle a command of a feature's own making, and return what it answers.
 
-        It is in the name of `identity`; that they may is for the feature to see to. `trusted` as in `Order`.
+        It is in the name of `identity`; that they may is for the feature to see to. `trusted` and `key` as in
+        `Order`.
 
         Raises (the awaitable too):
             Unavailable: there is no owner, for a while now; or it gave no answer, and may have done it.
             RealtimeError: what the handler answers with.
         """
         version = self._owners.version
-        order = Order(version, room.tenant, room.room, type, content, None, identity, trusted)
+        order = Order(version, room.tenant, room.room, type, content, key, identity, trusted)
         return self._owners.perform(order)
 
     def prepare_features(self, policy: Policy) -> Callable[[], None]:

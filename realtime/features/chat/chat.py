@@ -33,7 +33,7 @@ class Chat:
         self.services = services
         self.ids = Ids()
         self.rooms = Rooms(self)
-        self.words = Words(self)
+        self.words: Words = Words(self)
         self.signs = Signs(self)
         self.search = Search(self)
         self.files = Files(self)

@@ -53,6 +53,12 @@ class Order(Part):
 
     # -- what may be said -----------------------------------------------------------------------------------
 
+    def examines(self, room: RoomId) -> bool:
+        """Whether anything looks at what is sent to a room."""
+        return bool(self._filters.of(room)) or (
+            self._classifier is not None and self._classifier.speaks_of(room)
+        )
+
     async def examine(self, command: Command, room: RoomState, draft: Draft) -> Draft:
         """Return a draft as it may be sent, with what filters have changed.
 

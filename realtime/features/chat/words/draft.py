@@ -36,10 +36,13 @@ class Draft(msgspec.Struct):
 
 
 class Due(msgspec.Struct):
-    """What the scheduler has sent: which of its own that is, and what its attachments are."""
+    """What the scheduler adds to a draft: which of its own that is, what its attachments are, and whether
+    its author might call `here` when it was written.
+    """
 
     scheduled: Id
     files: list[dict[str, Any]] = []
+    here: bool = False
 
 
 class Edit(msgspec.Struct):
@@ -114,7 +117,7 @@ class Imported(msgspec.Struct, rename={"sender": "from"}):
     sender: Annotated[str, Meta(min_length=1, max_length=128)]
     at: Annotated[str, Meta(max_length=40, description="When it was sent: RFC 3339.")]
     text: str
-    key: Annotated[str | None, Meta(min_length=1, max_length=64)] = None
+    key: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     lang: Lang | None = None
 
 

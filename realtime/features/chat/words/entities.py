@@ -1,12 +1,12 @@
 """What a message's text is made of, as data: links, mentions, and marks of form. It never becomes HTML here.
 
-The text stays as it was written, marks and all; an entity says what the characters from `from` up to `to` are.
-Positions count Unicode code points. Where the text has characters that UTF-16 needs two units for, and a
+The text stays as it was written, marks and all; an entity says what the characters from `from` up to `to`
+are. Positions count Unicode code points. Where the text has characters that UTF-16 needs two units for, and a
 position of JavaScript is another one, it is in `utf16` too: `const [a, b] = e.utf16 ?? [e.from, e.to]`.
 
-Each entity takes its marks along: `**` of bold, `*` or `_` of italic, `~~` of strike, a backtick of code, three
-of code_block, `>` of each line of quote. Links are those that are written out, and of http, https and mailto alone:
-what is shown is where it leads.
+Each entity takes its marks along: `**` of bold, `*` or `_` of italic, `~~` of strike, a backtick of code,
+three of code_block, `>` of each line of quote. Links are those that are written out, and of http, https and
+mailto alone: what is shown is where it leads.
 """
 
 from __future__ import annotations

@@ -19,12 +19,12 @@ class Said(msgspec.Struct, omit_defaults=True, gc=False):
     id: str
     text: str
     lang: str = ""
-    entities: Sequence[Entity] = ()
-    mentions: Sequence[str] = ()
+    entities: list[Entity] | None = None  # an empty one is None, which is left out
+    mentions: list[str] | None = None
     here: bool = False
     reply_to: str = ""
     thread: str = ""
-    attachments: Sequence[dict[str, Any]] = ()
+    attachments: list[dict[str, Any]] | None = None
     expires_at: str = ""
     sent_at: str = ""
     scheduled: str = ""
@@ -60,12 +60,12 @@ def say(draft: Draft, id: str, lang: str, files: Sequence[dict[str, Any]], *, ma
         id,
         draft.text,
         lang,
-        found.entities,
-        found.mentions,
+        found.entities or None,
+        found.mentions or None,
         found.here,
         draft.reply_to or "",
         draft.thread or "",
-        files,
+        list(files) or None,
     )
 
 

@@ -1,6 +1,7 @@
 """A message as members are shown it: what of it is selected, and its form on the wire.
 
-Whoever selects messages, for a page, a search or an attachment, takes `columns` and gives each row to `shown`.
+Whoever selects messages, for a page, a search or an attachment, takes `columns` and gives each row to
+`shown`.
 """
 
 from __future__ import annotations
