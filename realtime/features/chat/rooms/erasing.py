@@ -27,6 +27,7 @@ _DELETED: Final = (
     "JOIN rooms r ON r.id = c.room WHERE c.visibility = 'deleted' AND c.erased_ms = 0 AND c.hold = 0 "
     "AND NOT EXISTS (SELECT 1 FROM chat_notices n WHERE n.room = c.room) ORDER BY r.id LIMIT 100"
 )
+_LAST: Final = 'SELECT max("offset") AS last FROM publications WHERE room = $1'
 _PUBLICATIONS: Final = (
     'DELETE FROM publications WHERE room = $1 AND "offset" IN (SELECT "offset" FROM publications WHERE '
     'room = $1 AND "offset" < (SELECT max("offset") FROM publications WHERE room = $1) '
@@ -74,18 +75,27 @@ class Erasing:
     async def _erase_all(self) -> None:
         try:
             for number, tenant, name in await self._rooms.database.read(_DELETED):
-                if self._rooms.chat.core.cluster.fence(RoomId(TenantId(tenant), RoomName(name))) is not None:
-                    await self._erase(number)
+                room = RoomId(TenantId(tenant), RoomName(name))
+                if self._rooms.chat.core.cluster.fence(room) is not None:
+                    await self._erase(room, number)
         except RealtimeError as error:
             log.warning("deleted rooms are not erased yet: %s", error.message)
         finally:
             self._running = False
 
-    async def _erase(self, number: int) -> None:
+    async def _erase(self, room: RoomId, number: int) -> None:
         database = self._rooms.database
         theirs = [each for part in self._rooms.chat.parts for each in part.erasure(number)]
         ours = [Statement(sql, (number,)) for sql in (_PUBLICATIONS, _MESSAGES, _MEMBERS, _INVITES)]
+        await self._forget(room, number)
         for statement in (*theirs, *ours):
             while (await database.write(statement))[0]:
                 pass
+        await self._forget(room, number)
         await database.write(Statement(_ERASED, (number, self._rooms.now_ms)))
+
+    async def _forget(self, room: RoomId, number: int) -> None:
+        """Have what is to go forgotten in memory, everywhere."""
+        ((last,),) = await self._rooms.database.read(_LAST, number)
+        if last is not None and last > 1:
+            await self._rooms.chat.core.forget_history(room, last - 1)

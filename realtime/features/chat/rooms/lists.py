@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from realtime.core.personal import stamp
@@ -81,8 +80,8 @@ class Lists:
         """Return one room: the question `chat_room`. Raises Forbidden, as `Rooms.look`."""
         key = _named(room)
         look = await self._chat.rooms.look(session, key)
-        unread = await self._unread(session, [look.room.number])
-        return self.described(key.room, look.room, look.role, unread.get(look.room.number))
+        unread = await self._unread(session)
+        return self.described(key.room, look.room, look.role, unread.get(key.room))
 
     async def rooms(self, session: Session, asked: contents.List) -> Answer:
         """Return a page of rooms that the asker may be in: the question `chat_rooms`.
@@ -112,11 +111,11 @@ class Lists:
             for row in rows
             if rights(session, kind, row[0]).join
         ]
-        unread = await self._unread(session, [found.number for _, found, _ in shown])
+        unread = await self._unread(session)
         described = []
         for name, found, cells in shown:
             role = self._chat.rooms.role_of(identity, name, found, tables.standing_of(cells))
-            described.append(self.described(name, found, role, unread.get(found.number)))
+            described.append(self.described(name, found, role, unread.get(name)))
         return {"rooms": described, "more": more, "after": rows[-1][0] if rows else asked.after}
 
     async def members(self, session: Session, room: RoomId | None, asked: contents.Members) -> Answer:
@@ -152,13 +151,13 @@ class Lists:
         ]
         return {"invites": invites}
 
-    async def _unread(self, session: Session, rooms: Sequence[int]) -> dict[int, int]:
+    async def _unread(self, session: Session) -> dict[str, int]:
         """Return how many messages somebody has not read, by room; nothing where nobody counts them."""
         count = getattr(self._chat.signs, "unread", None)
         if count is None:
             return {}
-        found: dict[int, int] = await count(identity_of(session), rooms)
-        return found
+        found: Answer = await count(session)
+        return {each["room"]: each["unread"] for each in found["rooms"]}
 
 
 def _named(room: RoomId | None) -> RoomId:
