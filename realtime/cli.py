@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from realtime import (
     __version__,
+    cli_api,
     cli_audit,
     cli_chat,
     cli_keys,
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"realtime {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_serve(commands)
+    cli_api.add_command(commands, _add_knobs, _load)
     _add_check(commands)
     _add_settings(commands)
     _add_migrate(commands)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from realtime.core.command import Command
     from realtime.core.core import Core
     from realtime.core.personal_data import PersonalData
-    from realtime.core.services import Open
+    from realtime.core.services import Open, Web
     from realtime.core.session import Session
     from realtime.native.message import Envelope
 
@@ -77,6 +77,7 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
     What keeps tables of its own is given `open`, which makes what is `Core.running` under the feature's name,
     on workers that have a store. What it keeps of users there it hands out and erases by `personal`.
     `check_policy` raises SettingsError for a policy that it could not follow.
+    What takes or gives files over HTTP says so by `web`.
     """
 
     name: str
@@ -88,5 +89,6 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
     own: OnSlots | None = None
     disown: OnSlots | None = None
     open: Open | None = None
+    web: Web | None = None
     personal: PersonalData | None = None
     check_policy: Callable[[Policy], object] | None = None

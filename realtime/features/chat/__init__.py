@@ -10,6 +10,7 @@ from pathlib import Path
 
 from realtime.core.feature import Feature
 from realtime.features.chat.chat import Chat
+from realtime.features.chat.files.mount import WEB
 from realtime.features.chat.messages import MESSAGES, PERMISSIONS, ROOM_KEYS
 from realtime.features.chat.order.filters import Filters
 from realtime.features.chat.order.personal import ChatPersonal
@@ -26,4 +27,5 @@ FEATURE = Feature(
     open=Chat,
     personal=ChatPersonal(),
     check_policy=lambda policy: Filters(policy.chat),
+    web=WEB,
 )
