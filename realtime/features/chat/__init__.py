@@ -25,7 +25,7 @@ FEATURE = Feature(
     migrations=Path(__file__).with_name("migrations"),
     disown=Chat.on_disown,
     open=Chat,
-    web=WEB,
     personal=ChatPersonal(),
     check_policy=lambda policy: Filters(policy.chat),
+    web=WEB,
 )

@@ -55,10 +55,9 @@ class Order(Part):
 
     def examines(self, room: RoomId) -> bool:
         """Whether anything looks at what is sent to a room."""
-        return False
-
-    def sent(self, command: Command, id: int, draft: Draft) -> None:
-        """Take note that what was examined is sent as message `id`. In the same turn; it does not wait."""
+        return bool(self._filters.of(room)) or (
+            self._classifier is not None and self._classifier.speaks_of(room)
+        )
 
     async def examine(self, command: Command, room: RoomState, draft: Draft) -> Draft:
         """Return a draft as it may be sent, with what filters have changed.
