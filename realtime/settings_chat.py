@@ -90,27 +90,6 @@ class ChatSettings(SecuritySettings, frozen=True, kw_only=True):
         int,
         Meta(ge=1, le=10_000, description="Reports of one user that may wait for moderators.", extra=Count),
     ] = 20
-    chat_reaction_kinds: Annotated[
-        int, Meta(ge=1, le=50, description="Different emoji that a message may have.", extra=Count)
-    ] = 20
-    chat_edits_max: Annotated[
-        int, Meta(ge=0, le=1_000, description="Times that a message may be edited; 0: never.", extra=Count)
-    ] = 100
-    chat_edit_s: Annotated[
-        int,
-        Meta(ge=0, description="How long a message may be edited by its author; 0: always.", extra=Seconds),
-    ] = 0
-    chat_pins_max: Annotated[
-        int, Meta(ge=0, le=100, description="Messages that a chat room may have pinned.", extra=Count)
-    ] = 50
-    chat_scheduled_max: Annotated[
-        int,
-        Meta(ge=0, le=1_000, description="Messages of a user that may wait to be sent later.", extra=Count),
-    ] = 100
-    chat_notified_max: Annotated[
-        int,
-        Meta(ge=0, le=1_000, description="Users who are notified of a message that calls them.", extra=Count),
-    ] = 50
     chat_search_lang: Annotated[
         str,
         Meta(
