@@ -14,6 +14,7 @@ from realtime.errors import BadMessage
 RANDOM_BITS: Final = 21
 DIGITS: Final = 19
 AT_MS_MIN: Final = 10**18 >> RANDOM_BITS  # in 1985: from here on an id has its 19 digits
+LAST: Final = str(2**63 - 1)
 AT_MS_MAX: Final = (1 << 63 - RANDOM_BITS) - 1  # in 2109
 
 
@@ -44,7 +45,7 @@ def read_id(text: str) -> int:
     Raises:
         BadMessage: it is none.
     """
-    if len(text) != DIGITS or not text.isascii() or not text.isdigit():
+    if len(text) != DIGITS or not text.isascii() or not text.isdigit() or text > LAST:
         raise BadMessage(f"{text[:32]!r} is no message id: those are {DIGITS} digits")
     return int(text)
 

@@ -138,6 +138,16 @@ class Rooms(Part):
         async with lock:
             yield await self.own(room)
 
+    def at_once(self, room: RoomId, user: UserId) -> tuple[Owned, Standing] | None:
+        """Return what `turn` and `standing` would give without waiting: nobody has the room's turn or waits
+        for it, and both are in memory; None where they are not. It holds until something else runs.
+        """
+        owned = self._owned.get(room)
+        if owned is None or not owned.room.number or room in self._turns:
+            return None
+        standing = owned.standings.get(user)
+        return None if standing is None else (owned, standing)
+
     async def own(self, room: RoomId) -> Owned:
         """Return a room that this worker owns. Only from commands: their worker is its owner."""
         owned = self._owned.pop(room, None)
