@@ -19,6 +19,7 @@ SAMPLES = {
     "chat_message": lambda text, id: {"text": text},
     "chat_typing": lambda text, id: {"typing": True},
     "chat_read_receipt": lambda text, id: {"id": id},
+    "chat_search": lambda text, id: {"query": text},
     "chat_presence": lambda text, id: {"status": "online", "text": text},
 }
 
