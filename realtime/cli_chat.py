@@ -54,8 +54,8 @@ def _add_export(verbs: Any, add_config: AddConfig, read: Read) -> None:
         "export",
         help="write a room, or what one user said, into a folder",
         description="Write messages with edits and reactions, members, reports and what is held, a "
-        "JSON object a line (export.jsonl), and the attachments beside it. Servers may be running. The folder "
-        "is there when it is whole; until then it is FOLDER.part, and the attachments in it are used again.",
+        "JSON object a line (export.jsonl), and the attachments beside it. Servers may be running. The "
+        "folder is there when it is whole; until then it is FOLDER.part; attachments in that are used again.",
     )
     export.add_argument("folder", metavar="FOLDER", type=Path, help="made by this; may not be there")
     of = export.add_mutually_exclusive_group(required=True)
