@@ -1,4 +1,4 @@
-"""A server with the chat on either store, for tests of keeping order: members, rows, commands, the audit log."""
+"""A server with the chat on either store, for tests of keeping order: members, rows, commands, the log."""
 
 import asyncio
 import itertools

@@ -1,10 +1,11 @@
 """A user of the chat is handed out and erased, and leaves no trace, on both stores."""
 
 import asyncio
+import contextlib
 import json
 import os
-import subprocess
 import sys
+from asyncio.subprocess import PIPE
 
 from tests.conftest import ROOT
 from tests.features.chat.ordered import ROOM, put, send
@@ -69,21 +70,17 @@ async def test_an_erasure_that_is_killed_is_finished_by_the_next_one(place):
     place.start()
     await talk(place)
     place.server.stop()
-    arguments = [sys.executable, "-m", "realtime", "user", "erase", "alice-7d2e", "--tenant", "acme"]
-    for lines in range(1, 4):
-        process = subprocess.Popen(
-            arguments,
-            env=os.environ | place.variables,
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+    arguments = ["-m", "realtime", "user", "erase", "alice-7d2e", "--tenant", "acme"]
+    for number in range(1, 4):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *arguments, env=os.environ | place.variables, cwd=ROOT, stdout=PIPE, stderr=PIPE
         )
         # Killed while it works: at another point each time, wherever the machine is just then.
-        try:
-            await asyncio.to_thread(process.wait, 0.25 * lines)
-        except subprocess.TimeoutExpired:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), 0.3 * number)
+        if process.returncode is None:
             process.kill()
-        process.communicate()
+        await process.communicate()
     done = await place.run("user", "erase", "alice-7d2e", "--tenant", "acme")
     assert done.returncode == 0, done
     left = await everything(place)
