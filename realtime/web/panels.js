@@ -70,7 +70,7 @@ function card(message, words, go) {
 export function openSearch({ panel, chat, room, titleOf, go, shownOf }) {
   const query = el("input", { type: "search", id: "query", placeholder: 'words, "a phrase", from:ada', autocomplete: "off",
     spellcheck: "false" });
-  const where = choice("Where", [["room", "This conversation"], ["all", "All conversations"]], "room");
+  const where = choice("Where", [["room", "Here"], ["all", "Everywhere"]], "room");
   const order = choice("Order", [["newest", "Newest first"], ["rank", "Best first"]], "newest");
   const files = el("input", { type: "checkbox", id: "query-files" });
   const list = el("ul", { class: "cards" });
