@@ -8,7 +8,7 @@ from urllib.parse import urlparse
 from PIL import Image
 from playwright.async_api import Page, expect
 
-from tests.browser.chat import QUICK, bubbles, choose, create_room, go_to, keeping, message, text_box
+from tests.browser.chat import bubbles, choose, create_room, go_to, keeping, message, text_box
 from tests.browser.conftest import Enter, restart, say
 from tests.conftest import Server
 
@@ -289,11 +289,19 @@ async def test_moderators_hear_of_reports_and_hide_messages(keeping: Server, ent
     await expect(ada.locator(".report-reason")).to_contain_text("advertising")
     await ada.get_by_role("button", name="Hide it").click()
     await expect(ben.locator(".bubble.gone")).to_have_text("A moderator has hidden this message.")
+    await message(cy, "A moderator").locator(".bubble").click(button="right")
+    await cy.get_by_role("menuitem", name="Appeal").click()
+    await cy.get_by_role("dialog").get_by_label("Why it should be shown again").fill("they are wonderful")
+    await cy.get_by_role("dialog").get_by_role("button", name="Send").click()
+    await expect(cy.get_by_role("dialog")).to_have_count(0)
+    await choose(ada, "wonderful", "Reports…")
+    await ada.get_by_role("button", name="Show it again").click()
+    await expect(bubbles(ben)).to_have_text(["buy my wonderful things"])
 
 
-async def test_a_file_goes_on_where_it_stopped_when_the_connection_is_back(serve, enter: Enter, tmp_path: Path):
-    running = serve(sqlite_path=tmp_path / "chat.db", chat_files_path=tmp_path / "files", **QUICK)
-    ada = await enter(running.url, "Ada")
+async def test_a_file_goes_on_where_it_stopped_when_the_connection_is_back(keeping: Server, enter: Enter, open_page):
+    open_page.expected = re.compile("ERR_CONNECTION_RESET")
+    ada = await enter(keeping.url, "Ada")
     lost: list[str] = []
 
     async def break_the_second(route):
