@@ -31,6 +31,7 @@ const DIRECT_SHOWN = 12;
  *   rooms ()                        `rooms` or `mine` changed: unread counts, titles, one more, one less
  *   news (ChatRoom, Shown)          somebody else has said something in a room that is open
  *   mention (ChatRoom, Shown)       and it is for us
+ *   called ({ room, id, from, text })   the same in a room that is not open
  *   presence (user, { status, text?, last_seen? })
  *   invites (invites[])
  */
@@ -222,7 +223,9 @@ export class Chat extends Emitter {
   #onPush({ type, content, from }) {
     const about = type === "notification" ? content?.data : null;
     if (type === "chat_presence" && content?.status) this._status(content.user ?? from ?? this.me, content);
-    else if (about?.chat || about?.type === "chat_mention") this.refresh().catch(() => {}); // or with the next one
+    if (!about?.chat && about?.type !== "chat_mention") return;
+    this.refresh().catch(() => {}); // or with the next one
+    if (about.type === "chat_mention") this._emit("called", { ...about, text: content.content ?? "" });
   }
 
   // --- called by ChatRoom -------------------------------------------------------------------------

@@ -332,8 +332,18 @@ export class ChatRoom extends Emitter {
     return this.#do("chat_hide", { id, hidden });
   }
 
+  /** Ask that a message of our own that was hidden is shown again. */
+  appeal(id, text) {
+    return this.#do("chat_appeal", { id, text });
+  }
+
   report(id, reason) {
     return this.#do("chat_report", { id, reason });
+  }
+
+  /** Decide on a report or an appeal. */
+  resolve(report, verdict) {
+    return this.#do("chat_resolve", { report, verdict });
   }
 
   /** Change the room: `{ title?, topic?, slow_s?, retention_s?, visibility? }`. */
@@ -490,9 +500,19 @@ export class ChatRoom extends Emitter {
   #fold(push) {
     for (const window of [this.window, ...this.threads.values()]) {
       const message = window.take(push);
+      if (message && push.type === "chat_hide" && !message.hidden && message.text === "") this.#reload(window, message);
       if (message?.deleted && message.thread && window === this.window) window.replied(message.thread, -1);
     }
     this.#changed();
+  }
+
+  /** It was hidden from us when it was loaded, and is not any longer. */
+  async #reload(window, message) {
+    try {
+      const { messages: [found] } = await this.#page({ before: next(message.id), limit: 1 });
+      if (found?.id === message.id) Object.assign(message, found, { rev: message.rev + 1 });
+      this.#changed(window);
+    } catch { /* it stays empty until the page is loaded again */ }
   }
 
   #noticed(push) {

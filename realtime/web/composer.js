@@ -30,7 +30,7 @@ export class Composer {
     const prefix = ids ? "" : "thread-";
     this.text = el("textarea", {
       id: `${prefix}text`, rows: "1", placeholder: label, enterkeyhint: "send", autocomplete: "off",
-      role: "combobox", "aria-autocomplete": "list", "aria-expanded": "false", "aria-controls": `${prefix}names`,
+      "aria-autocomplete": "list", "aria-haspopup": "listbox", "aria-controls": `${prefix}names`,
     });
     this.button = el("button", { id: `${prefix}send`, class: "send", type: "submit", disabled: "" },
       icon("send", 20), el("span", { class: "visually-hidden" }, "Send"));
@@ -198,7 +198,6 @@ export class Composer {
     this.#names = names.map((name) => ({ name, typed }));
     this.#chosen = 0;
     this.list.hidden = names.length === 0;
-    this.text.setAttribute("aria-expanded", String(names.length > 0));
     this.list.replaceChildren(...names.map((name, index) => {
       const node = el("li", { id: `${this.list.id}-${index}`, role: "option" },
         name === "here" ? el("span", { class: "avatar here", "aria-hidden": "true" }, "@") : avatar(name), name);

@@ -53,6 +53,7 @@ export class MessageActions {
         act: () => attempt(() => room.pin(message.id, !message.pinned)) } : null,
     ].filter(Boolean);
     const rest = [
+      own && message.hidden ? { label: "Appeal", icon: "flag", act: () => this.#appeal(message) } : null,
       own ? null : { label: "Report", icon: "flag", act: () => this.#report(message) },
       room.moderates ? { label: message.hidden ? "Show to all again" : "Hide from others", icon: "eye",
         act: () => attempt(() => room.hide(message.id, !message.hidden)) } : null,
@@ -96,6 +97,16 @@ export class MessageActions {
       title: "What it said before", wide: true,
       fill: (form) => form.append(el("ul", { class: "edits" }, ...rows)),
     });
+  }
+
+  async #appeal(message) {
+    const why = field("Why it should be shown again", { required: "", maxlength: "500", autofocus: "" }, "textarea");
+    const { room } = this.visit;
+    const done = await openDialog({
+      title: "Appeal", action: "Send", fill: (form) => form.append(why.node),
+      submit: () => room.appeal(message.id, why.input.value.trim()),
+    });
+    if (done) toast("The moderators will look at it");
   }
 
   async sureToQuit(room) {

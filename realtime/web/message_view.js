@@ -38,7 +38,7 @@ export class MessageView {
   /** Show a message as it stands now in the node that `make` made for it. */
   fill(node, room, message) {
     const parts = message.deleted ? [el("div", { class: "bubble gone" }, "This message was deleted.")]
-      : message.hidden && !message.text ? [el("div", { class: "bubble gone" }, "A moderator has hidden this message.")]
+      : message.hidden && !(message.text && room.moderates) ? [el("div", { class: "bubble gone" }, "A moderator has hidden this message.")]
       : this.#parts(room, message);
     node.querySelector(".stack").replaceChildren(...parts.filter(Boolean));
     node.classList.toggle("emoji", !message.deleted && isEmoji(message.text));

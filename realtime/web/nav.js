@@ -143,7 +143,7 @@ export class Nav {
   }
 
   async #create() {
-    const title = field("Title", { required: "", maxlength: "80", autofocus: "" });
+    const title = field("Title", { required: "", maxlength: "120", autofocus: "" });
     const topic = field("Topic", { maxlength: "250" });
     const visibility = choice("Who may come in",
       [["public", "Everybody (public)"], ["private", "Whom you invite (private)"]], "public");

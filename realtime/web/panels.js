@@ -70,7 +70,7 @@ function card(message, words, go) {
 export function openSearch({ panel, chat, room, titleOf, go, shownOf }) {
   const query = el("input", { type: "search", id: "query", placeholder: 'words, "a phrase", from:ada', autocomplete: "off",
     spellcheck: "false" });
-  const where = choice("Where", [["room", "This conversation"], ["all", "All conversations"]], "room");
+  const where = choice("Where", [["room", "Here"], ["all", "Everywhere"]], "room");
   const order = choice("Order", [["newest", "Newest first"], ["rank", "Best first"]], "newest");
   const files = el("input", { type: "checkbox", id: "query-files" });
   const list = el("ul", { class: "cards" });
@@ -218,33 +218,39 @@ function bare(node) {
 
 // --- reports --------------------------------------------------------------------------------------
 
-const VERDICTS = [["dismiss", "Dismiss"], ["hide", "Hide it"], ["delete", "Delete it"], ["ban", "Ban its sender"]];
+const VERDICTS = {
+  report: [["dismiss", "Dismiss"], ["hide", "Hide it"], ["delete", "Delete it"], ["ban", "Ban its sender"]],
+  appeal: [["dismiss", "Dismiss"], ["restore", "Show it again"]],
+};
 
-/** What members have reported, for moderators. */
+/** What members have reported, and what they ask to be shown again, for moderators. */
 export async function openReports({ panel, room, go, shownOf }) {
   const body = el("div", { class: "panel-body" });
   const load = async () => {
-    const { reports } = await room.ask("chat_reports", { state: "open" });
-    const nodes = reports.map((report) => reportNode(report, { room, go, shownOf, load }));
+    const [{ reports }, { appeals }] = await Promise.all(
+      [room.ask("chat_reports", { state: "open" }), room.ask("chat_appeals", { state: "open" })]);
+    const nodes = [...reports, ...appeals].map((report) => reportNode(report, { room, go, shownOf, load }));
     body.replaceChildren(nodes.length ? el("ul", { class: "cards" }, ...nodes)
-      : el("p", { class: "panel-said" }, "Nothing is reported here."));
+      : el("p", { class: "panel-said" }, "Nothing waits for you here."));
   };
   if (await attempt(async () => { await load(); return true; })) panel.open("reports", "Reports", body);
 }
 
 function reportNode(report, { room, go, shownOf, load }) {
-  const message = report.message ? shownOf(report.message) : null;
-  const tools = VERDICTS.map(([verdict, label]) => {
-    const node = el("button", { type: "button", class: verdict === "dismiss" ? "ghost small" : "ghost small danger" }, label);
+  const appeal = report.kind === "appeal";
+  const message = shownOf({ room: room.name, at: report.at, ...report.message });
+  const tools = VERDICTS[appeal ? "appeal" : "report"].map(([verdict, label]) => {
+    const node = el("button", {
+      type: "button", class: ["dismiss", "restore"].includes(verdict) ? "ghost small" : "ghost small danger",
+    }, label);
     node.addEventListener("click", () => attempt(async () => {
-      await room.room.command("chat_resolve", { report: report.report ?? report.id, verdict });
+      await room.resolve(report.report, verdict);
       await load();
     }));
     return node;
   });
-  const about = el("p", { class: "report-reason" }, el("strong", {}, report.by ?? report.user ?? "Somebody"),
-    `: ${report.reason ?? ""}`);
-  return el("li", { class: "report" }, about,
-    message ? card(message, [message.text], go).firstElementChild : null,
+  const about = el("p", { class: "report-reason" }, el("strong", {}, report.by ?? "The rules"),
+    `${appeal ? " appeals" : ""}: ${report.reason ?? ""}`);
+  return el("li", { class: "report" }, about, card(message, [message.text], go).firstElementChild,
     el("div", { class: "report-tools" }, ...tools));
 }

@@ -203,7 +203,7 @@ export class PeoplePane {
   async #settings() {
     const room = this.#room;
     const { about } = room;
-    const title = field("Title", { required: "", maxlength: "80", value: room.title });
+    const title = field("Title", { required: "", maxlength: "120", value: room.title });
     const topic = field("Topic", { maxlength: "250", value: about.topic ?? "" });
     const slow = field("Seconds between two messages of one member",
       { type: "number", min: "0", max: "3600", value: String(about.slow_s ?? 0) });

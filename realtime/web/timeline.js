@@ -88,7 +88,8 @@ export class Timeline {
     this.#tools.hidden = !message?.id || message.deleted || this.#room.plain;
     if (this.#tools.hidden) return;
     const node = target.closest(".message");
-    this.#tools.style.setProperty("top", `${Math.max(0, node.offsetTop - 14)}px`);
+    const top = node.offsetTop + node.querySelector(".stack").offsetTop - this.#tools.offsetHeight + 3;
+    this.#tools.style.setProperty("top", `${Math.max(0, top)}px`);
   }
 
   end() {

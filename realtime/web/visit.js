@@ -101,6 +101,8 @@ export class Visit {
     client.on("connected", () => this.chat.kept !== null && this.#refresh());
     chat.on("rooms", () => this.#showTitle());
     chat.on("mention", (room, message) => this.actions.called(room, message));
+    chat.on("called", ({ room, id, from, text }) =>
+      this.actions.called({ name: room, about: chat.mine.get(room) ?? { room } }, { id, key: id, room, from, text }));
     on(window, "online", () => client.probe());
     on(window, "offline", () => client.probe());
     on(document, "visibilitychange", () => this.#onVisibility());
