@@ -120,8 +120,8 @@ class Core:
             self, catalog, cluster, clock, publisher.permit, publisher.publish_to, self._membership.visit
         )
         queries = Queries(self._membership, fanout, limits)
-        # One object each, by which the relay knows them: every `publisher.publish` would be another. They take
-        # (session, envelope); features publish after they have checked, and `permit` gives the room.
+        # One object each, by which the relay knows them: every `publisher.publish` would be another. They
+        # take (session, envelope); features publish after they have checked, and `permit` gives the room.
         self.publish = publish = self._publish = publisher.publish
         self.signal_as_sent, self.permit = publisher.signal, publisher.permit
         ping = queries.ping
