@@ -68,6 +68,28 @@ class ChatSettings(SecuritySettings, frozen=True, kw_only=True):
         int,
         Meta(ge=0, le=1_000, description="Users who are notified of a message that calls them.", extra=Count),
     ] = 50
+    chat_retention_s: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=86_400 * 36_600,
+            description="How long rooms keep what is said, where they say nothing themselves. 0: for ever.",
+            extra=Seconds,
+        ),
+    ] = 0
+    chat_retention_pause_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=86_400,
+            description="Pause between two walks over rooms for what is too old.",
+            extra=Seconds,
+        ),
+    ] = 60.0
+    chat_reports_open: Annotated[
+        int,
+        Meta(ge=1, le=10_000, description="Reports of one user that may wait for moderators.", extra=Count),
+    ] = 20
     chat_search_lang: Annotated[
         str,
         Meta(

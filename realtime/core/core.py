@@ -8,9 +8,10 @@ admitted and never connected. A connection that is to authenticate by its first 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -53,6 +54,9 @@ from realtime.errors import Unavailable
 from realtime.ids import RoomId, TenantId, UserId, room_kind
 from realtime.native.message import Envelope
 from realtime.native.relay import Relay
+from realtime.policy import Policy
+
+log: Final = logging.getLogger("realtime.core")
 
 
 def refuse_stranger(state: object, payload: bytes) -> None:
@@ -135,7 +139,7 @@ class Core:
         self.signals = Signals(broker, fanout, catalog, self._membership, users, cluster, whereabouts)
         self.control = self._make_control(users, fanout, revoked, revocations, clock)
         self._open_counts(users, headcount)
-        self.admission = Admission(self._membership.gates, self._membership, users, cluster, FORBIDDEN)
+        self.admission = Admission(self._membership, users, cluster, clock, spawn, FORBIDDEN)
         forgetting = self._forgetting = Forgetting(catalog, broker, cluster, clock, spawn)
         self.forget_history = forgetting.forget  # (room, upto), for features that change what is stored
         self.membership = self._membership  # for features: rooms that are live here, and rights in them
@@ -211,13 +215,17 @@ class Core:
         self._entry.expire()
         self._membership.tell_doors()
         self.control.tick()
+        self.admission.tick()
         self._forgetting.tick()
         if self._whereabouts is not None:
             self._whereabouts.tick()
         if self._headcount is not None:
             self._headcount.tick()
-        for feature in self.running.values():
-            feature.tick()
+        for name, feature in self.running.items():
+            try:
+                feature.tick()
+            except Exception:  # whatever it is, it is this feature's alone
+                log.exception("feature %r failed over the clock", name)
         self._broker.tick()
 
     def order(
@@ -243,10 +251,27 @@ class Core:
         order = Order(version, room.tenant, room.room, type, content, key, identity, trusted)
         return self._owners.perform(order)
 
+    def prepare_features(self, policy: Policy) -> Callable[[], None]:
+        """Have the features that run prepare for a policy; return what lets it hold for all of them.
+
+        Raises:
+            SettingsError: one of them cannot follow it.
+        """
+        commits = [feature.prepare(policy) for feature in self.running.values()]
+
+        def commit() -> None:
+            for each in commits:
+                each()
+
+        return commit
+
     async def close(self) -> None:
         """Let features write what they still have to, when the last connection is gone."""
-        for feature in self.running.values():
-            await feature.close()
+        for name, feature in self.running.items():
+            try:
+                await feature.close()
+            except Exception:  # whatever it is, the others are closed too
+                log.exception("feature %r was not closed", name)
 
     async def paid(self) -> None:
         """Wait until the publications that are being kept now are acknowledged, or refused."""
