@@ -28,7 +28,7 @@ from realtime.core.contents import decode
 from realtime.core.contracts import Broker, Clock, Connection, Sockets
 from realtime.core.control import Control
 from realtime.core.doors import Doors
-from realtime.core.entry import Entry, Greet
+from realtime.core.entry import ConnectionWatcher, Entry, Greet
 from realtime.core.feature import MessageType
 from realtime.core.forgetting import Forgetting
 from realtime.core.headcount import Headcount
@@ -131,21 +131,19 @@ class Core:
             spawn,
         )
         queries = Queries(self._membership, fanout, limits)
-        # One object each, by which the relay knows them: every `publisher.publish` would be another.
-        publish = self._publish = publisher.publish
-        self.signal_as_sent = publisher.signal
-        self.permit = publisher.permit  # (session, envelope), for features: the room that it may be sent to
+        # One object each, by which the relay knows them: every `publisher.publish` would be another. They
+        # take (session, envelope); features publish after they have checked, and `permit` gives the room.
+        self.publish = publish = self._publish = publisher.publish
+        self.signal_as_sent, self.permit = publisher.signal, publisher.permit
         ping = queries.ping
         bounds = limits.messages_per_frame, limits.content_bytes
         # (state, payload), for each message of a connection
         self.receive = Relay(router, fanout, publish, ping, on_stranger, *bounds).receive
-        self.publish = publish  # (session, envelope), for features that publish after they have checked
         self.fail = self._router.fail  # (session, message, error), for what the edge does not let through
         outside = catalog, self._membership, publisher.publish_to, cluster, limits
         self._outside = Outside(*outside, self._order_from_outside)
         self.notifications = NotificationManager(users, fanout, limits, cluster, whereabouts)
         self.signals = Signals(broker, fanout, catalog, self._membership, users, cluster, whereabouts)
-        self.watch_connections = self._entry.watch  # for features: who comes and goes
         self.control = self._make_control(users, fanout, revoked, revocations, clock)
         self._open_counts(users, headcount)
         self.admission = Admission(self._membership, users, cluster, clock, spawn, FORBIDDEN)
@@ -174,6 +172,10 @@ class Core:
     def limit_addresses(self, crowd: Crowd) -> None:
         """Hold the messages of all connections of an address together, too, to what `crowd` says."""
         self._router.meters.crowd = crowd
+
+    def watch_connections(self, watcher: ConnectionWatcher) -> None:
+        """Let a feature know of each connection that is admitted, silent ones too, and when it is gone."""
+        self._entry.watch(watcher)
 
     def release(self, identity: Identity, number: int = 0) -> None:
         """Give back an admission that no session was made of."""
