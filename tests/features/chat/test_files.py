@@ -179,10 +179,10 @@ async def reads_in_part(url, content, etag):
 
 async def test_an_upload_goes_on_after_kill_9(start):
     server = start()
-    content = os.urandom(9 * 1024 * 1024)  # more than a piece
+    content = os.urandom(10 * 1024 * 1024)  # more than a piece
     async with peer(server) as alice:
         id, url = await alice.begin("large.bin", content)
-        with begin_patch(url, 0, len(content), content[: 8 * 1024 * 1024 + 5]):
+        with begin_patch(url, 0, len(content), content[: 9 * 1024 * 1024]):
             await until(lambda: pieces_of(server) >= 1)
             server.kill()
     server.start()

@@ -32,9 +32,13 @@ LISTED_GRACE_MS: Final = 60 * 60 * 1000
 # Its owner collects: one worker, and another one when that is gone.
 MARK: Final = RoomId(DEFAULT_TENANT, RoomName("chat:~files"))
 
+# What is in a message that is to be sent later waits for that.
 _UNSENT: Final = (
-    "UPDATE chat_files SET removed_ms = $1 WHERE id IN (SELECT id FROM chat_files WHERE message IS NULL "
-    "AND removed_ms = 0 AND expires_ms < $1 AND used_ms < $2 ORDER BY expires_ms LIMIT $3) RETURNING id"
+    "UPDATE chat_files SET removed_ms = $1 WHERE id IN (SELECT f.id FROM chat_files f "
+    "WHERE f.message IS NULL "
+    "AND f.removed_ms = 0 AND f.expires_ms < $1 AND f.used_ms < $2 AND NOT EXISTS (SELECT 1 FROM "
+    "chat_scheduled s WHERE s.tenant = f.tenant AND s.user_id = f.user_id AND s.room = f.room "
+    "AND s.draft LIKE '%\"' || f.id || '\"%') ORDER BY f.expires_ms LIMIT $3) RETURNING id"
 )
 _REMOVED: Final = (
     "SELECT id AS id, tenant AS tenant, room AS room FROM chat_files "
