@@ -53,3 +53,21 @@ class ChatSettings(SecuritySettings, frozen=True, kw_only=True):
             extra=Text,
         ),
     ] = "en"
+    chat_rooms_per_user: Annotated[
+        int, Meta(ge=0, le=1_000_000, description="Chat rooms that one user may create.", extra=Count)
+    ] = 1_000
+    chat_direct_users: Annotated[
+        int, Meta(ge=2, le=100, description="Users a direct chat room may be of.", extra=Count)
+    ] = 10
+    chat_room_members: Annotated[
+        int, Meta(ge=1, le=10_000_000, description="Members a chat room may have.", extra=Count)
+    ] = 100_000
+    chat_invites_waiting: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10_000,
+            description="Invites of a chat room, and of one user, that may wait for an answer.",
+            extra=Count,
+        ),
+    ] = 500

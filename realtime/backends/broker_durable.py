@@ -96,6 +96,15 @@ class DurableBroker:
             if stream.deliver is None:
                 self.rest(stream)
 
+    async def expunge(self, room: RoomId, kind: RoomKind, upto: int) -> None:
+        """There is no memory but this process', as `Broker.expunge`."""
+
+    def drop_history(self, room: RoomId) -> None:
+        """Have the next answers from the store, as `Broker.drop_history`."""
+        stream = self._streams.get(room)
+        if stream is not None:
+            stream.drop_history()
+
     def rest(self, stream: DurableStream) -> None:
         """Count a stream without a subscriber as just used."""
         self._idle.rest(stream.room)

@@ -26,7 +26,7 @@ BURST: Final = 50_000
 STRANGERS: Final = frozenset(
     {
         *(Action.CONNECT, Action.REFRESH, Action.CLOSE, Action.JOIN, Action.PUBLISH, Action.READ),
-        *(Action.ADDRESS, Action.PENALTY, Action.LIMIT),
+        *(Action.ADDRESS, Action.PENALTY, Action.LIMIT, Action.MANAGE),
     }
 )
 """What whoever connects can cause as often as they like. All else is an operator's, and never summed up."""

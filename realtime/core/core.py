@@ -29,6 +29,7 @@ from realtime.core.control import Control
 from realtime.core.doors import Doors
 from realtime.core.entry import Entry, Greet
 from realtime.core.feature import MessageType
+from realtime.core.forgetting import Forgetting
 from realtime.core.headcount import Headcount
 from realtime.core.limits import Crowd, Limits, Meters
 from realtime.core.membership import FORBIDDEN, Membership
@@ -133,6 +134,8 @@ class Core:
         self.control = self._make_control(users, fanout, revoked, revocations, clock)
         self._open_counts(users, headcount)
         self.admission = Admission(self._membership.gates, self._membership, users, cluster, FORBIDDEN)
+        forgetting = self._forgetting = Forgetting(catalog, broker, cluster, clock, spawn)
+        self.forget_history = forgetting.forget  # (room, upto), for features that change what is stored
         self.membership = self._membership  # for features: rooms that are live here, and rights in them
         self.running: dict[str, Running] = {}
         self._open_features(services)
@@ -202,6 +205,7 @@ class Core:
         self._entry.expire()
         self._membership.tell_doors()
         self.control.tick()
+        self._forgetting.tick()
         if self._whereabouts is not None:
             self._whereabouts.tick()
         if self._headcount is not None:

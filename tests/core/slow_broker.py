@@ -30,6 +30,12 @@ class SlowBroker:
     def publish(self, *given: Any) -> Any:
         return self.later(lambda: self._inner.publish(*given))
 
+    async def expunge(self, room: RoomId, kind: RoomKind, upto: int) -> None:
+        pass
+
+    def drop_history(self, room: RoomId) -> None:
+        pass
+
     def tick(self) -> None:
         self._inner.tick()
 

@@ -270,6 +270,11 @@ class RedisStream:
         if self._live and self._order is not None and self._known > self._order.offset:
             self._stop()
 
+    def drop_history(self) -> None:
+        """Have nothing of what was published in memory."""
+        if self._order is not None:
+            self._order.forget()
+
     def refresh(self) -> None:
         """Have Redis keep the room, and see whether anything has been missed."""
         if self._live:

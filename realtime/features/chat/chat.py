@@ -37,7 +37,7 @@ class Chat:
         self.search = Search(self)
         self.files = Files(self)
         self.order = Order(self)
-        self._parts: tuple[Part, ...] = (
+        self.parts: tuple[Part, ...] = (
             self.rooms,
             self.words,
             self.signs,
@@ -60,16 +60,16 @@ class Chat:
 
     def tick(self) -> None:
         """As `Running.tick`."""
-        for part in self._parts:
+        for part in self.parts:
             part.tick()
 
     def stats(self) -> dict[str, int]:
         """As `Running.stats`."""
-        return {name: value for part in self._parts for name, value in part.stats().items()}
+        return {name: value for part in self.parts for name, value in part.stats().items()}
 
     async def close(self) -> None:
         """As `Running.close`."""
-        for part in self._parts:
+        for part in self.parts:
             await part.close()
 
     @staticmethod
@@ -77,5 +77,5 @@ class Chat:
         """Drop what is known of rooms that other workers own now."""
         running = core.running.get("chat")
         if isinstance(running, Chat):
-            for part in running._parts:
+            for part in running.parts:
                 part.disown(slots)

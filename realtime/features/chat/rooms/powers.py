@@ -9,8 +9,9 @@ from realtime.features.chat.rooms.state import Role
 
 CREATE: Final = "chat_room_create"
 CLAIM: Final = "chat_room_claim"
+DIRECT: Final = "chat_direct"
 MODERATE: Final = "chat_moderate"
-PERMISSIONS: Final = (CREATE, CLAIM, MODERATE)
+PERMISSIONS: Final = (CREATE, CLAIM, DIRECT, MODERATE)
 
 LEAST: Final[dict[str, Role]] = {
     "chat_room_update": Role.MODERATOR,  # of retention and visibility: OWNERS

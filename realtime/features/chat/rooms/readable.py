@@ -12,7 +12,7 @@ def readable(room: str) -> str:
         SELECT 1 FROM rooms readable LEFT JOIN chat_rooms about ON about.room = readable.id
         LEFT JOIN chat_members own ON own.room = readable.id AND own.user_id = $2
         WHERE readable.id = {room} AND readable.tenant = $1 AND readable.name LIKE 'chat:%'
-            AND coalesce(own.banned_until_ms, 0) <= $3
+            AND coalesce(about.visibility, 'public') <> 'deleted' AND coalesce(own.banned_until_ms, 0) <= $3
             AND CASE WHEN coalesce(about.visibility, 'public') <> 'public' THEN coalesce(own.role, 0) > 0
                 WHEN coalesce(about.created_ms, 0) = 0 THEN $4 = 1 AND readable.name NOT LIKE 'chat:~%'
                 ELSE 1 = 1 END

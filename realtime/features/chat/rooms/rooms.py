@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -18,6 +19,10 @@ from realtime.features.chat.acts import record
 from realtime.features.chat.asking import identity_of
 from realtime.features.chat.part import Part
 from realtime.features.chat.rooms import tables
+from realtime.features.chat.rooms.changes import Notice, pending
+from realtime.features.chat.rooms.changing import Changes
+from realtime.features.chat.rooms.erasing import Erasing
+from realtime.features.chat.rooms.lists import Lists
 from realtime.features.chat.rooms.powers import MODERATE
 from realtime.features.chat.rooms.state import DELETED, DIRECT, GONE, Role, RoomState, Standing, may_enter
 from realtime.features.chat.rules import KIND, is_hidden
@@ -30,6 +35,8 @@ ROOMS_MAX: Final = 20_000
 """Rooms that an owner has in memory; above it the one that was used longest ago is read anew."""
 STANDINGS_MAX: Final = 100_000
 """The same of what users are in them, over all rooms."""
+LOOKED_AT: Final = 64
+"""Rooms that are looked at for one that no command has in hand."""
 _NOBODY: Final = UserId("")
 
 
@@ -39,6 +46,7 @@ class Owned:
     def __init__(self, room: RoomState) -> None:
         self.room = room
         self.standings: dict[UserId, Standing] = {}
+        self.notices: list[Notice] = []  # that the tables have, and whose telling is not done
 
 
 class Look(NamedTuple):
@@ -58,6 +66,9 @@ class Rooms(Part):
         self._standings = 0  # of all that are owned
         self._disowned = 0  # times that others took rooms over
         self._turns: WeakValueDictionary[RoomId, asyncio.Lock] = WeakValueDictionary()
+        self.changes = Changes(self)
+        self.erasing = Erasing(self)
+        self.lists = Lists(chat)
 
     @property
     def now_ms(self) -> int:
@@ -68,7 +79,7 @@ class Rooms(Part):
 
     async def admits(self, identity: Identity, room: RoomId) -> bool:
         """Whether somebody may be in a room, which another worker may own: the gate. It asks the tables."""
-        return self._enters(room, *await tables.look(self.database, room, identity.user))
+        return self.enters(room, *await tables.look(self.database, room, identity.user))
 
     async def look(self, session: Session, room: RoomId) -> Look:
         """Return a room, which another worker may own, to a session that may be in it: for questions.
@@ -80,7 +91,7 @@ class Rooms(Part):
         kind = self.chat.core.catalog.kinds[KIND]
         found, standing = await tables.look(self.database, room, identity.user)
         allowed = self.chat.core.membership.rights_in(session, kind, room.room).join
-        if not allowed or not self._enters(room, found, standing):
+        if not allowed or not self.enters(room, found, standing):
             raise Forbidden(GONE)
         return Look(found, standing, self.role_of(identity, room.room, found, standing))
 
@@ -102,7 +113,12 @@ class Rooms(Part):
         granted = self.chat.core.access.grants(identity, MODERATE, name)
         return Role.MODERATOR if granted else standing.role
 
-    def _enters(self, room: RoomId, found: RoomState, standing: Standing) -> bool:
+    async def read(self, room: RoomId, user: UserId) -> tuple[RoomState, Standing]:
+        """Return a room and what somebody is in it, as the tables have both. Raises Unavailable."""
+        return await tables.look(self.database, room, user)
+
+    def enters(self, room: RoomId, found: RoomState, standing: Standing) -> bool:
+        """Whether somebody may be in a room, by what is kept."""
         hidden, open_rooms = is_hidden(room.room), self.settings.chat_open_rooms
         return may_enter(found, standing, self.now_ms, open_rooms=open_rooms, hidden=hidden)
 
@@ -142,11 +158,15 @@ class Rooms(Part):
         while True:
             disowned = self._disowned
             found, _ = await tables.look(self.database, room, _NOBODY)
+            notices = await pending(self.database, found.number) if found.version else []
             if disowned == self._disowned:  # else the next owner may have written since
                 break
         owned = self._owned.get(room)
         if owned is None:
             owned = self._owned[room] = Owned(found)
+            owned.notices = notices
+            if notices:
+                self.changes.owe(room)
             self._trim()
         elif not owned.room.number:
             owned.room = found
@@ -180,7 +200,7 @@ class Rooms(Part):
         role = self.role_of(identity, room.room, owned.room, standing)
         by_policy = role > standing.role
         allowed = self.chat.core.access.allows(identity, JOIN, room.room)
-        if not allowed or not (by_policy or self._enters(room, owned.room, standing)):
+        if not allowed or not (by_policy or self.enters(room, owned.room, standing)):
             record(self.chat.core, identity, command.type, room.room, denied=True)
             raise Forbidden(GONE)
         if role < least:
@@ -201,17 +221,27 @@ class Rooms(Part):
         for room in [each for each in self._owned if room_slot(each) in gone]:
             self.forget(room)
 
+    def tick(self) -> None:
+        """As `Part.tick`."""
+        self.changes.tick()
+        self.erasing.tick()
+
     def stats(self) -> dict[str, int]:
         """As `Part.stats`."""
-        return {"chat_rooms_owned": len(self._owned), "chat_standings_known": self._standings}
+        return {
+            "chat_rooms_owned": len(self._owned),
+            "chat_standings_known": self._standings,
+            "chat_rooms_owing": len(self.changes.owing),
+        }
 
     def _trim(self) -> None:
         """Forget rooms used longest ago while too much is known; but none that a command looks at now."""
-        for room in [*self._owned] if self._is_over else ():
-            if not self._is_over:
-                return
-            if room not in self._turns:
-                self.forget(room)
+        while self._is_over:
+            oldest = (room for room in islice(self._owned, LOOKED_AT) if room not in self._turns)
+            room = next(oldest, None)
+            if room is None:
+                break
+            self.forget(room)
         for owned in self._owned.values() if self._is_over else ():
             # One room alone has as many; who wrote longest ago may write again at once where it is slow.
             for user in [*owned.standings][: len(owned.standings) // 2]:

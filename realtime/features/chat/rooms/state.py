@@ -12,7 +12,8 @@ from realtime.errors import Forbidden, RateLimited
 PUBLIC: Final = "public"
 PRIVATE: Final = "private"
 DIRECT: Final = "direct"
-DELETED: Final = "deleted"  # it has no members and never will again, nor has its name
+DELETED: Final = "deleted"
+"""Nobody may be in it, whatever is still kept of it, and its name is not given again."""
 GONE: Final = "you may not join this room"  # the same word for word as of a room that is hidden
 
 
@@ -77,7 +78,7 @@ def may_enter(
     room: RoomState | None, standing: Standing, now_ms: int, *, open_rooms: bool, hidden: bool
 ) -> bool:
     """Whether somebody may be in a room; `room` is None where nobody has created it, `hidden` by its name."""
-    if standing.banned(now_ms):
+    if standing.banned(now_ms) or (room is not None and room.visibility == DELETED):
         return False
     if room is not None and room.hidden:
         return standing.role > Role.NONE
@@ -93,7 +94,8 @@ def check_send(room: RoomState, standing: Standing, now_ms: int) -> None:
         Forbidden: the room is archived, or they may only read, or are muted or banned.
         RateLimited: the room is slow, and they sent one a moment ago.
     """
-    if standing.banned(now_ms) or (room.hidden and standing.role is Role.NONE):
+    gone = room.visibility == DELETED or (room.hidden and standing.role is Role.NONE)
+    if gone or standing.banned(now_ms):
         raise Forbidden(GONE)
     if room.archived_ms:
         raise Forbidden("this room is archived: it takes no messages")
