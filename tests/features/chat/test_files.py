@@ -446,3 +446,16 @@ async def test_the_url_of_an_upload_is_given_again_to_its_owner_alone(one):
         assert await asyncio.to_thread(offset_of, urllib.parse.urljoin(server.url, again["url"])) == 5
         assert (await bob.refused("chat_upload", id=id))["message"].startswith("you have no such upload")
         assert (await alice.refused("chat_upload", id=id, room="chat:other"))["name"] == "bad_message"
+
+
+async def test_uploads_that_were_ended_or_refused_take_no_place(start):
+    server = start(chat_uploads_open=2)
+    async with peer(server) as alice:
+        for _ in range(2):
+            _, url = await alice.begin("a.png", b"\x89PNG\r\n\x1a\n")
+            assert (await asyncio.to_thread(patch, url, 0, b"\x89PNG\r\n\x1a\n"))[0] == 422
+        for _ in range(2):
+            _, url = await alice.begin("a.txt", b"hello")
+        assert (await alice.refused("chat_upload", name="a", bytes=1))["limit"] == "chat_uploads_open"
+        assert (await asyncio.to_thread(http_ask, url, "DELETE", None, TUS))[0] == 204
+        await alice.begin("a.txt", b"hello")

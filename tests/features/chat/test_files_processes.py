@@ -190,3 +190,73 @@ def test_an_api_that_cannot_serve_says_why(environ, said):
     assert ended.returncode == 1
     assert re.search(said, ended.stderr), ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_pages_may_use_the_files_of_another_origin(serve, tmp_path):
+    server = serve(
+        sqlite_path=str(tmp_path / "rooms.sqlite"),
+        chat_url_secret=SECRET,
+        chat_files_url="https://files.example.com:8443/below",
+    )
+    policy = get(f"{server.url}/")[1]["Content-Security-Policy"]
+    for kind in ("img-src", "media-src", "connect-src"):
+        assert f"{kind} 'self' https://files.example.com:8443" in policy
+    assert "script-src 'self';" in policy
+
+
+class MountedServer(Server):
+    """An application of somebody's own with the files mounted in it, under uvicorn."""
+
+    @property
+    def command(self):
+        return "-c", MOUNTED
+
+
+MOUNTED = """
+import os, socket, uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Mount, WebSocketRoute
+from realtime import realtime_hub, websocket_endpoint
+
+async def ws(websocket):
+    await websocket_endpoint(websocket, websocket.path_params["user"])
+
+routes = [Mount("/chat", realtime_hub.files), WebSocketRoute("/ws/{user}", ws)]
+listening = socket.create_server(("127.0.0.1", 0))
+print(f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True)
+app = Starlette(routes=routes, lifespan=realtime_hub.lifespan)
+uvicorn.Server(uvicorn.Config(app, log_config=None)).run(sockets=[listening])
+"""
+
+
+async def test_an_application_of_ones_own_mounts_them(tmp_path):
+    server = MountedServer({"sqlite_path": str(tmp_path / "rooms.sqlite"), "chat_url_secret": SECRET})
+    server.ends_with = -15  # as uvicorn ends
+    try:
+        async with peer(server) as alice:
+            id = await alice.upload("a.png", picture("PNG"))
+            assert "offset" in await alice.say("look", id)
+            assert (await asyncio.to_thread(http_ask, (await alice.link(id))["thumbnail"]))[0] == 200
+            assert (await asyncio.to_thread(get, f"{server.url}/chat/else"))[0] == 404
+    finally:
+        server.finish()
+
+
+def test_check_says_where_attachments_go(tmp_path):
+    def said(*options):
+        ended = subprocess.run(
+            [sys.executable, "-m", "realtime", "check", "--port", "0", *options],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "REALTIME_CHAT_URL_SECRET": SECRET},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S * 3,
+        )
+        return next(line for line in ended.stdout.splitlines() if "attachments:" in line)
+
+    assert "in realtime.sqlite.files, over HTTP here" in said()
+    assert "none are kept" in said("--chat-files-path", "")
+    assert "in bucket files, over HTTP by https://f.example" in said(
+        "--s3-bucket", "files", "--chat-files-url", "https://f.example"
+    )
+    assert os.listdir(tmp_path) == []

@@ -22,7 +22,7 @@ from realtime.features.chat.asking import Answer, identity_of
 from realtime.features.chat.files import rows
 from realtime.features.chat.files.about import About, Shown, about_of, read_about
 from realtime.features.chat.files.collecting import Collector
-from realtime.features.chat.files.keys import file_key, tenant_key
+from realtime.features.chat.files.keys import GONE, file_key, tenant_key, upload_prefix
 from realtime.features.chat.files.names import clean_name
 from realtime.features.chat.files.rows import File, file_of
 from realtime.features.chat.files.tickets import FileTicket, Tickets, UploadTicket
@@ -93,7 +93,8 @@ class Files(Part):
             if await self._keep(file, now_ms):
                 self._begun += 1
                 return self._upload(file)
-            await self._check_quotas(room.tenant, user, bytes)
+            if not await self._forget_ended(room.tenant, user):
+                await self._check_quotas(room.tenant, user, bytes)
         raise Unavailable("the upload could not be begun; try again", retry_after_s=1.0)
 
     async def resume(self, session: Session, room: RoomId | None, id: str) -> Answer:
@@ -135,6 +136,19 @@ class Files(Part):
             )
         )
         return bool(begun)
+
+    async def _forget_ended(self, tenant: TenantId, user: UserId) -> int:
+        """Forget the uploads of somebody that were ended, or refused for what they were: of that the blobs
+        alone know. Return how many there were.
+        """
+        ended = [
+            id
+            for (id,) in await self.database.read(rows.AWAITED, tenant, user)
+            if await self.blobs.stat(upload_prefix(tenant, text_of(id)) + GONE) is not None
+        ]
+        if ended:
+            await self.database.write(*(Statement(rows.FORGET, (id,)) for id in ended))
+        return len(ended)
 
     async def _check_quotas(self, tenant: TenantId, user: UserId, bytes: int) -> None:
         """Say which limit it is that an upload does not fit into."""
