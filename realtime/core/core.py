@@ -117,7 +117,14 @@ class Core:
         tokens = authenticator, greet, revoked, whereabouts, self.token_audit, token_warning_s
         self._entry = Entry(*stage, *tokens, self.quotas, refusals, headcount)
         self._owners = Owners(
-            self, catalog, cluster, clock, publisher.permit, publisher.publish_to, self._membership.visit
+            self,
+            catalog,
+            cluster,
+            clock,
+            publisher.permit,
+            publisher.publish_to,
+            self._membership.visit,
+            spawn,
         )
         queries = Queries(self._membership, fanout, limits)
         # One object each, by which the relay knows them: every `publisher.publish` would be another.
