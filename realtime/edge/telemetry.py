@@ -77,7 +77,8 @@ CORE_GAUGES: Final = {
     "room_token_sessions": ("room_token_sessions", "Connections that are in private rooms."),
     "acks_owed": ("acks_owed", "Publications received whose commit is waited for."),
 }
-# What backends count, `_total` for a counter; which of it there is depends on what the server stands on.
+# What backends, and features over them, count, `_total` for a counter; which of it there is depends on what
+# the server stands on.
 BACKEND_HELP: Final = {
     "audit_coalesced_total": "Audit events that became part of another one's count.",
     "audit_dropped_total": "Audit entries dropped for their age.",
@@ -88,6 +89,9 @@ BACKEND_HELP: Final = {
     "audit_ok": "1 while the audit log takes entries, 0 while it fails.",
     "audit_queued_entries": "Audit entries that wait to be committed.",
     "broker_failures_total": "Times that a durable room had to look what the store has kept.",
+    "chat_rooms_owing": "Chat rooms whose last change has still to be told.",
+    "chat_rooms_owned": "Chat rooms that this worker owns and has in memory.",
+    "chat_standings_known": "What users are in those rooms, in memory.",
     "store_failed_rows_total": "Rows that the store gave up.",
     "store_refused_rows_total": "Rows that came too late: their room had gone on in a later epoch.",
     "store_groups_total": "Groups of rows committed.",

@@ -10,7 +10,7 @@ from realtime.errors import BadMessage, Forbidden
 from realtime.features.chat.acts import record
 from realtime.features.chat.asking import Answer, identity_of
 from realtime.features.chat.rooms import contents, tables
-from realtime.features.chat.rooms.readable import readable
+from realtime.features.chat.rooms.readable import may_enter
 from realtime.features.chat.rooms.state import Role, RoomState
 from realtime.features.chat.rules import HIDDEN, KIND
 from realtime.ids import RoomId, RoomName
@@ -22,25 +22,28 @@ INVITES_SHOWN: Final = 500
 _GIVEN: Final = f"{KIND}:{HIDDEN}"
 
 # $1 tenant, $2 user, $3 now, $4 open rooms, $5 after, $6 pattern, $7 limit
-_COLUMNS: Final = (
-    f"r.name AS name, {tables.ROOM_COLUMNS}, {tables.STANDING_COLUMNS} FROM rooms r "
-    "LEFT JOIN chat_rooms c ON c.room = r.id LEFT JOIN chat_members m ON m.room = r.id AND m.user_id = $2"
-)
-_WHERE: Final = (
-    f"r.tenant = $1 AND r.name > $5 AND {readable('r.id')} AND ($6 = '' "
+_COLUMNS: Final = f"SELECT r.name AS name, {tables.ROOM_COLUMNS}, {tables.STANDING_COLUMNS}"
+_ROOMS: Final = (
+    "LEFT JOIN chat_rooms c ON c.room = r.id LEFT JOIN chat_members m ON m.room = r.id AND m.user_id = $2 "
+    f"WHERE r.name > $5 AND {may_enter('r', 'c', 'm')} AND ($6 = '' "
     "OR coalesce(c.found, '') LIKE $6 ESCAPE '!' OR (r.name NOT LIKE 'chat:~%' "
-    "AND lower(substr(r.name, 6)) LIKE $6 ESCAPE '!')) ORDER BY r.name LIMIT $7"
+    "AND lower(substr(r.name, 6)) LIKE $6 ESCAPE '!'))"
 )
+_ORDER: Final = "ORDER BY r.name LIMIT $7"
 # In order along an index that has no other names: what hides is not walked over.
-_NAMED: Final = f"SELECT {_COLUMNS} WHERE r.name LIKE 'chat:%' AND r.name NOT LIKE 'chat:~%' AND {_WHERE}"
-_OTHERS: Final = (
-    f"SELECT {_COLUMNS} WHERE r.id IN (SELECT room FROM chat_members WHERE user_id = $2 AND role > 0 UNION "
-    "SELECT room FROM chat_rooms WHERE given = 1 AND visibility = 'public') "
-    f"AND r.name LIKE 'chat:~%' AND {_WHERE}"
+_NAMED: Final = (
+    f"{_COLUMNS} FROM rooms r {_ROOMS} AND r.name LIKE 'chat:%' AND r.name NOT LIKE 'chat:~%' {_ORDER}"
 )
+# The few first, whatever else there is.
+_THEIRS: Final = "SELECT room FROM chat_members WHERE user_id = $2 AND role > 0"
 _MINE: Final = (
-    f"SELECT {_COLUMNS} WHERE r.id IN (SELECT room FROM chat_members WHERE user_id = $2 AND role > 0) "
-    f"AND {_WHERE}"
+    f"WITH ours AS MATERIALIZED ({_THEIRS}) "
+    f"{_COLUMNS} FROM ours JOIN rooms r ON r.id = ours.room {_ROOMS} {_ORDER}"
+)
+_OTHERS: Final = (
+    f"WITH ours AS MATERIALIZED ({_THEIRS} UNION SELECT room FROM chat_rooms WHERE given = 1 "
+    f"AND visibility = 'public') {_COLUMNS} FROM ours JOIN rooms r ON r.id = ours.room {_ROOMS} "
+    f"AND r.name LIKE 'chat:~%' {_ORDER}"
 )
 _MEMBERS: Final = (
     "SELECT user_id, role, since_ms, muted_until_ms, banned_until_ms FROM chat_members "

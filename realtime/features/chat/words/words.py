@@ -213,6 +213,7 @@ class Words(Part):
         receipt = command.publish(MESSAGE, made.content, key=command.key)
         standing.sent_ms = self.chat.rooms.now_ms
         self._sent += 1
+        self.chat.signs.said(command.room, command.identity.user)
         if isinstance(receipt, tuple) or not isinstance(receipt, Pending):
             return self._answered(command, made, receipt)
         answer: Pending[bytes] = Pending()

