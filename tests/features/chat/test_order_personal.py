@@ -5,10 +5,12 @@ import contextlib
 import json
 import os
 import sys
+import urllib.parse
 from asyncio.subprocess import PIPE
 
 from tests.conftest import ROOT
 from tests.features.chat.ordered import ROOM, put, send
+from tests.features.chat.uploader import patch
 
 MARKER = "planted-9c41"
 
@@ -86,6 +88,29 @@ async def test_an_erasure_that_is_killed_is_finished_by_the_next_one(place):
     left = await everything(place)
     assert MARKER.encode() not in left
     assert b"alice-7d2e" not in left.replace(b"@alice-7d2e", b"")
+
+
+async def test_attachments_are_exported_and_an_erased_user_has_none(place):
+    place.start()
+    alice = await place.member("alice-7d2e")
+    asked = await put(alice, "chat_upload", name="a letter of alice-7d2e.txt", bytes=5)
+    url = urllib.parse.urljoin(place.server.url, asked["url"])
+    status, _, _ = await asyncio.to_thread(patch, url, 0, b"hello")
+    assert status == 204
+    said = await send(alice, "see this", attachments=[asked["id"]])
+    out = place.folder / "out"
+    done = await place.run("chat", "export", "--tenant", "acme", "--room", ROOM, str(out))
+    assert done.returncode == 0, done
+    lines = [json.loads(line) for line in (out / "export.jsonl").read_text().splitlines()]
+    (attachment,) = [line for line in lines if line["kept"] == "attachment"]
+    assert (attachment["message"], attachment["name"]) == (said["id"], "a letter of alice-7d2e.txt")
+    assert (out / attachment["file"]).read_bytes() == b"hello"
+    place.server.stop()
+    erased = await place.run("user", "erase", "alice-7d2e", "--tenant", "acme")
+    assert json.loads(erased.stdout)["features"]["chat_attachment"] == 1
+    ((name, removed),) = await place.rows("SELECT name, removed_ms FROM chat_files")
+    assert (name, removed > 0) == ("", True)
+    assert b"alice-7d2e" not in await everything(place)
 
 
 async def test_a_room_is_exported_whole_or_not_at_all(place):
