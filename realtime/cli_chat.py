@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.util
 import os
 import shutil
 import sys
@@ -54,9 +53,9 @@ def _add_export(verbs: Any, add_config: AddConfig, read: Read) -> None:
     export = verbs.add_parser(
         "export",
         help="write a room, or what one user said, into a folder",
-        description="Write messages with their edits and reactions, members, reports and what is held, a "
-        "JSON object a line (export.jsonl), and the attachments beside it. Servers may be running. The folder is "
-        "there when it is whole; until then it is called FOLDER.part, and what of it is there is used again.",
+        description="Write messages with edits and reactions, members, reports and what is held, a "
+        "JSON object a line (export.jsonl), and the attachments beside it. Servers may be running. The "
+        "folder is there when it is whole; until then it is FOLDER.part; attachments in that are used again.",
     )
     export.add_argument("folder", metavar="FOLDER", type=Path, help="made by this; may not be there")
     of = export.add_mutually_exclusive_group(required=True)
@@ -117,6 +116,7 @@ def _of(parsed: argparse.Namespace) -> tuple[TenantId, RoomId | None, UserId | N
 async def _export(settings: Settings, parsed: argparse.Namespace) -> int:
     import msgspec
 
+    from realtime.edge.files import open_blobs
     from realtime.edge.personal import put_on_record
     from realtime.edge.tables import tables
     from realtime.features.chat.order.exporting import exported, rooms_of
@@ -124,7 +124,7 @@ async def _export(settings: Settings, parsed: argparse.Namespace) -> int:
     tenant, room, user = _of(parsed)
     folder: Path = parsed.folder
     part = _part_of(folder)
-    blobs = _blobs(settings)
+    blobs = open_blobs(settings)
     lines = 0
     async with tables(settings) as database:
         rooms = await rooms_of(database, tenant, room)
@@ -159,17 +159,10 @@ def _part_of(folder: Path) -> Path:
     return part
 
 
-def _blobs(settings: Settings) -> Blobs | None:
-    if importlib.util.find_spec("realtime.edge.files") is None:
-        return None
-    files: Any = importlib.import_module("realtime.edge.files")
-    opened: Blobs | None = files.open_blobs(settings)
-    return opened
-
-
 async def _copied(blobs: Blobs | None, tenant: TenantId, attached: Attached, folder: Path) -> dict[str, str]:
     """Copy an attachment, unless it is there from a run that was ended; say where it is."""
-    keys: Any = importlib.import_module("realtime.features.chat.files.keys")
+    from realtime.features.chat.files.keys import file_key
+
     name = f"attachments/{attached.id}"
     path = folder / name
     if blobs is None:
@@ -179,7 +172,7 @@ async def _copied(blobs: Blobs | None, tenant: TenantId, attached: Attached, fol
     temporary = path.with_suffix(".part")
     try:
         with temporary.open("wb") as file:
-            async for piece in blobs.read(keys.file_key(tenant, attached.sha256)):
+            async for piece in blobs.read(file_key(tenant, attached.sha256)):
                 file.write(piece)
     except (KeyError, Unavailable) as error:
         temporary.unlink(missing_ok=True)

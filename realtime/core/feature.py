@@ -28,7 +28,8 @@ for it.
 
 OwnerHandler = Callable[["Core", "Command"], "bytes | Awaitable[bytes]"]
 """Takes one message of its type, on the worker that owns the message's room, and gives the content of its
-`ack` as JSON, now or later. Raises RealtimeError to answer with an error.
+`ack` as JSON, now or later (a `core.pending.Pending` costs no task). Raises RealtimeError to answer with an
+error.
 
 Commands of one room may overlap where a handler waits; what they must not both do, `expect` decides.
 """

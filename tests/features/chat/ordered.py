@@ -1,4 +1,4 @@
-"""A server with the chat on either store, for tests of keeping order: members, rows, commands, the audit log."""
+"""A server with the chat on either store, for tests of keeping order: members, rows, commands, the log."""
 
 import asyncio
 import itertools
@@ -41,12 +41,17 @@ class Place:
             f"REALTIME_{name.upper()}": value for name, value in store.items() if name[0] == "s"
         }
         self.variables |= {"POSTGRES_URL": url} if url else {}
-        self.variables |= {"REALTIME_AUDIT_PATH": str(self.audit)}
+        self.files = folder / "files"
+        self.variables |= {
+            "REALTIME_AUDIT_PATH": str(self.audit),
+            "REALTIME_CHAT_FILES_PATH": str(self.files),
+        }
         self.settings = {
             **store,
             "jwt_secret": KEY,
             "policy_path": str(self.policy),
             "audit_path": str(self.audit),
+            "chat_files_path": str(self.files),
         }
         self._serve = serve
         self._open: list = []

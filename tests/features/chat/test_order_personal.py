@@ -1,13 +1,16 @@
 """A user of the chat is handed out and erased, and leaves no trace, on both stores."""
 
 import asyncio
+import contextlib
 import json
 import os
-import subprocess
 import sys
+import urllib.parse
+from asyncio.subprocess import PIPE
 
 from tests.conftest import ROOT
 from tests.features.chat.ordered import ROOM, put, send
+from tests.features.chat.uploader import patch
 
 MARKER = "planted-9c41"
 
@@ -69,26 +72,45 @@ async def test_an_erasure_that_is_killed_is_finished_by_the_next_one(place):
     place.start()
     await talk(place)
     place.server.stop()
-    arguments = [sys.executable, "-m", "realtime", "user", "erase", "alice-7d2e", "--tenant", "acme"]
-    for lines in range(1, 4):
-        process = subprocess.Popen(
-            arguments,
-            env=os.environ | place.variables,
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+    arguments = ["-m", "realtime", "user", "erase", "alice-7d2e", "--tenant", "acme"]
+    for number in range(1, 4):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *arguments, env=os.environ | place.variables, cwd=ROOT, stdout=PIPE, stderr=PIPE
         )
         # Killed while it works: at another point each time, wherever the machine is just then.
-        try:
-            await asyncio.to_thread(process.wait, 0.25 * lines)
-        except subprocess.TimeoutExpired:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), 0.3 * number)
+        if process.returncode is None:
             process.kill()
-        process.communicate()
+        await process.communicate()
     done = await place.run("user", "erase", "alice-7d2e", "--tenant", "acme")
     assert done.returncode == 0, done
     left = await everything(place)
     assert MARKER.encode() not in left
     assert b"alice-7d2e" not in left.replace(b"@alice-7d2e", b"")
+
+
+async def test_attachments_are_exported_and_an_erased_user_has_none(place):
+    place.start()
+    alice = await place.member("alice-7d2e")
+    asked = await put(alice, "chat_upload", name="a letter of alice-7d2e.txt", bytes=5)
+    url = urllib.parse.urljoin(place.server.url, asked["url"])
+    status, _, _ = await asyncio.to_thread(patch, url, 0, b"hello")
+    assert status == 204
+    said = await send(alice, "see this", attachments=[asked["id"]])
+    out = place.folder / "out"
+    done = await place.run("chat", "export", "--tenant", "acme", "--room", ROOM, str(out))
+    assert done.returncode == 0, done
+    lines = [json.loads(line) for line in (out / "export.jsonl").read_text().splitlines()]
+    (attachment,) = [line for line in lines if line["kept"] == "attachment"]
+    assert (attachment["message"], attachment["name"]) == (said["id"], "a letter of alice-7d2e.txt")
+    assert (out / attachment["file"]).read_bytes() == b"hello"
+    place.server.stop()
+    erased = await place.run("user", "erase", "alice-7d2e", "--tenant", "acme")
+    assert json.loads(erased.stdout)["features"]["chat_attachment"] == 1
+    ((name, removed),) = await place.rows("SELECT name, removed_ms FROM chat_files")
+    assert (name, removed > 0) == ("", True)
+    assert b"alice-7d2e" not in await everything(place)
 
 
 async def test_a_room_is_exported_whole_or_not_at_all(place):

@@ -62,6 +62,11 @@ def test_what_only_resembles_a_word_passes(text):
     assert mask(text) == text
 
 
+def test_what_is_allowed_passes_phrases_too():
+    words = WordList(["how to kill", "sucks"], allow=["How  to kill"])
+    assert mask("how to kill what sucks", words) == "how to kill what *****"
+
+
 def test_words_may_be_beginnings_ends_and_parts():
     words = WordList(["foo*", "*bar", "*mid*"], allow=["food"])
     assert mask("football food crowbar barn amidst", words) == "******** food ******* barn ******"

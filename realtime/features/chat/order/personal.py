@@ -2,7 +2,7 @@
 
 What they sent are publications, which the command `user` hands out and erases itself; triggers take
 messages, edits and reactions along. Here is the rest: where they are members, what they reported, read and
-uploaded, and where others' rows and publications name them. What others wrote in their own words stays theirs.
+uploaded, and where others' rows and publications name them. What others wrote in their own words stays.
 """
 
 from __future__ import annotations

@@ -7,13 +7,15 @@ from typing import Final, NamedTuple
 
 from realtime.features.chat.order.folding import Reading
 
-# With a scheme, or as people write them without: of the suffixes that are most in use, or with a path behind.
+# With a scheme, or as people write them without. Possessive, and begun where a word begins: its time is linear.
 _LINK: Final = re.compile(
-    r"(?:[a-z][a-z0-9+.-]{1,15}://|www\.)[^\s<>\"]{1,2000}"
-    r"|(?<![\w@.-])(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}"
-    r"(?:(?:com|net|org|info|biz|io|me|co|ru|cn|xyz|top|de|uk|fr|app|dev|link|click|shop|site|online|gg|ly)\b"
-    r"(?:[:/][^\s<>\"]{0,2000})?|[a-z]{2,24}/[^\s<>\"]{0,2000})"
+    r"(?<![a-z0-9+.-])(?:[a-z][a-z0-9+.-]{1,15}+://|www\.)[^\s<>\"]{1,2000}+"
+    r"|(?<![\w@.-])(?P<bare>[\w-]++(?:\.[\w-]++)++)(?P<path>(?::\d{1,5}+)?+(?:/[^\s<>\"]{0,2000}+)?+)"
 )
+_SUFFIXES: Final = frozenset(
+    "com net org info biz io me co ru cn xyz top de uk fr app dev link click shop site online gg ly".split()
+)
+_SUFFIX: Final = re.compile(r"[a-z]{2,24}")
 _MENTION: Final = re.compile(r"(?<![\w@])@([\w.-]{1,64})")
 
 
@@ -31,6 +33,8 @@ def links_in(reading: Reading) -> list[Link]:
         return []
     found = []
     for link in _LINK.finditer(reading.folded):
+        if link["bare"] is not None and not _leads(link["bare"], link["path"]):
+            continue
         found.append(Link(_host(link[0]), *reading.place(*link.span())))
     return found
 
@@ -53,6 +57,12 @@ def capitals_percent(text: str, letters_min: int) -> int:
 def mentions_in(text: str) -> int:
     """Return how many different names a text calls."""
     return len(set(_MENTION.findall(text))) if "@" in text else 0
+
+
+def _leads(host: str, path: str) -> bool:
+    """Whether what has dots in it and no scheme is a link: of a suffix that is in use, or with a path."""
+    suffix = host.rpartition(".")[2]
+    return suffix in _SUFFIXES or ("/" in path and _SUFFIX.fullmatch(suffix) is not None)
 
 
 def _host(link: str) -> str:

@@ -27,7 +27,7 @@ class WordList:
         self._endings: set[str] = set()
         self._parts: set[str] = set()
         self._unspaced: dict[str, list[str]] = {}  # by their first character
-        self._allow = {key_of(each) for each in allow}
+        self._allow = {" ".join(key_of(each).split()) for each in allow}
         for word in words:
             self._add(word)
         self._beginning_lengths = sorted({len(each) for each in self._beginnings})
@@ -94,7 +94,7 @@ class WordList:
         for number, word in enumerate(words):
             for phrase in self._phrases.get(word.key, ()):
                 said = words[number : number + len(phrase)]
-                if tuple(each.key for each in said) == phrase:
+                if tuple(each.key for each in said) == phrase and " ".join(phrase) not in self._allow:
                     yield word.start, said[-1].end
 
     def _find_unspaced(self, reading: Reading) -> Iterator[Span]:
