@@ -252,7 +252,7 @@ async def _keep(worker: AsgiWorker, foundation: Foundation) -> None:
         await asyncio.get_running_loop().create_future()
     finally:
         worker.close()
-        await worker.core.close()
+        await worker.closed()
         await foundation.close()
 
 

@@ -119,11 +119,12 @@ class HttpServer:
     """Serves `routes` on the sockets that the hub hands over, and what is not in them through `fallback`.
 
     A `fallback` makes the protocol that takes a connection over from its first request that no route
-    answers (`asgi_app.asgi_factory`); without one such a request gets 404.
+    answers, and whose path begins by one of `fallback_under` (`asgi_app.asgi_factory`); else it gets 404.
     """
 
     routes: Routes
     fallback: Callable[[], asyncio.Protocol] | None = None
+    fallback_under: tuple[str, ...] = ("/",)
     request_timeout_s: float = 10.0  # from a request's first byte to the end of its head, in total
     idle_timeout_s: float = 60.0  # between requests, and for a peer that does not read its answers
     head_bytes_max: int = 16 * 1024
@@ -346,8 +347,9 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(400, "a WebSocket handshake needs a connection of its own")
             return True
         handler = self._routes.find(request.path)
-        if handler is None and self._server.fallback is not None:
-            self._hand_over(self._server.fallback())
+        fallback = self._server.fallback
+        if handler is None and fallback is not None and request.path.startswith(self._server.fallback_under):
+            self._hand_over(fallback())
             return False
         del self._input[: request.head_bytes]
         self._answer(request, _respond(handler, request))

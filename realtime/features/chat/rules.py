@@ -31,7 +31,15 @@ def new_private_name() -> RoomName:
     return RoomName(f"{KIND}:{HIDDEN}{secrets.token_hex(12)}")
 
 
+def keyed_name(user: UserId, key: str) -> RoomName:
+    """Return the name of the room that a user creates by a key: the same for a repeat, and nobody else's."""
+    return _hashed(f"\0{user}\0{key}")  # of no users: their ids are not empty, and have no U+0000
+
+
 def direct_name(users: Iterable[UserId]) -> RoomName:
     """Return the name of the room of just these users: the same, whoever asks and in whatever order."""
-    told = "\0".join(sorted(set(users)))
+    return _hashed("\0".join(sorted(set(users))))
+
+
+def _hashed(told: str) -> RoomName:
     return RoomName(f"{KIND}:{HIDDEN}{hashlib.sha256(told.encode()).hexdigest()[:24]}")

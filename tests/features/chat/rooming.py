@@ -24,10 +24,11 @@ class Person:
         await receive(ws)
         return cls(ws, user)
 
-    async def ask(self, type, room=None, **content):
+    async def ask(self, type, room=None, key=None, **content):
         """Send one message; return the whole answer."""
         id = next(_numbers)
         message = {"type": type, "id": id, "content": content} | ({} if room is None else {"room": room})
+        message |= {} if key is None else {"key": key}
         await self.ws.send(json.dumps(message))
         while True:
             answer = await receive(self.ws)

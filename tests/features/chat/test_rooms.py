@@ -100,6 +100,17 @@ async def test_a_name_is_given_once(people):
         assert (await alice.fail("chat_room_create", **wrong))[0] == "bad_message", wrong
 
 
+async def test_a_repeat_with_its_key_creates_no_second_room(people):
+    alice, bob = await people("alice", "bob")
+    one = await alice.do("chat_room_create", visibility="private", title="once", key="k1")
+    again = await alice.do("chat_room_create", visibility="private", title="once", key="k1")
+    assert again == one | {"duplicate": True}
+    assert (await alice.do("chat_room_create", visibility="private", key="k2"))["room"] != one["room"]
+    assert (await bob.do("chat_room_create", visibility="private", key="k1"))["room"] != one["room"]
+    await alice.do("chat_room_delete", one["room"])
+    assert (await alice.fail("chat_room_create", visibility="private", key="k1"))[0] == "conflict"
+
+
 async def test_what_others_may_not_see_is_answered_as_what_is_not_there(people):
     alice, eve = await people("alice", "eve")
     room = await private(alice, "bob", title="secret", topic="plans")

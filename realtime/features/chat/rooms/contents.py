@@ -50,6 +50,7 @@ class Make(msgspec.Struct):
     """What the owner of a new room is told: to make it, or, where it is nothing, to look at the tables."""
 
     create: Create | None = None
+    keyed: bool = False
     direct: tuple[str, ...] = ()
 
 

@@ -32,7 +32,7 @@ from realtime.features.chat.rooms.contents import (
 )
 from realtime.features.chat.rooms.state import DELETED, DIRECT, PRIVATE, PUBLIC, Role, Standing
 from realtime.features.chat.rooms.tables import is_implicit
-from realtime.features.chat.rules import HIDDEN, KIND, direct_name, new_private_name
+from realtime.features.chat.rules import HIDDEN, KIND, direct_name, keyed_name, new_private_name
 from realtime.ids import RoomId, RoomName, UserId, parse_room
 
 if TYPE_CHECKING:
@@ -51,8 +51,11 @@ _makes = msgspec.json.Decoder(Make)
 # -- where it is asked --------------------------------------------------------------------------------
 
 
-async def create(chat: Chat, session: Session, room: RoomId | None, asked: Create) -> Answer:
-    """Create a room, and return it: the question `chat_room_create`.
+async def create(
+    chat: Chat, session: Session, room: RoomId | None, asked: Create, key: str | None = None
+) -> Answer:
+    """Create a room, and return it: the question `chat_room_create`. One of the server's naming is the same
+    for a repeat with the `key`.
 
     Raises:
         BadMessage: a name or text that will not do.
@@ -64,7 +67,7 @@ async def create(chat: Chat, session: Session, room: RoomId | None, asked: Creat
     check_text("title", asked.title)
     check_text("topic", asked.topic, lines=True)
     _users(asked.members)
-    name = _name(asked)
+    name = _name(asked, identity, key)
     if room is not None and room.room != name:
         raise BadMessage("the room is named by `name` in the content, without a `room` beside it")
     _check_allowed(chat, identity, powers.CREATE, "chat_room_create", name)
@@ -74,7 +77,8 @@ async def create(chat: Chat, session: Session, room: RoomId | None, asked: Creat
         raise RoomLimit(
             f"you have created {created} rooms; {most} are allowed", limit="chat_rooms_per_user", allowed=most
         )
-    return await _have_made(chat, identity, name, Make(create=asked))
+    keyed = key is not None and asked.name is None
+    return await _have_made(chat, identity, name, Make(create=asked, keyed=keyed))
 
 
 async def direct(chat: Chat, session: Session, room: RoomId | None, asked: Direct) -> Answer:
@@ -95,9 +99,9 @@ async def direct(chat: Chat, session: Session, room: RoomId | None, asked: Direc
     return await _have_made(chat, identity, name, Make(direct=tuple(users)))
 
 
-def _name(asked: Create) -> RoomName:
+def _name(asked: Create, identity: Identity, key: str | None) -> RoomName:
     if asked.name is None:
-        return new_private_name()
+        return new_private_name() if key is None else keyed_name(identity.user, key)
     if asked.visibility != PUBLIC:
         raise BadMessage("only public rooms have a `name` of one's choice; others are given one")
     if asked.name.startswith(HIDDEN):
@@ -131,7 +135,7 @@ async def on_make(core: Core, command: Command) -> bytes:
     chat, asked = chat_of(core), decode(_makes, command.content)
     answer: Answer
     if asked.create is not None:
-        answer = await _made(chat, command, asked.create)
+        answer = await _made(chat, command, asked.create, keyed=asked.keyed)
     elif asked.direct:
         answer = await _opened(chat, command, [UserId(user) for user in asked.direct])
     else:
@@ -139,11 +143,16 @@ async def on_make(core: Core, command: Command) -> bytes:
     return msgspec.json.encode(answer)
 
 
-async def _made(chat: Chat, command: Command, asked: Create) -> Answer:
+async def _made(chat: Chat, command: Command, asked: Create, *, keyed: bool) -> Answer:
+    repeated = False
     now_ms, identity = chat.rooms.now_ms, command.identity
     others = [UserId(user) for user in dict.fromkeys(asked.members) if user != identity.user]
 
-    async def decide(owned: Owned) -> Change:
+    async def decide(owned: Owned) -> Change | None:
+        nonlocal repeated
+        if keyed and owned.room.created_by == identity.user and owned.room.visibility != DELETED:
+            repeated = True
+            return None
         if not is_implicit(owned.room):
             raise Conflict("there is a room of this name, or was one")
         if owned.room.number and not chat.core.access.grants(identity, powers.CLAIM, command.room.room):
@@ -165,13 +174,16 @@ async def _made(chat: Chat, command: Command, asked: Create) -> Answer:
         )
 
     await chat.rooms.changes.make(command, decide, stranger=True)
-    tell_users(chat, command, others, asked.title)
-    return {
+    answer: Answer = {
         "room": command.room.room,
         "title": asked.title,
         "visibility": asked.visibility,
         "role": Role.OWNER.word,
     }
+    if repeated:
+        return answer | {"duplicate": True}
+    tell_users(chat, command, others, asked.title)
+    return answer
 
 
 async def _opened(chat: Chat, command: Command, users: list[UserId]) -> Answer:
@@ -231,9 +243,10 @@ async def update(chat: Chat, command: Command, asked: Update) -> Answer:
         review: list[UserId | None] = [None] if columns.get("visibility") == PRIVATE else []
         return Change(columns=columns, notices=notices, review=review)
 
-    owned = await chat.rooms.changes.make(command, decide)
+    await chat.rooms.changes.make(command, decide)
     record(chat.core, command.identity, command.type, command.room.room, what=" ".join(given))
-    return chat.rooms.lists.described(command.room.room, owned.room, role, None)
+    found, _ = await chat.rooms.read(command.room, command.identity.user)
+    return chat.rooms.lists.described(command.room.room, found, role, None)
 
 
 def _told(name: str, value: Any, by: UserId) -> dict[str, Any]:

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeVar
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Final
 
+import msgspec
+
+from realtime.core.contents import decode
+from realtime.core.core import Core
 from realtime.core.feature import MessageType
 from realtime.core.session import Session
-from realtime.features.chat.asking import Answer, command, question
+from realtime.features.chat.asking import Answer, answered, chat_of, chat_room, command, question
 from realtime.features.chat.rooms import contents, manage, members, powers
 from realtime.features.chat.rooms.changing import MAKE
 from realtime.features.chat.rooms.contents import Nothing
 from realtime.ids import RoomId
+from realtime.native.message import Envelope
 
 if TYPE_CHECKING:
     from realtime.features.chat.chat import Chat
 
-Content = TypeVar("Content")
+_creates = msgspec.json.Decoder(contents.Create)
+
+
+def _create(core: Core, session: Session, message: Envelope) -> Awaitable[None]:
+    """As `asking.question`, with the `key`."""
+    room = None if message.room is None else chat_room(session.tenant.id, message.room)
+    asked = decode(_creates, message.content)
+    return answered(session, message, room, manage.create(chat_of(core), session, room, asked, message.key))
 
 
 async def _room(chat: Chat, session: Session, room: RoomId | None, asked: Nothing) -> Answer:
@@ -37,7 +50,7 @@ async def _invites(chat: Chat, session: Session, room: RoomId | None, asked: Not
 # All commands may come from outside of their room: to be a member is not to have joined, and its owner tells
 # who may not be in a room the same as of one that there is not.
 MESSAGES: Final[tuple[MessageType, ...]] = (
-    question("chat_room_create", contents.Create, manage.create),
+    MessageType(name="chat_room_create", content=contents.Create, handler=_create),
     question("chat_direct", contents.Direct, manage.direct),
     question("chat_room", Nothing, _room),
     question("chat_rooms", contents.List, _rooms),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -34,6 +35,8 @@ ROOMS_MAX: Final = 20_000
 """Rooms that an owner has in memory; above it the one that was used longest ago is read anew."""
 STANDINGS_MAX: Final = 100_000
 """The same of what users are in them, over all rooms."""
+LOOKED_AT: Final = 64
+"""Rooms that are looked at for one that no command has in hand."""
 _NOBODY: Final = UserId("")
 
 
@@ -233,11 +236,12 @@ class Rooms(Part):
 
     def _trim(self) -> None:
         """Forget rooms used longest ago while too much is known; but none that a command looks at now."""
-        for room in [*self._owned] if self._is_over else ():
-            if not self._is_over:
-                return
-            if room not in self._turns:
-                self.forget(room)
+        while self._is_over:
+            oldest = (room for room in islice(self._owned, LOOKED_AT) if room not in self._turns)
+            room = next(oldest, None)
+            if room is None:
+                break
+            self.forget(room)
         for owned in self._owned.values() if self._is_over else ():
             # One room alone has as many; who wrote longest ago may write again at once where it is slow.
             for user in [*owned.standings][: len(owned.standings) // 2]:
