@@ -24,6 +24,29 @@ class ChatSettings(SecuritySettings, frozen=True, kw_only=True):
     chat_message_chars: Annotated[
         int, Meta(ge=1, le=40_000, description="Characters a chat message may have.", extra=Count)
     ] = 4_000
+    chat_typing_s: Annotated[
+        float,
+        Meta(ge=1, le=60, description="Who says that they type counts as typing for so long.", extra=Seconds),
+    ] = 6.0
+    chat_signs_interval_s: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            le=60,
+            description="Least time between two signs of one user in a room: typing, reading, status.",
+            extra=Seconds,
+        ),
+    ] = 1.0
+    chat_signs_members: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100_000,
+            description="Where more members than this are present nobody is told who types, who has read how "
+            "far, and whose status has changed.",
+            extra=Count,
+        ),
+    ] = 200
     chat_reaction_kinds: Annotated[
         int, Meta(ge=1, le=50, description="Different emoji that a message may have.", extra=Count)
     ] = 20
@@ -45,6 +68,28 @@ class ChatSettings(SecuritySettings, frozen=True, kw_only=True):
         int,
         Meta(ge=0, le=1_000, description="Users who are notified of a message that calls them.", extra=Count),
     ] = 50
+    chat_retention_s: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=86_400 * 36_600,
+            description="How long rooms keep what is said, where they say nothing themselves. 0: for ever.",
+            extra=Seconds,
+        ),
+    ] = 0
+    chat_retention_pause_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=86_400,
+            description="Pause between two walks over rooms for what is too old.",
+            extra=Seconds,
+        ),
+    ] = 60.0
+    chat_reports_open: Annotated[
+        int,
+        Meta(ge=1, le=10_000, description="Reports of one user that may wait for moderators.", extra=Count),
+    ] = 20
     chat_search_lang: Annotated[
         str,
         Meta(

@@ -96,6 +96,14 @@ class DurableBroker:
             if stream.deliver is None:
                 self.rest(stream)
 
+    def signal(self, room: RoomId, kind: RoomKind, push: bytes) -> None:
+        """Deliver without a place in the order, as `Broker.signal`."""
+        stream = self._streams.get(room)
+        if not kind.durable:
+            self.memory.signal(room, kind, push)
+        elif stream is not None:
+            stream.signal(push)
+
     async def expunge(self, room: RoomId, kind: RoomKind, upto: int) -> None:
         """There is no memory but this process', as `Broker.expunge`."""
 

@@ -169,6 +169,10 @@ class Broker(Protocol):
         """Publish to a room that nobody on this worker may have joined; as `Stream.publish` else."""
         ...
 
+    def signal(self, room: RoomId, kind: RoomKind, push: bytes) -> None:
+        """Give one push to a room that nobody on this worker may have joined; as `Stream.signal` else."""
+        ...
+
     async def expunge(self, room: RoomId, kind: RoomKind, upto: int) -> None:
         """Give up what is kept for all workers beside the store of a durable room's publications up to offset
         `upto`: their rows have changed. The order, the epoch and the keys stay as they are.

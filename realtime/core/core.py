@@ -8,9 +8,10 @@ admitted and never connected. A connection that is to authenticate by its first 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -45,6 +46,7 @@ from realtime.core.room_rules import RoomRules
 from realtime.core.router import Router, Spawn
 from realtime.core.services import Running, Services
 from realtime.core.session import Handle, Handlers, Session
+from realtime.core.signals import Signals
 from realtime.core.tenant import Tenants
 from realtime.core.token_audit import TokenAudit
 from realtime.core.users import Users
@@ -52,6 +54,9 @@ from realtime.errors import Unavailable
 from realtime.ids import RoomId, TenantId, UserId, room_kind
 from realtime.native.message import Envelope
 from realtime.native.relay import Relay
+from realtime.policy import Policy
+
+log: Final = logging.getLogger("realtime.core")
 
 
 def refuse_stranger(state: object, payload: bytes) -> None:
@@ -116,12 +121,20 @@ class Core:
         tokens = authenticator, greet, revoked, whereabouts, self.token_audit, token_warning_s
         self._entry = Entry(*stage, *tokens, self.quotas, refusals, headcount)
         self._owners = Owners(
-            self, catalog, cluster, clock, publisher.permit, publisher.publish_to, self._membership.visit
+            self,
+            catalog,
+            cluster,
+            clock,
+            publisher.permit,
+            publisher.publish_to,
+            self._membership.visit,
+            spawn,
         )
         queries = Queries(self._membership, fanout, limits)
         # One object each, by which the relay knows them: every `publisher.publish` would be another.
         publish = self._publish = publisher.publish
-        self._signal = publisher.signal
+        self.signal_as_sent = publisher.signal
+        self.permit = publisher.permit  # (session, envelope), for features: the room that it may be sent to
         ping = queries.ping
         bounds = limits.messages_per_frame, limits.content_bytes
         # (state, payload), for each message of a connection
@@ -131,9 +144,11 @@ class Core:
         outside = catalog, self._membership, publisher.publish_to, cluster, limits
         self._outside = Outside(*outside, self._order_from_outside)
         self.notifications = NotificationManager(users, fanout, limits, cluster, whereabouts)
+        self.signals = Signals(broker, fanout, catalog, self._membership, users, cluster, whereabouts)
+        self.watch_connections = self._entry.watch  # for features: who comes and goes
         self.control = self._make_control(users, fanout, revoked, revocations, clock)
         self._open_counts(users, headcount)
-        self.admission = Admission(self._membership.gates, self._membership, users, cluster, FORBIDDEN)
+        self.admission = Admission(self._membership, users, cluster, clock, spawn, FORBIDDEN)
         forgetting = self._forgetting = Forgetting(catalog, broker, cluster, clock, spawn)
         self.forget_history = forgetting.forget  # (room, upto), for features that change what is stored
         self.membership = self._membership  # for features: rooms that are live here, and rights in them
@@ -205,13 +220,17 @@ class Core:
         self._entry.expire()
         self._membership.tell_doors()
         self.control.tick()
+        self.admission.tick()
         self._forgetting.tick()
         if self._whereabouts is not None:
             self._whereabouts.tick()
         if self._headcount is not None:
             self._headcount.tick()
-        for feature in self.running.values():
-            feature.tick()
+        for name, feature in self.running.items():
+            try:
+                feature.tick()
+            except Exception:  # whatever it is, it is this feature's alone
+                log.exception("feature %r failed over the clock", name)
         self._broker.tick()
 
     def order(
@@ -237,10 +256,27 @@ class Core:
         order = Order(version, room.tenant, room.room, type, content, key, identity, trusted)
         return self._owners.perform(order)
 
+    def prepare_features(self, policy: Policy) -> Callable[[], None]:
+        """Have the features that run prepare for a policy; return what lets it hold for all of them.
+
+        Raises:
+            SettingsError: one of them cannot follow it.
+        """
+        commits = [feature.prepare(policy) for feature in self.running.values()]
+
+        def commit() -> None:
+            for each in commits:
+                each()
+
+        return commit
+
     async def close(self) -> None:
         """Let features write what they still have to, when the last connection is gone."""
-        for feature in self.running.values():
-            await feature.close()
+        for name, feature in self.running.items():
+            try:
+                await feature.close()
+            except Exception:  # whatever it is, the others are closed too
+                log.exception("feature %r was not closed", name)
 
     async def paid(self) -> None:
         """Wait until the publications that are being kept now are acknowledged, or refused."""
@@ -368,11 +404,11 @@ class Core:
         elif message.owner is not None and not self._is_idle(message):
             handle = self._owners.command
         elif message.ephemeral:
-            handle = self._signal
+            handle = self.signal_as_sent
         if message.content is not None and not (message.plain and self._is_idle(message)):
             handle = _checked(handle, message.content, self._membership.is_end_to_end)
         if message.plain and not self._is_idle(message):
-            as_it_stands = self._signal if message.ephemeral else self._publish
+            as_it_stands = self.signal_as_sent if message.ephemeral else self._publish
             own_kinds = {kind.name for kind in self.catalog.feature_of[message.name].kinds}
             return self._in_own_rooms(own_kinds, handle, as_it_stands)
         return handle
@@ -381,8 +417,10 @@ class Core:
         """Return what handles a plain type: its feature in rooms of its own kinds, nobody elsewhere."""
 
         def choose(session: Session, message: Envelope) -> Awaitable[None] | None:
-            kind = self._membership.room_name(message).partition(":")[0]
-            return (handle if kind in kinds else as_it_stands)(session, message)
+            name = message.room or self.catalog.room_in(message.content)
+            # Without a room it is nothing that could be published: its feature knows whether it needs one.
+            own = name is None or name.partition(":")[0] in kinds
+            return (handle if own else as_it_stands)(session, message)
 
         return choose
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from functools import partial
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from realtime.core.limits import Allowances, Limits, whole
 from realtime.core.membership import Membership
 from realtime.core.quotas import CONNECTIONS, QuotaBook, QuotaRefusals
 from realtime.core.revocations import Revoked
+from realtime.core.room import Room
 from realtime.core.router import Router, error_reason
 from realtime.core.session import NO_HANDLERS, Handlers, Session
 from realtime.core.tenant import Tenants
@@ -37,6 +38,9 @@ from realtime.protocol.session import State
 
 Greet = Callable[[int, Identity], bytes]
 """Makes the whole `connected` for a connection by its number, as JSON, without an id."""
+
+ConnectionWatcher = Callable[[Identity, bool, Collection[Room]], None]
+"""Takes (whose, whether it came, the rooms that it was in). Of a silent connection too."""
 
 log: Final = logging.getLogger("realtime.core")
 
@@ -82,6 +86,7 @@ class Entry:
         self._ends = TokenEnds(clock, audit, token_warning_s)
         self.expire = self._ends.tick
         self._audit = audit
+        self._watchers: list[ConnectionWatcher] = []
         self._handlers = NO_HANDLERS
         self._entrance = self._entrance_of(None)
         self.sessions = 0
@@ -112,10 +117,16 @@ class Entry:
                 self._whereabouts.arrived(identity.tenant, identity.user, number)
             if self._headcount is not None:
                 self._headcount.arrived(identity.tenant, identity.user, number)
+        self._tell(identity, came=True)
         return key
 
-    def release(self, identity: Identity, number: int = 0) -> None:
-        """Forget an admitted connection of `identity`, which is gone."""
+    def watch(self, watcher: ConnectionWatcher) -> None:
+        """Let `watcher` know of each connection that is admitted, and once when it is gone."""
+        self._watchers.append(watcher)
+
+    def release(self, identity: Identity, number: int = 0, rooms: Collection[Room] = ()) -> None:
+        """Forget an admitted connection of `identity`, which is gone; `rooms` are those it was in."""
+        self._tell(identity, came=False, rooms=rooms)
         if number:
             if self._whereabouts is not None:
                 self._whereabouts.left(identity.tenant, identity.user, number)
@@ -160,11 +171,12 @@ class Entry:
         """End the session of a connection that is gone; `for_good` where its user is not to come back."""
         session.move(State.CLOSED)
         self.sessions -= 1
+        rooms = session.rooms
         self._membership.leave_all(session, lingers=not for_good)
         if session.identity is not None:
             self.allowances.release(session.allowance)
             self._ends.forget(session, session.identity)
-            self.release(session.identity, session.connection.id)
+            self.release(session.identity, session.connection.id, rooms)
 
     def authenticate(
         self, user: UserId | None, session: Session, message: Envelope
@@ -213,6 +225,13 @@ class Entry:
             self._audit.refreshed(session.connection, error)
             raise
         return None
+
+    def _tell(self, identity: Identity, *, came: bool, rooms: Collection[Room] = ()) -> None:
+        for watcher in self._watchers:
+            try:
+                watcher(identity, came, rooms)
+            except Exception:  # whatever it is, it is a feature's alone
+                log.exception("a feature failed over a connection that came or went")
 
     def _entrance_of(self, user: UserId | None) -> Handlers:
         """What nobody may send, where it is to become `user`, or anybody."""

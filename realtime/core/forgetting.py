@@ -6,11 +6,11 @@ back. Where a row is written over or goes (a message is deleted, a user erased),
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from realtime.core.again import Again
 from realtime.core.control import ask_all
 from realtime.errors import BadMessage, Unavailable
 from realtime.ids import RoomId, RoomName, TenantId
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from realtime.core.router import Spawn
 
 FORGET: Final = "forget"
-AGAIN_S: Final = 2.0  # after which what could not be done everywhere is tried again
-AGAIN_MAX: Final = 10_000  # rooms in which it is; of more the oldest are left to the recovery window
 
 
 class Forget(msgspec.Struct, frozen=True, array_like=True):
@@ -42,10 +40,8 @@ class Forgetting:
         self._catalog = catalog
         self._broker = broker
         self._cluster = cluster
-        self._clock = clock
-        self._spawn = spawn
-        self._again: dict[RoomId, int] = {}  # the offsets up to which it has still to be done
-        self._again_at = 0.0
+        self._again = Again(self._forget, clock, spawn)
+        self.tick = self._again.tick
         cluster.answer(FORGET, self._on_forget)
 
     async def forget(self, room: RoomId, upto: int) -> None:
@@ -57,6 +53,10 @@ class Forgetting:
             BadMessage: it is no room's name.
             Unavailable: not all have done it; it is tried again by itself, while this worker lives.
         """
+        await self._forget((room, upto))
+
+    async def _forget(self, what: tuple[RoomId, int]) -> None:
+        room, upto = what
         kind = self._catalog.kind_of(room.room)
         if not kind.durable:
             return
@@ -65,31 +65,8 @@ class Forgetting:
             await self._broker.expunge(room, kind, upto)
             await ask_all(self._cluster, FORGET, asked)
         except Unavailable:
-            self._try_again(room, upto)
+            self._again.note(what)
             raise
-
-    def tick(self) -> None:
-        """Try again what is due."""
-        if not self._again or self._clock.monotonic() < self._again_at:
-            return
-        again, self._again = self._again, {}
-        for room, upto in again.items():
-            self._spawn(self._forget(room, upto))
-
-    def __len__(self) -> int:
-        """In how many rooms it has still to be done."""
-        return len(self._again)
-
-    def _try_again(self, room: RoomId, upto: int) -> None:
-        if not self._again:
-            self._again_at = self._clock.monotonic() + AGAIN_S
-        self._again[room] = max(upto, self._again.get(room, 0))
-        if len(self._again) > AGAIN_MAX:
-            del self._again[next(iter(self._again))]
-
-    async def _forget(self, room: RoomId, upto: int) -> None:
-        with contextlib.suppress(Unavailable):  # it is noted
-            await self.forget(room, upto)
 
     def _on_forget(self, asker: WorkerId, body: bytes) -> bytes:
         try:

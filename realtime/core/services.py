@@ -11,8 +11,10 @@ from realtime.core.auth import Identity
 from realtime.core.blobs import Blobs
 from realtime.core.contracts import Clock
 from realtime.core.database import Database
+from realtime.core.posting import Post
 from realtime.core.router import Spawn
 from realtime.ids import RoomId
+from realtime.policy import Policy
 from realtime.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,8 +33,8 @@ hidden."""
 
 
 class Services(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker that has a store gives its features. `blobs` is None where no files are kept;
-    `url_secret` signs the URLs by which they come and go.
+    """What a worker that has a store gives its features. `blobs` is None where no files are kept, and `post`
+    where no other service may be asked; `url_secret` signs the URLs by which files come and go.
     """
 
     settings: Settings
@@ -40,6 +42,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     spawn: Spawn
     database: Database
     blobs: Blobs | None = None
+    post: Post | None = None
     url_secret: bytes = b""
 
 
@@ -86,6 +89,15 @@ class Running(Protocol):
     @property
     def gates(self) -> Mapping[str, Gate]:
         """Who may be in its rooms, by kind."""
+        ...
+
+    def prepare(self, policy: Policy) -> Callable[[], None]:
+        """Do all that may fail over a policy, and return what lets it hold: called at the start, and for each
+        policy that is read later.
+
+        Raises:
+            SettingsError: it cannot be followed; nothing has changed.
+        """
         ...
 
     def tick(self) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from realtime import __version__
 from realtime.backends.auth.authenticator import TokenAuthenticator, authenticator_of
+from realtime.backends.http_post import post
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.catalog import Catalog
 from realtime.core.contracts import Clock, Connection
@@ -127,6 +128,7 @@ class Worker:
         self._policies.follow(lambda policy: partial(self.core.quotas.replace, policy.tenants))
         self._policies.follow(self._network.prepare)
         self._policies.follow(self._prepare_issuers)
+        self._policies.follow(self.core.prepare_features)
         # Last: it looks at who is in rooms, by all that holds then.
         self._policies.follow(lambda policy: self.core.prepare_access(policy.access, policy.rooms))
 
@@ -373,6 +375,7 @@ class Worker:
             database=database,
             blobs=self.files.blobs,
             url_secret=self.files.url_secret,
+            post=post,
         )
 
     def _greet(self, number: int, identity: Identity) -> bytes:

@@ -139,6 +139,14 @@ export class Client extends Emitter {
     return { rttMs, clockOffsetMs: this.clockOffsetMs };
   }
 
+  /** Ask the server something, now or not at all: what a feature calls a question. A room may be named
+   *  without having been joined. Rejects with "disconnected" where there is no connection.
+   *  @param {string} type @param {object} [content] @param {string|null} [room]
+   *  @returns {Promise<any>} the answer's content */
+  async ask(type, content = {}, room = null) {
+    return (await this._request(type, room, content)).content;
+  }
+
   /** Hand the server a newer token before the present one ends. */
   async refresh(token) {
     if (typeof this.options.token !== "function") this.options.token = token;
@@ -157,7 +165,8 @@ export class Client extends Emitter {
 
   // --- called by Room -------------------------------------------------------------------------
 
-  _publish(room, type, content, key) {
+  /** @param {(answer: any) => any} [read] makes of the answer's content what the promise resolves to */
+  _publish(room, type, content, key, read = placeOf) {
     if (this.state === "closed") return Promise.reject(this.#closedError());
     if (this.pending >= this.options.pendingLimit) {
       const text = `${this.options.pendingLimit} messages wait for the connection already`;
@@ -165,8 +174,7 @@ export class Client extends Emitter {
     }
     return new Promise((resolve, reject) => {
       const request = this.#newRequest(type, room.name, content, key, reject);
-      request.resolve = ({ content: { offset, epoch, duplicate } }) =>
-        resolve(epoch === undefined ? null : { offset, epoch, duplicate: duplicate === true });
+      request.resolve = (reply) => resolve(read(reply.content));
       const limit = this.greeting?.limits?.message_bytes ?? Infinity;
       const bytes = new TextEncoder().encode(JSON.stringify(request.envelope)).length;
       if (bytes > limit) {
@@ -576,6 +584,10 @@ export function connect(url, options) {
 /** @param {string|null|(() => string|Promise<string>)} token */
 async function fetched(token) {
   return typeof token === "function" ? token() : token;
+}
+
+function placeOf({ offset, epoch, duplicate }) {
+  return epoch === undefined ? null : { offset, epoch, duplicate: duplicate === true };
 }
 
 function now() {

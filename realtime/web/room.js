@@ -138,6 +138,12 @@ export class Room extends Emitter {
     return this.#seal(type, content).then((sealed) => this.#client._publish(this, type, sealed, key));
   }
 
+  /** Give a command of a feature, with the same promises as `publish`, and resolve to all that its answer
+   *  says. @param {string} type @param {object} content @param {{ key?: string }} [options] */
+  command(type, content, { key = randomKey() } = {}) {
+    return this.#client._publish(this, type, content, key, (answer) => answer);
+  }
+
   /** Send without an answer, now or never: for typing indicators and cursors. What has to be sealed and
    *  cannot be is an `error` of the client, and is not sent. */
   signal(type, content) {

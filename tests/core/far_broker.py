@@ -26,6 +26,9 @@ class FarBroker:
     def publish(self, *given: Any) -> Any:
         raise NotImplementedError
 
+    def signal(self, room: RoomId, kind: RoomKind, push: bytes) -> None:
+        raise NotImplementedError
+
     async def expunge(self, room: RoomId, kind: RoomKind, upto: int) -> None:
         pass
 

@@ -27,6 +27,9 @@ class SlowBroker:
     def open(self, room: RoomId, kind: RoomKind, deliver: Deliver, *told: Any) -> SlowStream:
         return SlowStream(self, self._inner.open(room, kind, deliver, *told))
 
+    def signal(self, room: RoomId, kind: RoomKind, push: bytes) -> None:
+        self._inner.signal(room, kind, push)
+
     def publish(self, *given: Any) -> Any:
         return self.later(lambda: self._inner.publish(*given))
 

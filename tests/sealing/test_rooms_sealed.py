@@ -23,7 +23,7 @@ from tests.backends.cluster.stage import ALICE, LOBBY, Member, Worker, Workers, 
 from tests.sealing.stage import MemoryTable, masters
 
 ENCRYPTED = [RoomRule(rooms=("*",), encrypted=True)]
-OTHER = RoomId(DEFAULT_TENANT, RoomName("playlist:other"))
+OTHER = RoomId(DEFAULT_TENANT, RoomName("chat:other"))
 CHAT = RoomKind(name="chat", history_messages=100)
 _NUMBERS = itertools.count(1)
 
@@ -230,7 +230,7 @@ async def test_what_is_of_a_lost_key_is_a_gap_and_what_follows_is_read(stage, ca
     await al.publish("found")
     await until(lambda: bo.texts == ["found"])
     with pytest.raises(
-        Unreadable, match=r"playlist:lobby: what Redis keeps of it cannot be read: data key .* lost"
+        Unreadable, match=r"chat:lobby: what Redis keeps of it cannot be read: data key .* lost"
     ):
         await get(bo.stream.history(None, None, 10))
     assert not (await bo.recover(Position(0, (await al.recover()).epoch))).recovered
@@ -273,10 +273,10 @@ async def test_a_record_of_another_room_is_a_gap_there(stage, caplog):
     await stage.swap(id, theirs)
     bo = await joined(two)
     with pytest.raises(
-        Unreadable, match="playlist:lobby: what Redis keeps of it cannot be read: it was tampered"
+        Unreadable, match="chat:lobby: what Redis keeps of it cannot be read: it was tampered"
     ):
         await get(bo.stream.history(None, None, 10))
-    assert "default/playlist:lobby: what came over Redis was tampered with" in caplog.text
+    assert "default/chat:lobby: what came over Redis was tampered with" in caplog.text
     assert (await get((await joined(two, OTHER)).stream.history(None, None, 10))).messages
 
 

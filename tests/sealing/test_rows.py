@@ -86,7 +86,7 @@ async def test_what_is_kept_is_not_what_was_said(stage):
 async def test_a_row_that_was_moved_is_tampered_with_and_others_are_not(stage, moved, caplog):
     store = await filled(stage)
     await stage.execute(moved)
-    with pytest.raises(Unreadable, match="default/playlist:lobby: offset 2 was tampered with"):
+    with pytest.raises(Unreadable, match="default/chat:lobby: offset 2 was tampered with"):
         await store.read(LOBBY, 0, 10)
     with pytest.raises(Unreadable, match="offset 2 was tampered with"):
         await store.page(LOBBY, None, None, 2)
@@ -100,7 +100,7 @@ async def test_a_row_of_another_tenant_opens_for_nobody(stage):
     await stage.execute(f"DELETE FROM publications WHERE room = {room(LOBBY)}")
     await stage.execute(f"UPDATE publications SET room = {room(LOBBY)} WHERE room = {room(FOREIGN)}")
     with pytest.raises(
-        Unreadable, match=r"default/playlist:lobby: offset 1 cannot be read: data key .* of tenant"
+        Unreadable, match=r"default/chat:lobby: offset 1 cannot be read: data key .* of tenant"
     ):
         await store.read(LOBBY, 0, 10)
 
@@ -175,7 +175,7 @@ async def test_a_recovery_over_an_unreadable_row_is_refused_and_the_join_is_not(
 async def test_a_page_over_an_unreadable_row_says_which_and_others_are_given(stage):
     broker = await talked(stage)
     stream = broker.open(LOBBY, CHAT, lambda push, offset: None)
-    with pytest.raises(Unreadable, match="default/playlist:lobby: offset 2 was tampered with"):
+    with pytest.raises(Unreadable, match="default/chat:lobby: offset 2 was tampered with"):
         await get(stream.history(None, None, 10))
     page = await get(stream.history(None, 2, 10))
     assert len(page.messages) == 1

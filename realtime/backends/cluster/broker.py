@@ -144,6 +144,12 @@ class RedisBroker:
         """Publish to a room whether or not anybody here is in it, as `Broker.publish`."""
         return self._writer(room, kind).publish(type, sender, content, terms)
 
+    def signal(self, room: RoomId, kind: RoomKind, push: bytes) -> None:
+        """Give one push to who is there now, whether or not anybody here is, as `Broker.signal`."""
+        writer = self._writer(room, kind)
+        writer.signal(push)
+        self.rest(writer)
+
     async def expunge(self, room: RoomId, kind: RoomKind, upto: int) -> None:
         """Without a store Redis has all that there is, and keeps it; `KeepingBroker` has one."""
 

@@ -107,6 +107,10 @@ class KeepingBroker:
         order = partial(self.ordering.order, room, kind)
         return self.keep(room, kind, order, type, sender, content, terms)
 
+    def signal(self, room: RoomId, kind: RoomKind, push: bytes) -> None:
+        """Give one push to who is there now, as `Broker.signal`."""
+        self.ordering.signal(room, kind, push)
+
     async def expunge(self, room: RoomId, kind: RoomKind, upto: int) -> None:
         """Have Redis forget what the room published up to offset `upto`, as `Broker.expunge`.
 

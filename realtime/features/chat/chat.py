@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 from realtime.core.services import Gate, Services
@@ -17,6 +17,7 @@ from realtime.features.chat.search.search import Search
 from realtime.features.chat.signs.signs import Signs
 from realtime.features.chat.words.words import Words
 from realtime.ids import RoomId
+from realtime.policy import Policy
 
 if TYPE_CHECKING:
     from realtime.core.core import Core
@@ -57,6 +58,10 @@ class Chat:
     def gates(self) -> Mapping[str, Gate]:
         """Who may be in chat rooms."""
         return {KIND: self.rooms.admits}
+
+    def prepare(self, policy: Policy) -> Callable[[], None]:
+        """As `Running.prepare`."""
+        return self.order.prepare(policy)
 
     def tick(self) -> None:
         """As `Running.tick`."""

@@ -6,6 +6,7 @@ one that is lower than another of the same millisecond that it gave before.
 
 from __future__ import annotations
 
+import random
 import secrets
 from typing import Final
 
@@ -22,12 +23,14 @@ class Ids:
     """Gives ids."""
 
     def __init__(self) -> None:
+        # An id need not be hard to guess, and random bits of the kernel may cost a syscall each.
+        self._bits = random.Random(secrets.randbits(128)).getrandbits
         self._last: dict[int, int] = {}  # by millisecond, of the newest few
 
     def new(self, at_ms: int) -> int:
         """Return the id of something that is of `at_ms` (AT_MS_MIN to AT_MS_MAX)."""
         id = self._last.get(at_ms)
-        id = (at_ms << RANDOM_BITS | secrets.randbits(RANDOM_BITS - 1)) if id is None else id + 1
+        id = (at_ms << RANDOM_BITS | self._bits(RANDOM_BITS - 1)) if id is None else id + 1
         if len(self._last) >= 10_000:
             del self._last[next(iter(self._last))]
         self._last[at_ms] = id

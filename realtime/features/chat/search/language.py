@@ -21,8 +21,8 @@ _SMALL_WORDS: Final[Mapping[str, str]] = {
     "de": "der die das und ist nicht ich du er sie es wir ihr ein eine einen einem einer zu mit auf für von "
     "dem den des in was wie wo aber auch noch nur schon wenn dann oder bei nach aus mir mich dir dich "
     "kann habe hat sind war wird keine kein ja nein danke bitte sehr hier gibt doch mal so als",
-    "fr": "le la les un une des et est pas je tu il elle nous vous ils que qui dans pour sur avec ce cette au "
-    "aux du de en ne se sont mais ou où donc plus très bien oui non merci bonjour c'est j'ai mon ton "
+    "fr": "le la les un une des et est pas je tu il elle nous vous ils que qui dans pour sur avec ce cette "
+    "au aux du de en ne se sont mais ou où donc plus très bien oui non merci bonjour c'est j'ai mon ton "
     "son suis fait",
     "es": "el la los las un una y es no yo tú él que en de del por para con se lo como más pero muy sí "
     "gracias hola está están son mi su al cuando donde porque qué hay esto este esta todo ya también "

@@ -32,7 +32,7 @@ class SentKeys:
         known = self._answers.get(_key(command))
         if known is None or known[0] + self._window_s <= self._clock.monotonic():
             return None
-        again = Pending[bytes]()
+        again: Pending[bytes] = Pending()
         known[1].then(partial(_repeat, again))
         return again
 

@@ -7,6 +7,7 @@ does.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -50,6 +51,12 @@ _drafts = msgspec.json.Decoder(Draft)
 _due = msgspec.json.Decoder(Due)
 
 
+TURN_MESSAGES: Final = 64
+"""Messages that are sent in one turn, before others have theirs."""
+
+Queue = deque[tuple[Command, Pending[bytes]]]
+
+
 class Made(NamedTuple):
     """A message that may be published; without an `id` it is sealed, and nobody reads it here."""
 
@@ -69,7 +76,7 @@ class Words(Part):
         self.mentions = Mentions(chat)
         self._keys = SentKeys(self.clock, self.settings.recovery_window_s)
         self._newest: dict[RoomId, int] = {}  # the last id of each room, oldest first
-        self._waiting: dict[RoomId, int] = {}  # how many messages wait for their turn, or have it
+        self._waiting: dict[RoomId, Queue] = {}  # what waits for its turn, or has it
         self._sent = 0
 
     # -- chat_message ---------------------------------------------------------------------------------------
@@ -91,23 +98,43 @@ class Words(Part):
                 made = self._made_at_once(command, owned, standing)
                 if made is not None:
                     return self._publish(command, made, standing)
-        self._waiting[room] = self._waiting.get(room, 0) + 1
-        return self._send_in_turn(command)
+        answer: Pending[bytes] = Pending()
+        waiting = self._waiting.get(room)
+        if waiting is None:
+            waiting = self._waiting[room] = deque()
+            self.chat.services.spawn(self._work_off(room, waiting))
+        waiting.append((command, answer))
+        return answer
 
-    async def _send_in_turn(self, command: Command) -> bytes:
-        room = command.room
+    async def _work_off(self, room: RoomId, waiting: Queue) -> None:
+        """Send what waits in a room, in its order, until nothing does."""
         try:
-            async with self.chat.rooms.turn(room) as owned:
-                standing = await self.chat.rooms.standing(room, command.identity.user)
-                made = await self._made(command, owned, standing)
-                outcome = self._publish(command, made, standing)
+            while waiting:
+                async with self.chat.rooms.turn(room) as owned:
+                    for _ in range(min(len(waiting), TURN_MESSAGES)):
+                        command, answer = waiting[0]
+                        await self._send_in_turn(command, owned, answer)
+                        waiting.popleft()
+        except Exception as error:  # the tables gave no answer, say
+            for _, answer in waiting:
+                answer.settle(error)
         finally:
-            left = self._waiting.get(room, 1) - 1
-            if left:
-                self._waiting[room] = left
-            else:
-                self._waiting.pop(room, None)
-        return outcome if isinstance(outcome, bytes) else await outcome
+            del self._waiting[room]
+
+    async def _send_in_turn(self, command: Command, owned: Owned, answer: Pending[bytes]) -> None:
+        try:
+            standing = await self.chat.rooms.standing(command.room, command.identity.user)
+            made = await self._made(command, owned, standing)
+            outcome = self._publish(command, made, standing)
+        except Exception as error:  # it is this message's alone
+            answer.settle(error)
+            return
+        if isinstance(outcome, Pending):
+            outcome.then(answer.settle)
+        elif isinstance(outcome, bytes):
+            answer.settle(outcome)
+        else:
+            self.chat.services.spawn(_settle_by(outcome, answer))
 
     def _made_at_once(self, command: Command, owned: Owned, standing: Standing) -> Made | None:
         """Return a message that nothing has to be looked up for, else None."""
@@ -186,9 +213,10 @@ class Words(Part):
         receipt = command.publish(MESSAGE, made.content, key=command.key)
         standing.sent_ms = self.chat.rooms.now_ms
         self._sent += 1
+        self.chat.signs.said(command.room, command.identity.user)
         if isinstance(receipt, tuple) or not isinstance(receipt, Pending):
             return self._answered(command, made, receipt)
-        answer = Pending[bytes]()
+        answer: Pending[bytes] = Pending()
         if command.key is not None:
             self._keys.add(command, answer)
         receipt.then(partial(self._settle, command, made, answer))
@@ -201,18 +229,10 @@ class Words(Part):
             self._keys.forget(command)
             answer.settle(outcome)
         elif outcome[2]:
-            self.chat.services.spawn(self._settle_again(command, made, answer, outcome))
+            self.chat.services.spawn(_settle_by(self._first_answer(command, made, outcome), answer))
         else:
             self._tell(command, made)
             answer.settle(_placed(outcome, made.id))
-
-    async def _settle_again(
-        self, command: Command, made: Made, answer: Pending[bytes], receipt: Receipt
-    ) -> None:
-        try:
-            answer.settle(await self._first_answer(command, made, receipt))
-        except Exception as error:  # whoever waits for it is told
-            answer.settle(error)
 
     async def _answered(self, command: Command, made: Made, receipt: Receipt | Awaitable[Receipt]) -> bytes:
         place = receipt if isinstance(receipt, tuple) else await receipt
@@ -319,12 +339,19 @@ class Words(Part):
         """As `Part.stats`."""
         return {
             "chat_messages_total": self._sent,
-            "chat_messages_waiting": sum(self._waiting.values()),
+            "chat_messages_waiting": sum(map(len, self._waiting.values())),
             "chat_mentions_told_total": self.mentions.told,
             "chat_scheduled_sent_total": self.scheduler.sent,
             "chat_expired_total": self.scheduler.expired,
             "chat_imported_total": self.importer.imported,
         }
+
+
+async def _settle_by(outcome: Awaitable[bytes], answer: Pending[bytes]) -> None:
+    try:
+        answer.settle(await outcome)
+    except Exception as error:  # whoever waits for it is told
+        answer.settle(error)
 
 
 def _placed(receipt: Receipt, id: int | None) -> bytes:

@@ -15,7 +15,8 @@ CREATE TABLE chat_messages (
     deleted_ms bigint NOT NULL DEFAULT 0,
     hidden_ms  bigint NOT NULL DEFAULT 0,
     expires_ms bigint,
-    PRIMARY KEY (room, id)
+    -- With all that unread messages are counted by: of 200 rooms with 1,000 each 100 ms, and 1,000 where rows are read.
+    PRIMARY KEY (room, id) INCLUDE (sender, deleted_ms, hidden_ms)
 );
 CREATE INDEX chat_messages_by_offset ON chat_messages (room, "offset");
 CREATE INDEX chat_messages_of_thread ON chat_messages (room, thread, id) WHERE thread IS NOT NULL;

@@ -16,8 +16,8 @@ CREATE TABLE chat_messages (
     hidden_ms  INTEGER NOT NULL DEFAULT 0,
     expires_ms INTEGER
 );
--- With the id, which every index has at its end.
-CREATE INDEX chat_messages_by_room ON chat_messages (room);
+-- With all that unread messages are counted by: of 200 rooms with 1,000 each 76 ms, and 620 where rows are read.
+CREATE INDEX chat_messages_by_room ON chat_messages (room, id, sender, deleted_ms, hidden_ms);
 CREATE INDEX chat_messages_by_offset ON chat_messages (room, "offset");
 CREATE INDEX chat_messages_of_thread ON chat_messages (room, thread) WHERE thread IS NOT NULL;
 CREATE INDEX chat_messages_expiring ON chat_messages (expires_ms) WHERE expires_ms IS NOT NULL AND deleted_ms = 0;
@@ -76,33 +76,45 @@ CREATE INDEX chat_scheduled_of ON chat_scheduled (tenant, user_id, at_ms);
 -- is of other features, which costs them one comparison a row. What cannot be a message (no JSON, no id of 19 digits,
 -- text that SQLite cannot hold: U+0000, lone surrogates) is passed over: nothing here may fail, or what is published
 -- would not be kept. In escaped text `\\` goes first, so that `\\u0000` is not taken for a `\u0000`.
---   X'7B2274797065223A22636861745F' is {"type":"chat_ and what follows it the rest of the type.
+-- In hexadecimal: {"type":"chat_message","room":"chat: and so on, and the names of keys that few have.
 CREATE TRIGGER chat_message_kept AFTER INSERT ON publications
-WHEN substr(NEW.push, 1, 22) = X'7B2274797065223A22636861745F6D65737361676522'
-    AND json_valid(CAST(NEW.push AS TEXT))
-    AND replace(CAST(NEW.push AS TEXT), '\\', '') NOT GLOB '*\u[dD][89a-fA-F]*'
-    AND instr(replace(CAST(NEW.push AS TEXT), '\\', ''), '\u0000') = 0
-    AND json_type(CAST(NEW.push AS TEXT), '$.content.id') = 'text'
-    AND length(json_extract(CAST(NEW.push AS TEXT), '$.content.id')) = 19
-    AND json_extract(CAST(NEW.push AS TEXT), '$.content.id') NOT GLOB '*[^0-9]*'
-    AND json_extract(CAST(NEW.push AS TEXT), '$.content.id') <= '9223372036854775807'
-    AND json_type(CAST(NEW.push AS TEXT), '$.content.text') = 'text'
-    AND (SELECT name FROM rooms WHERE id = NEW.room) GLOB 'chat:*'
+WHEN substr(NEW.push, 1, 36) = X'7B2274797065223A22636861745F6D657373616765222C22726F6F6D223A22636861743A'
 BEGIN
     INSERT OR IGNORE INTO chat_messages (id, room, "offset", epoch, sender, text, lang, thread, content, expires_ms)
-    SELECT CAST(json_extract(p, '$.content.id') AS INTEGER), NEW.room, NEW."offset", NEW.epoch,
-        json_extract(p, '$.from'), json_extract(p, '$.content.text'), coalesce(json_extract(p, '$.content.lang'), ''),
+    SELECT CAST(id AS INTEGER), NEW.room, NEW."offset", NEW.epoch, json_extract(p, '$.from'),
+        json_extract(p, '$.content.text'), coalesce(json_extract(p, '$.content.lang'), ''),
         nullif(CAST(json_extract(p, '$.content.thread') AS INTEGER), 0), json_extract(p, '$.content'),
         CAST(round((julianday(json_extract(p, '$.content.expires_at')) - 2440587.5) * 86400000) AS INTEGER)
-    FROM (SELECT CAST(NEW.push AS TEXT) AS p);
-    DELETE FROM chat_scheduled WHERE id = CAST(json_extract(CAST(NEW.push AS TEXT), '$.content.scheduled') AS INTEGER);
+    FROM (
+        SELECT p, json_extract(p, '$.content.id') AS id
+        FROM (SELECT CAST(NEW.push AS TEXT) AS p LIMIT 1)
+        WHERE json_valid(p) AND json_type(p, '$.content.text') = 'text'
+            AND (instr(p, '\u') = 0 OR replace(p, '\\', '') NOT GLOB '*\u[dD][89a-fA-F]*'
+                AND instr(replace(p, '\\', ''), '\u0000') = 0)
+        LIMIT 1
+    )
+    WHERE typeof(id) = 'text' AND length(id) = 19 AND id NOT GLOB '*[^0-9]*' AND id <= '9223372036854775807';
+    INSERT OR IGNORE INTO chat_mentions (room, user_id, message)
+    SELECT m.room, value, m.id FROM chat_messages m, json_each(m.content, '$.mentions')
+    WHERE instr(NEW.push, X'226D656E74696F6E7322') AND type = 'text' AND m.room = NEW.room AND m."offset" = NEW."offset"
+        AND m.epoch = NEW.epoch;
+    INSERT OR IGNORE INTO chat_mentions (room, user_id, message)
+    SELECT m.room, '', m.id FROM chat_messages m
+    WHERE instr(NEW.push, X'226865726522') AND json_type(m.content, '$.here') = 'true' AND m.room = NEW.room
+        AND m."offset" = NEW."offset" AND m.epoch = NEW.epoch;
+    DELETE FROM chat_scheduled WHERE instr(NEW.push, X'227363686564756C656422') AND id = (
+        SELECT CAST(json_extract(m.content, '$.scheduled') AS INTEGER) FROM chat_messages m
+        WHERE m.room = NEW.room AND m."offset" = NEW."offset" AND m.epoch = NEW.epoch);
 END;
 
 -- What becomes of messages: it speaks of those that were published before it.
 CREATE TRIGGER chat_change_kept AFTER INSERT ON publications
 WHEN substr(NEW.push, 1, 14) = X'7B2274797065223A22636861745F'
-    AND (substr(NEW.push, 15, 5) = X'6564697422' OR substr(NEW.push, 15, 7) = X'64656C65746522'
-        OR substr(NEW.push, 15, 6) = X'726561637422' OR substr(NEW.push, 15, 4) = X'70696E22')
+    AND substr(NEW.push, 15, 3) <> X'6D6573'
+    AND (substr(NEW.push, 15, 19) = X'65646974222C22726F6F6D223A22636861743A'
+        OR substr(NEW.push, 15, 21) = X'64656C657465222C22726F6F6D223A22636861743A'
+        OR substr(NEW.push, 15, 20) = X'7265616374222C22726F6F6D223A22636861743A'
+        OR substr(NEW.push, 15, 18) = X'70696E222C22726F6F6D223A22636861743A')
     AND json_valid(CAST(NEW.push AS TEXT))
     AND replace(CAST(NEW.push AS TEXT), '\\', '') NOT GLOB '*\u[dD][89a-fA-F]*'
     AND instr(replace(CAST(NEW.push AS TEXT), '\\', ''), '\u0000') = 0
@@ -146,18 +158,9 @@ BEGIN
         AND message = CAST(json_extract(CAST(NEW.push AS TEXT), '$.content.id') AS INTEGER);
 END;
 
-CREATE TRIGGER chat_mentions_said AFTER INSERT ON chat_messages
-WHEN instr(NEW.content, '"mentions":') OR instr(NEW.content, '"here":')
-BEGIN
-    INSERT OR IGNORE INTO chat_mentions (room, user_id, message)
-    SELECT NEW.room, value, NEW.id FROM json_each(NEW.content, '$.mentions') WHERE type = 'text';
-    INSERT OR IGNORE INTO chat_mentions (room, user_id, message)
-    SELECT NEW.room, '', NEW.id WHERE json_type(NEW.content, '$.here') = 'true';
-END;
-
 CREATE TRIGGER chat_mentions_edited AFTER UPDATE OF content ON chat_messages
-WHEN instr(NEW.content, '"mentions":') OR instr(NEW.content, '"here":')
-    OR instr(OLD.content, '"mentions":') OR instr(OLD.content, '"here":')
+WHEN instr(NEW.content, '"mentions"') OR instr(NEW.content, '"here"')
+    OR instr(OLD.content, '"mentions"') OR instr(OLD.content, '"here"')
 BEGIN
     DELETE FROM chat_mentions WHERE room = NEW.room AND message = NEW.id;
     INSERT OR IGNORE INTO chat_mentions (room, user_id, message)
