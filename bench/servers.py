@@ -168,7 +168,7 @@ def publish_ack(room: str, type_: str) -> Traffic:
     """Publishes to `room`, a template that gives each sender its own, each answered by its ack."""
     return Traffic(
         "/ws/u%d",
-        message=f'{{"type":"{type_}","id":"%m","room":"{room}","content":{{"text":"%P"}}}}',
+        message=f'{{"type":"{type_}","id":"%m","room":"{room}","content":{{"pad":"%P"}}}}',
         init=f'{{"type":"join","id":1,"room":"{room}"}}',
         ready="joined",
     )
