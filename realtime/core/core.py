@@ -28,7 +28,7 @@ from realtime.core.contents import decode
 from realtime.core.contracts import Broker, Clock, Connection, Sockets
 from realtime.core.control import Control
 from realtime.core.doors import Doors
-from realtime.core.entry import Entry, Greet
+from realtime.core.entry import ConnectionWatcher, Entry, Greet
 from realtime.core.feature import MessageType
 from realtime.core.forgetting import Forgetting
 from realtime.core.headcount import Headcount
@@ -120,40 +120,25 @@ class Core:
         stage = router, self._membership, tenants, users, clock, limits
         tokens = authenticator, greet, revoked, whereabouts, self.token_audit, token_warning_s
         self._entry = Entry(*stage, *tokens, self.quotas, refusals, headcount)
-        self._owners = Owners(
-            self,
-            catalog,
-            cluster,
-            clock,
-            publisher.permit,
-            publisher.publish_to,
-            self._membership.visit,
-            spawn,
-        )
+        ways = publisher.permit, publisher.publish_to, self._membership.visit
+        self._owners = Owners(self, catalog, cluster, clock, *ways, spawn)
         queries = Queries(self._membership, fanout, limits)
-        # One object each, by which the relay knows them: every `publisher.publish` would be another.
-        publish = self._publish = publisher.publish
-        self.signal_as_sent = publisher.signal
-        self.permit = publisher.permit  # (session, envelope), for features: the room that it may be sent to
+        # One object each, by which the relay knows them: every `publisher.publish` would be another. They
+        # take (session, envelope); features publish after they have checked, and `permit` gives the room.
+        self.publish = publish = self._publish = publisher.publish
+        self.signal_as_sent, self.permit = publisher.signal, publisher.permit
         ping = queries.ping
         bounds = limits.messages_per_frame, limits.content_bytes
         # (state, payload), for each message of a connection
         self.receive = Relay(router, fanout, publish, ping, on_stranger, *bounds).receive
-        self.publish = publish  # (session, envelope), for features that publish after they have checked
         self.fail = self._router.fail  # (session, message, error), for what the edge does not let through
         outside = catalog, self._membership, publisher.publish_to, cluster, limits
         self._outside = Outside(*outside, self._order_from_outside)
         self.notifications = NotificationManager(users, fanout, limits, cluster, whereabouts)
         self.signals = Signals(broker, fanout, catalog, self._membership, users, cluster, whereabouts)
-        self.watch_connections = self._entry.watch  # for features: who comes and goes
         self.control = self._make_control(users, fanout, revoked, revocations, clock)
         self._open_counts(users, headcount)
-        self.admission = Admission(self._membership, users, cluster, clock, spawn, FORBIDDEN)
-        forgetting = self._forgetting = Forgetting(catalog, broker, cluster, clock, spawn)
-        self.forget_history = forgetting.forget  # (room, upto), for features that change what is stored
-        self.membership = self._membership  # for features: rooms that are live here, and rights in them
-        self.running: dict[str, Running] = {}
-        self._open_features(services)
+        self._open_features(services, users, clock)
         self._entry.open(self._handlers(queries, ping))
         cluster.watch(self._owners.on_change)
 
@@ -174,6 +159,10 @@ class Core:
     def limit_addresses(self, crowd: Crowd) -> None:
         """Hold the messages of all connections of an address together, too, to what `crowd` says."""
         self._router.meters.crowd = crowd
+
+    def watch_connections(self, watcher: ConnectionWatcher) -> None:
+        """Let a feature know of each connection that is admitted, silent ones too, and when it is gone."""
+        self._entry.watch(watcher)
 
     def release(self, identity: Identity, number: int = 0) -> None:
         """Give back an admission that no session was made of."""
@@ -320,7 +309,14 @@ class Core:
             **{limit: count for (whose, limit), count in self._quota_refusals.counts.items() if whose == id},
         }
 
-    def _open_features(self, services: Services | None) -> None:
+    def _open_features(self, services: Services | None, users: Users, clock: Clock) -> None:
+        """Make what features ask the core for, and open those that run here."""
+        membership, cluster, spawn = self._membership, self.cluster, self._spawn
+        self.membership = membership  # rooms that are live here, and rights in them
+        self.admission = Admission(membership, users, cluster, clock, spawn, FORBIDDEN)
+        self._forgetting = Forgetting(self.catalog, self._broker, cluster, clock, spawn)
+        self.forget_history = self._forgetting.forget  # (room, upto), after what is stored has changed
+        self.running: dict[str, Running] = {}
         if services is None:
             return
         for feature in self.catalog.features:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
@@ -17,7 +17,6 @@ from realtime.core.limits import Allowances, Limits, whole
 from realtime.core.membership import Membership
 from realtime.core.quotas import CONNECTIONS, QuotaBook, QuotaRefusals
 from realtime.core.revocations import Revoked
-from realtime.core.room import Room
 from realtime.core.router import Router, error_reason
 from realtime.core.session import NO_HANDLERS, Handlers, Session
 from realtime.core.tenant import Tenants
@@ -39,8 +38,8 @@ from realtime.protocol.session import State
 Greet = Callable[[int, Identity], bytes]
 """Makes the whole `connected` for a connection by its number, as JSON, without an id."""
 
-ConnectionWatcher = Callable[[Identity, bool, Collection[Room]], None]
-"""Takes (whose, whether it came, the rooms that it was in). Of a silent connection too."""
+ConnectionWatcher = Callable[[Identity, bool], None]
+"""Takes (whose, whether it came; else it is gone)."""
 
 log: Final = logging.getLogger("realtime.core")
 
@@ -124,9 +123,9 @@ class Entry:
         """Let `watcher` know of each connection that is admitted, and once when it is gone."""
         self._watchers.append(watcher)
 
-    def release(self, identity: Identity, number: int = 0, rooms: Collection[Room] = ()) -> None:
-        """Forget an admitted connection of `identity`, which is gone; `rooms` are those it was in."""
-        self._tell(identity, came=False, rooms=rooms)
+    def release(self, identity: Identity, number: int = 0) -> None:
+        """Forget an admitted connection of `identity`, which is gone."""
+        self._tell(identity, came=False)
         if number:
             if self._whereabouts is not None:
                 self._whereabouts.left(identity.tenant, identity.user, number)
@@ -171,12 +170,11 @@ class Entry:
         """End the session of a connection that is gone; `for_good` where its user is not to come back."""
         session.move(State.CLOSED)
         self.sessions -= 1
-        rooms = session.rooms
         self._membership.leave_all(session, lingers=not for_good)
         if session.identity is not None:
             self.allowances.release(session.allowance)
             self._ends.forget(session, session.identity)
-            self.release(session.identity, session.connection.id, rooms)
+            self.release(session.identity, session.connection.id)
 
     def authenticate(
         self, user: UserId | None, session: Session, message: Envelope
@@ -226,10 +224,10 @@ class Entry:
             raise
         return None
 
-    def _tell(self, identity: Identity, *, came: bool, rooms: Collection[Room] = ()) -> None:
+    def _tell(self, identity: Identity, *, came: bool) -> None:
         for watcher in self._watchers:
             try:
-                watcher(identity, came, rooms)
+                watcher(identity, came)
             except Exception:  # whatever it is, it is a feature's alone
                 log.exception("a feature failed over a connection that came or went")
 

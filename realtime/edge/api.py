@@ -6,11 +6,15 @@ It has no rooms and no database, so there may be as many as one likes, behind a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import signal
 import socket
 from collections.abc import Mapping
 from typing import Any, Final
+
+import uvloop
 
 from realtime import __version__
 from realtime.core.blobs import Blobs
@@ -28,6 +32,7 @@ from realtime.settings import Settings
 
 log: Final = logging.getLogger("realtime.edge")
 
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 PROBE: Final = "probe"
 PROBE_TIMEOUT_S: Final = 5.0
 KEEP_ALIVE_S: Final = 30
@@ -73,9 +78,7 @@ class Api:
             return _told({"ok": ok, "checks": {"files": "ok" if ok else "failing"}}, 200 if ok else 503)
         if path == "/metrics" and self._settings.tells_all:
             stats = {name: value for app in self._apps.values() for name, value in app.stats().items()}
-            body = metrics.render(
-                api_metrics({**stats, "chat_files_ok": int(self._blobs.ok)}), {"node": self._node}
-            )
+            body = metrics.render(api_metrics({**stats, "chat_files_ok": int(self._blobs.ok)}), {})
             return 200, metrics.CONTENT_TYPE.encode(), body
         return 404, b"text/plain; charset=utf-8", b"not found\n"
 
@@ -130,7 +133,6 @@ def serve(loaded: Loaded) -> int:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        loop="uvloop",
         h11_max_incomplete_event_size=settings.max_head_bytes,
         limit_concurrency=CONNECTIONS_MAX,
         timeout_keep_alive=KEEP_ALIVE_S,
@@ -140,12 +142,23 @@ def serve(loaded: Loaded) -> int:
         f"realtime {__version__}: {listener.url(settings, listening)}/ takes and gives attachments",
         flush=True,
     )
-    _server(uvicorn, config, api).run(sockets=[listening])
+    uvloop.run(_run(_server(uvicorn, config, api), listening))
     return 0
+
+
+async def _run(server: Any, listening: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    for each in STOP_SIGNALS:
+        loop.add_signal_handler(each, server.handle_exit, each, None)
+    await server.serve(sockets=[listening])
 
 
 def _server(uvicorn: Any, config: Any, api: Api) -> Any:
     class Server(uvicorn.Server):  # type: ignore[misc]
+        def capture_signals(self) -> contextlib.AbstractContextManager[None]:
+            """Leave them to `_run`: uvicorn's own ends by the signal, as if it had not been heeded."""
+            return contextlib.nullcontext()
+
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             """End what is going on first: nobody would wait for an upload of hours."""
             api.close()

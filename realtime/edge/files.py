@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger("realtime.edge")
 
 AUTO: Final = "auto"
+NEEDED: Final = ("PIL", "puremagic", "uvicorn")
 SECRET_BYTES: Final = 32
 
 
@@ -57,6 +59,21 @@ def open_blobs(settings: Settings) -> Blobs | None:
     return None if path is None else DirectoryBlobs(path)
 
 
+def finding(settings: Settings) -> str:
+    """Say where attachments would be kept; nothing is made.
+
+    Raises:
+        StartupError: as `open_blobs`.
+    """
+    if open_blobs(settings) is None:
+        return "none are kept"
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"none are kept: {', '.join(missing)} not installed (pip install 'realtime[chat]')"
+    where = f"in bucket {settings.s3_bucket}" if settings.s3_bucket else f"in {files_path(settings)}"
+    return f"{where}, over HTTP {f'by {settings.chat_files_url}' if settings.chat_files_url else 'here'}"
+
+
 def open_apps(features: Sequence[Feature], services: WebServices) -> dict[str, WebApp]:
     """Return the HTTP sides of features, by the paths that they are under. Raises ImportError."""
     return {each.web.under: each.web.open(services) for each in features if each.web is not None}
@@ -69,9 +86,13 @@ class Paths:
         self.apps = apps
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Give a request to whom its path belongs. Only what begins by one of them comes here."""
-        app = next(app for under, app in self.apps.items() if scope["path"].startswith(under))
-        await app(scope, receive, send)
+        """Give a request to whom its path belongs."""
+        app = next((app for under, app in self.apps.items() if scope["path"].startswith(under)), None)
+        if app is not None:
+            await app(scope, receive, send)
+        elif scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 404, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
 
 
 class WorkerFiles:
@@ -82,12 +103,14 @@ class WorkerFiles:
         self.blobs = open_blobs(settings)
         self.factory: AsgiFactory | None = None
         self._apps: dict[str, WebApp] = {}
+        self.app = Paths({})
         if self.blobs is None:
             return
         services = WebServices(settings=settings, clock=clock, blobs=self.blobs, url_secret=self.url_secret)
         try:
             apps = open_apps(features, services)
-            factory = AsgiFactory(Paths(apps), lifespan=False)
+            app = Paths(apps)
+            factory = AsgiFactory(app, lifespan=False)
         except ImportError as error:
             named = bool(settings.s3_bucket) or settings.chat_files_path != AUTO
             log.log(
@@ -98,7 +121,7 @@ class WorkerFiles:
             self.blobs = None
             return
         if not settings.chat_files_url:  # else `realtime api` has them
-            self._apps, self.factory = apps, factory
+            self._apps, self.app, self.factory = apps, app, factory
 
     @property
     def under(self) -> tuple[str, ...]:

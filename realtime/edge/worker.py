@@ -390,6 +390,7 @@ class Worker:
             Routes({**pages, **told}, under=under),
             fallback=None if self.files is None else self.files.factory,
             fallback_under=() if self.files is None else self.files.under,
+            files_origin="/".join(settings.chat_files_url.split("/")[:3]),
             admin_routes=Routes({**pages, **self._system_routes(True)}, under=under),
             hsts_s=0 if settings.loopback else settings.tls_hsts_s,
             request_timeout_s=settings.handshake_timeout_s,

@@ -90,7 +90,7 @@ def tape(rng: random.Random, length: int) -> list[Act]:
 def content_of(type: str, text: str) -> Any:
     """Return a content for a feature's message that says `text`."""
     if type in chat.SAMPLES:
-        return chat.sample(type, text)
+        return chat.sample(type, chat.About(text=text))[0]
     assert CATALOG.messages[type].content is None, f"a sample for {type}"
     return {"text": text}
 

@@ -14,21 +14,20 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 from tusclient.client import TusClient
-from websockets.asyncio.client import connect
 
-from tests.edge.peer import PATIENCE_S, ask, get, metric, receive
+from tests.edge.peer import get, metric
 from tests.features.chat.uploader import (
     PATCH,
+    SECRET,
     TUS,
     begin_patch,
     http_ask,
     offset_of,
     patch,
+    peer,
     picture,
+    until,
 )
-
-ROOM = "chat:lobby"
-SECRET = "a secret of thirty-two bytes, at least"
 
 
 @pytest_asyncio.fixture(params=["sqlite", "postgres"])
@@ -47,72 +46,6 @@ def one(serve, tmp_path):
     """Start servers on SQLite, where the store does not matter."""
     settings = {"chat_url_secret": SECRET, "sqlite_path": str(tmp_path / "rooms.sqlite")}
     return lambda **more: serve(**settings | more)
-
-
-class Peer:
-    """Somebody in a room."""
-
-    def __init__(self, server, ws, room):
-        self.server, self.ws, self.room = server, ws, room
-        self.number = 0
-
-    async def ask(self, command, /, room=None, **content):
-        self.number += 1
-        return await ask(self.ws, type=command, id=self.number, room=room or self.room, content=content)
-
-    async def begin(self, name="a.bin", content=b"hello", **more):
-        """Ask for an upload; return (id, url)."""
-        answer = await self.ask("chat_upload", name=name, bytes=len(content), **more)
-        assert answer["type"] == "ack", answer
-        found = answer["content"]
-        return found["id"], urllib.parse.urljoin(self.server.url, found["url"])
-
-    async def upload(self, name, content, **more):
-        """Upload all of it; return the id."""
-        id, url = await self.begin(name, content, **more)
-        status, headers, body = await asyncio.to_thread(patch, url, 0, content)
-        assert (status, headers["Upload-Offset"]) == (204, str(len(content))), (status, body)
-        return id
-
-    async def say(self, text, *attachments, **envelope):
-        """Send a message; return the content of its ack."""
-        self.number += 1
-        content = {"text": text, "attachments": list(attachments)}
-        answer = await ask(
-            self.ws, type="chat_message", id=self.number, room=self.room, content=content, **envelope
-        )
-        return answer["content"] if answer["type"] == "ack" else answer
-
-    async def heard(self):
-        """The next chat_message that comes."""
-        while True:
-            push = await receive(self.ws)
-            if push["type"] == "chat_message":
-                return push["content"]
-
-    async def link(self, id):
-        answer = await self.ask("chat_attachment", id=id)
-        assert answer["type"] == "ack", answer
-        found = answer["content"]
-        for name in ("url", "thumbnail"):
-            if name in found:
-                found[name] = urllib.parse.urljoin(self.server.url, found[name])
-        return found
-
-    async def refused(self, command, /, **content):
-        answer = await self.ask(command, **content)
-        assert answer["type"] == "error", answer
-        return answer["content"]
-
-
-@contextlib.asynccontextmanager
-async def peer(server, user="alice", room=ROOM):
-    async with connect(f"{server.ws_url}/{user}") as ws:
-        await receive(ws)
-        found = Peer(server, ws, room)
-        joined = await found.ask("join")
-        assert joined["type"] == "joined", joined
-        yield found
 
 
 async def test_a_file_goes_from_one_to_the_other(start):
@@ -179,10 +112,10 @@ async def reads_in_part(url, content, etag):
 
 async def test_an_upload_goes_on_after_kill_9(start):
     server = start()
-    content = os.urandom(9 * 1024 * 1024)  # more than a piece
+    content = os.urandom(10 * 1024 * 1024)  # more than a piece
     async with peer(server) as alice:
         id, url = await alice.begin("large.bin", content)
-        with begin_patch(url, 0, len(content), content[: 8 * 1024 * 1024 + 5]):
+        with begin_patch(url, 0, len(content), content[: 9 * 1024 * 1024]):
             await until(lambda: pieces_of(server) >= 1)
             server.kill()
     server.start()
@@ -194,13 +127,6 @@ async def test_an_upload_goes_on_after_kill_9(start):
         assert "offset" in await alice.say("after all", id)
         found = await alice.link(id)
         assert (await asyncio.to_thread(http_ask, found["url"]))[2] == content
-
-
-async def until(true):
-    """Wait for what somebody else does."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not await asyncio.to_thread(true):  # noqa: ASYNC110 - another process's state
-            await asyncio.sleep(0)
 
 
 def pieces_of(server):
@@ -520,3 +446,16 @@ async def test_the_url_of_an_upload_is_given_again_to_its_owner_alone(one):
         assert await asyncio.to_thread(offset_of, urllib.parse.urljoin(server.url, again["url"])) == 5
         assert (await bob.refused("chat_upload", id=id))["message"].startswith("you have no such upload")
         assert (await alice.refused("chat_upload", id=id, room="chat:other"))["name"] == "bad_message"
+
+
+async def test_uploads_that_were_ended_or_refused_take_no_place(start):
+    server = start(chat_uploads_open=2)
+    async with peer(server) as alice:
+        for _ in range(2):
+            _, url = await alice.begin("a.png", b"\x89PNG\r\n\x1a\n")
+            assert (await asyncio.to_thread(patch, url, 0, b"\x89PNG\r\n\x1a\n"))[0] == 422
+        for _ in range(2):
+            _, url = await alice.begin("a.txt", b"hello")
+        assert (await alice.refused("chat_upload", name="a", bytes=1))["limit"] == "chat_uploads_open"
+        assert (await asyncio.to_thread(http_ask, url, "DELETE", None, TUS))[0] == 204
+        await alice.begin("a.txt", b"hello")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from realtime import settings_chat
 from realtime.features.chat import FEATURE
 from realtime.features.chat.rules import NOTICE
+from realtime.settings import KNOBS
 from tests.core.world import World
 
 README = (Path(__file__).parents[3] / "realtime/features/chat/README.md").read_text()
@@ -72,7 +72,7 @@ def test_the_readme_names_every_message_and_no_other():
     told = set(re.findall(r"`(chat_\w+)`", README))
     types = {message.name for message in FEATURE.messages}
     known = {*types, *FEATURE.permissions, *FEATURE.room_keys, NOTICE}
-    knobs = set(settings_chat.ChatSettings.__annotations__)
+    knobs = set(KNOBS)
     assert types - told == set(), "the README does not tell of these"
     assert told - known - knobs == set(), "the README tells of what there is not"
 

@@ -94,11 +94,11 @@ def test_a_user_is_here_until_the_last_connection_goes():
     people, alice = People(), ("default", "alice")
     people.came(alice)
     people.came(alice)
-    assert people.went(alice, ["chat:a"], 1).connections == 1
+    assert people.went(alice, 1).connections == 1
     assert people.connected() == [alice]
-    last = people.went(alice, ["chat:b"], 2)
-    assert (last.connections, last.went_ms, list(last.rooms)) == (0, 2, ["chat:a", "chat:b"])
+    last = people.went(alice, 2)
+    assert (last.connections, last.went_ms) == (0, 2)
     assert people.connected() == []
-    assert people.went(alice, [], 3) is None
+    assert people.went(alice, 3) is None
     people.forget(alice)
     assert len(people) == 0

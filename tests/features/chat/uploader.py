@@ -1,5 +1,7 @@
 """What tests of attachments share: places that keep files, an S3 server, and a client that speaks tus."""
 
+import asyncio
+import contextlib
 import http.client
 import io
 import os
@@ -13,10 +15,13 @@ import urllib.request
 from collections.abc import AsyncIterator
 
 from PIL import Image
+from websockets.asyncio.client import connect
 
-from tests.edge.peer import PATIENCE_S
+from tests.edge.peer import PATIENCE_S, ask, receive
 
+ROOM = "chat:lobby"
 BUCKET = "files"
+SECRET = "a secret of thirty-two bytes, at least"
 TUS = {"Tus-Resumable": "1.0.0"}
 PATCH = TUS | {"Content-Type": "application/offset+octet-stream"}
 
@@ -119,3 +124,76 @@ def picture(form="JPEG", size=(64, 48), *, orientation=None, place=True, mode="R
     written = io.BytesIO()
     image.save(written, form, exif=exif, **options)
     return written.getvalue()
+
+
+async def until(true):
+    """Wait for what somebody else does."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not await asyncio.to_thread(true):  # noqa: ASYNC110 - another process's state
+            await asyncio.sleep(0)
+
+
+class Peer:
+    """Somebody in a room."""
+
+    def __init__(self, server, ws, room):
+        self.server, self.ws, self.room = server, ws, room
+        self.number = 0
+
+    async def ask(self, command, /, room=None, **content):
+        self.number += 1
+        return await ask(self.ws, type=command, id=self.number, room=room or self.room, content=content)
+
+    async def begin(self, name="a.bin", content=b"hello", **more):
+        """Ask for an upload; return (id, url)."""
+        answer = await self.ask("chat_upload", name=name, bytes=len(content), **more)
+        assert answer["type"] == "ack", answer
+        found = answer["content"]
+        return found["id"], urllib.parse.urljoin(self.server.url, found["url"])
+
+    async def upload(self, name, content, **more):
+        """Upload all of it; return the id."""
+        id, url = await self.begin(name, content, **more)
+        status, headers, body = await asyncio.to_thread(patch, url, 0, content)
+        assert (status, headers["Upload-Offset"]) == (204, str(len(content))), (status, body)
+        return id
+
+    async def say(self, text, *attachments, **envelope):
+        """Send a message; return the content of its ack."""
+        self.number += 1
+        content = {"text": text, "attachments": list(attachments)}
+        answer = await ask(
+            self.ws, type="chat_message", id=self.number, room=self.room, content=content, **envelope
+        )
+        return answer["content"] if answer["type"] == "ack" else answer
+
+    async def heard(self):
+        """The next chat_message that comes."""
+        while True:
+            push = await receive(self.ws)
+            if push["type"] == "chat_message":
+                return push["content"]
+
+    async def link(self, id):
+        answer = await self.ask("chat_attachment", id=id)
+        assert answer["type"] == "ack", answer
+        found = answer["content"]
+        for name in ("url", "thumbnail"):
+            if name in found:
+                found[name] = urllib.parse.urljoin(self.server.url, found[name])
+        return found
+
+    async def refused(self, command, /, **content):
+        answer = await self.ask(command, **content)
+        assert answer["type"] == "error", answer
+        return answer["content"]
+
+
+@contextlib.asynccontextmanager
+async def peer(server, user="alice", room=ROOM):
+    async with connect(f"{server.ws_url}/{user}") as ws:
+        await receive(ws)
+        found = Peer(server, ws, room)
+        joined = await found.ask("join")
+        assert joined["type"] == "joined", joined
+        yield found

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger("realtime.chat")
 
 EVERY_S: Final = 60.0
+BUSY_S: Final = 1.0  # while there is more than a round takes
 AT_ONCE: Final = 200
 LISTED_AT_ONCE: Final = 1000
 # How long after a row was last touched its file may be removed: longer than any transaction takes.
@@ -32,9 +33,13 @@ LISTED_GRACE_MS: Final = 60 * 60 * 1000
 # Its owner collects: one worker, and another one when that is gone.
 MARK: Final = RoomId(DEFAULT_TENANT, RoomName("chat:~files"))
 
+# What is in a message that is to be sent later waits for that.
 _UNSENT: Final = (
-    "UPDATE chat_files SET removed_ms = $1 WHERE id IN (SELECT id FROM chat_files WHERE message IS NULL "
-    "AND removed_ms = 0 AND expires_ms < $1 AND used_ms < $2 ORDER BY expires_ms LIMIT $3) RETURNING id"
+    "UPDATE chat_files SET removed_ms = $1 WHERE id IN (SELECT f.id FROM chat_files f "
+    "WHERE f.message IS NULL "
+    "AND f.removed_ms = 0 AND f.expires_ms < $1 AND f.used_ms < $2 AND NOT EXISTS (SELECT 1 FROM "
+    "chat_scheduled s WHERE s.tenant = f.tenant AND s.user_id = f.user_id AND s.room = f.room "
+    "AND s.draft LIKE '%\"' || f.id || '\"%') ORDER BY f.expires_ms LIMIT $3) RETURNING id"
 )
 _REMOVED: Final = (
     "SELECT id AS id, tenant AS tenant, room AS room FROM chat_files "
@@ -108,9 +113,13 @@ class Collector:
             Unavailable: the store, or what keeps the files, gives no answer; the next round goes on.
         """
         now_ms = self._chat.rooms.now_ms
-        await self._give_up_unsent(now_ms)
-        await self._drop_removed()
-        await self._delete_idle(now_ms)
+        full = [
+            await self._give_up_unsent(now_ms),
+            await self._drop_removed(),
+            await self._delete_idle(now_ms),
+        ]
+        if AT_ONCE in full:
+            self._due = self._chat.services.clock.monotonic() + BUSY_S
         await self._look_over(UPLOADS, now_ms)
         await self._look_over(FILES, now_ms)
         await self._blobs.tidy(now_ms - self._upload_ms)
@@ -119,12 +128,14 @@ class Collector:
     def _upload_ms(self) -> int:
         return self._chat.services.settings.chat_upload_s * 1000
 
-    async def _give_up_unsent(self, now_ms: int) -> None:
-        """What was begun, and is in no message when its time is over, counts as removed."""
+    async def _give_up_unsent(self, now_ms: int) -> int:
+        """What was begun, and is in no message when its time is over, counts as removed. Return how many."""
         unsent = Statement(_UNSENT, (now_ms, now_ms - self._upload_ms, AT_ONCE))
-        await self._chat.services.database.write(unsent)
+        (given_up,) = await self._chat.services.database.write(unsent)
+        return len(given_up)
 
-    async def _drop_removed(self) -> None:
+    async def _drop_removed(self) -> int:
+        """Forget what was removed, and is not held. Return how many were looked at."""
         database = self._chat.services.database
         found = await database.read(_REMOVED, self._removed_after, AT_ONCE)
         self._removed_after = found[-1][0] if len(found) == AT_ONCE else 0
@@ -136,14 +147,17 @@ class Collector:
             if not held[room]:
                 (dropped,) = await database.write(Statement(_DROP, (id,)))
                 self.rows += len(dropped)
+        return len(found)
 
-    async def _delete_idle(self, now_ms: int) -> None:
-        """Delete the files that no row refers to any more."""
+    async def _delete_idle(self, now_ms: int) -> int:
+        """Delete the files that no row refers to any more. Return how many were looked at."""
         database = self._chat.services.database
-        for folder, sha256 in await database.read(_IDLE, now_ms - GRACE_MS, AT_ONCE):
+        found = await database.read(_IDLE, now_ms - GRACE_MS, AT_ONCE)
+        for folder, sha256 in found:
             (going,) = await database.write(Statement(_GOING, (folder, sha256, now_ms - GRACE_MS)))
             if going:
                 await self._delete(folder, sha256)
+        return len(found)
 
     async def _delete(self, folder: str, sha256: str) -> None:
         await self._blobs.delete(file_key_in(folder, sha256))

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from realtime.core.blobs import Blobs
 from realtime.core.command import Command
@@ -21,13 +22,13 @@ from realtime.features.chat.asking import Answer, identity_of
 from realtime.features.chat.files import rows
 from realtime.features.chat.files.about import About, Shown, about_of, read_about
 from realtime.features.chat.files.collecting import Collector
-from realtime.features.chat.files.keys import file_key, tenant_key
+from realtime.features.chat.files.keys import GONE, file_key, tenant_key, upload_prefix
 from realtime.features.chat.files.names import clean_name
 from realtime.features.chat.files.rows import File, file_of
 from realtime.features.chat.files.tickets import FileTicket, Tickets, UploadTicket
 from realtime.features.chat.ids import DIGITS, text_of
 from realtime.features.chat.part import Part
-from realtime.features.chat.rooms.state import GONE, RoomState, check_send
+from realtime.features.chat.rooms.state import check_send
 from realtime.features.chat.rules import KIND
 from realtime.ids import RoomId, TenantId, UserId
 
@@ -92,7 +93,8 @@ class Files(Part):
             if await self._keep(file, now_ms):
                 self._begun += 1
                 return self._upload(file)
-            await self._check_quotas(room.tenant, user, bytes)
+            if not await self._forget_ended(room.tenant, user):
+                await self._check_quotas(room.tenant, user, bytes)
         raise Unavailable("the upload could not be begun; try again", retry_after_s=1.0)
 
     async def resume(self, session: Session, room: RoomId | None, id: str) -> Answer:
@@ -108,15 +110,13 @@ class Files(Part):
     async def _writable(self, session: Session, room: RoomId | None) -> RoomId:
         if room is None:
             raise BadMessage("say in which `room` the file is to be sent")
-        chat, identity = self.chat, identity_of(session)
+        chat = self.chat
+        look = await chat.rooms.look(session, room)
         rights = chat.core.membership.rights_in(session, chat.core.catalog.kinds[KIND], room.room)
-        if not rights.join or not await chat.rooms.admits(identity, room):
-            raise Forbidden(GONE)
         if "chat_message" not in rights.types:
             raise Forbidden("you may only read here")
-        found = await chat.rooms.find(room)
-        standing = await chat.rooms.read_standing(room, identity.user)
-        check_send(found or RoomState(number=0), standing, chat.rooms.now_ms)
+        # Slow mode is for messages: an upload may well be begun between two of them.
+        check_send(look.room, replace(look.standing, sent_ms=0), chat.rooms.now_ms)
         flags = chat.core.rules.of(room)
         if flags.end_to_end or flags.encrypted:
             raise Forbidden("this room is sealed, and attachments are not: it takes none")
@@ -136,6 +136,19 @@ class Files(Part):
             )
         )
         return bool(begun)
+
+    async def _forget_ended(self, tenant: TenantId, user: UserId) -> int:
+        """Forget the uploads of somebody that were ended, or refused for what they were: of that the blobs
+        alone know. Return how many there were.
+        """
+        ended = [
+            id
+            for (id,) in await self.database.read(rows.AWAITED, tenant, user)
+            if await self.blobs.stat(upload_prefix(tenant, text_of(id)) + GONE) is not None
+        ]
+        if ended:
+            await self.database.write(*(Statement(rows.FORGET, (id,)) for id in ended))
+        return len(ended)
 
     async def _check_quotas(self, tenant: TenantId, user: UserId, bytes: int) -> None:
         """Say which limit it is that an upload does not fit into."""

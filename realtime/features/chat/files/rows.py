@@ -30,6 +30,10 @@ OF_USER: Final = (
     "coalesce((SELECT bytes FROM chat_files_usage WHERE tenant = $1 AND user_id = ''), 0) AS everyone, "
     "(SELECT count(*) FROM chat_files WHERE tenant = $1 AND user_id = $2 AND used_ms = 0) AS awaited"
 )
+AWAITED: Final = (
+    "SELECT id AS id FROM chat_files WHERE tenant = $1 AND user_id = $2 AND used_ms = 0 LIMIT 1000"
+)
+FORGET: Final = "DELETE FROM chat_files WHERE id = $1 AND used_ms = 0 RETURNING id"
 _AGAIN: Final = (
     "INSERT INTO chat_files_usage (tenant, user_id, bytes) VALUES ($1, $2, 0) "
     "ON CONFLICT (tenant, user_id) DO UPDATE SET bytes = chat_files_usage.bytes"

@@ -105,7 +105,7 @@ class Tus:
         offset = exchange.number("upload-offset")
         if offset is None:
             raise BadMessage("Upload-Offset has to say where the bytes belong")
-        if len(self._turns) >= UPLOADS_MAX and ticket.id not in self._turns:
+        if len(self._turns) >= UPLOADS_MAX and _name(ticket) not in self._turns:
             raise Unavailable("as many uploads as may be are running; try again", retry_after_s=2.0)
         async with self._turn(ticket, exchange):
             found = await self._look(ticket)
@@ -161,23 +161,35 @@ class Tus:
     async def _turn(self, ticket: UploadTicket, exchange: Exchange) -> AsyncIterator[None]:
         """One request at a time over one upload. The next one ends the one before, whose connection may hang:
         what that has brought is kept first.
+
+        Raises:
+            Locked: the one before does not come to its end.
         """
-        name = f"{ticket.tenant} {ticket.id}"
+        name = _name(ticket)
         own = _Turn(exchange)
         before = self._turns.get(name)
         self._turns[name] = own
         try:
             if before is not None:
-                before.exchange.stop.set()
-                async with asyncio.timeout(TAKEN_OVER_S):
-                    await before.over.wait()
+                await _ended(before)
             yield
-        except TimeoutError as error:
-            raise Locked("another connection sends this upload") from error
         finally:
             own.over.set()
             if self._turns.get(name) is own:
                 del self._turns[name]
+
+
+def _name(ticket: UploadTicket) -> str:
+    return f"{ticket.tenant} {ticket.id}"
+
+
+async def _ended(before: _Turn) -> None:
+    before.exchange.stop.set()
+    try:
+        async with asyncio.timeout(TAKEN_OVER_S):
+            await before.over.wait()
+    except TimeoutError as error:
+        raise Locked("another connection sends this upload") from error
 
 
 class _Turn:

@@ -61,12 +61,12 @@ class _Sought:
             return [place for piece in pieces if word in piece.text for place in piece.parts(word)]
         if self._prefix:
             return [(piece.start, piece.end) for piece in pieces if piece.text.startswith(word)]
-        stemmed = self._stem if lang == self._lang else ""
+        stemmed = self._stem if lang.partition("-")[0] == self._lang else ""
         return [
             (piece.start, piece.end)
             for piece in pieces
             if piece.text == word
-            or (stemmed and piece.text.startswith(self._root) and stem(piece.text, lang) == stemmed)
+            or (stemmed and piece.text.startswith(self._root) and stem(piece.text, self._lang) == stemmed)
         ]
 
     def _phrases(self, pieces: list[Piece]) -> list[tuple[int, int]]:

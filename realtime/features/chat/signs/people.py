@@ -6,14 +6,13 @@ when they were last visible. What they say of themselves is shown only where the
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any, Final, Literal
 
 import msgspec
 
 from realtime.core.pending import Pending
 from realtime.core.personal import stamp
-from realtime.ids import RoomName, TenantId, UserId
+from realtime.ids import TenantId, UserId
 
 Status = Literal["online", "away", "busy", "invisible"]
 ONLINE: Final = "online"
@@ -42,17 +41,15 @@ NOTHING: Final = Said()
 class Person:
     """A user with connections to this worker, or who had until a moment ago.
 
-    `said` is None until the table has been asked: so long nobody is told anything of them. `rooms` are those
-    that they were in when their connections ended.
+    `said` is None until the table has been asked: so long nobody is told anything of them.
     """
 
-    __slots__ = ("connections", "known", "rooms", "said", "went_ms")
+    __slots__ = ("connections", "known", "said", "went_ms")
 
     def __init__(self) -> None:
         self.connections = 0
         self.said: Said | None = None
         self.known: Pending[bool] = Pending()  # settled when `said` is there
-        self.rooms: dict[RoomName, None] = {}
         self.went_ms = 0
 
     def learn(self, said: Said) -> None:
@@ -100,14 +97,13 @@ class People:
         person.connections += 1
         return person
 
-    def went(self, key: Key, rooms: Collection[RoomName], at_ms: int) -> Person | None:
-        """Count one less, which was in `rooms`; None of somebody who was never counted."""
+    def went(self, key: Key, at_ms: int) -> Person | None:
+        """Count one less; None of somebody who was never counted."""
         person = self._known.get(key)
         if person is None or not person.connections:
             return None
         person.connections -= 1
         person.went_ms = at_ms
-        person.rooms.update(dict.fromkeys(rooms))
         return person
 
     def forget(self, key: Key) -> None:

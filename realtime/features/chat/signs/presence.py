@@ -20,7 +20,6 @@ from realtime.core.control import ask_all
 from realtime.core.core import Core
 from realtime.core.database import Database
 from realtime.core.pending import Pending
-from realtime.core.room import Room
 from realtime.core.rosters import Spans
 from realtime.core.router import Spawn
 from realtime.core.session import Session
@@ -180,7 +179,7 @@ class Presence:
 
     # -- who comes and goes ---------------------------------------------------------------------------------
 
-    def _on_connection(self, identity: Identity, came: bool, rooms: Collection[Room]) -> None:
+    def _on_connection(self, identity: Identity, came: bool) -> None:
         key = (identity.tenant, identity.user)
         if came:
             person = self._people.came(key)
@@ -192,8 +191,7 @@ class Presence:
             if key in self._leaving:
                 self._leaving.cancel(key)
             return
-        names = [room.key.room for room in rooms if room.kind.name == KIND]
-        person_gone = self._people.went(key, names, self._now_ms)
+        person_gone = self._people.went(key, self._now_ms)
         if person_gone is not None and not person_gone.connections:
             self._seen[key] = person_gone.went_ms
             self._leaving.begin(key)
@@ -334,9 +332,10 @@ class Presence:
         return [room for room in names if room.startswith(f"{KIND}:")]
 
     def _tell(self, key: Key, person: Person, rooms: Collection[RoomName]) -> None:
-        here = self._rooms_here(key) if person.connections else person.rooms
-        shown = people.shown(person.said or NOTHING, connected=bool(person.connections))
-        self._send(key, shown, {*rooms, *here})
+        """Tell of one who has come or gone. In rooms that have no members but those who are there now, their
+        rosters do.
+        """
+        self._send(key, people.shown(person.said or NOTHING, connected=bool(person.connections)), rooms)
 
     def _send(self, key: Key, shown: dict[str, Any], rooms: Collection[RoomName]) -> None:
         content = msgspec.json.encode({"user": key[1], **shown})
