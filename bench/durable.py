@@ -68,8 +68,8 @@ def ask(backend: str, connections: int, window: int, seconds: float, places: Pla
     """
     server = places.server(backend)
     # Rooms of its own for each run: they may share a database.
-    own = f"{'events' if backend == 'memory' else 'chat'}:{os.getpid()}-{places.runs}-"
-    traffic = publish_ack(f"{own}%d", "publish" if backend == "memory" else "chat_message")
+    own = f"{'events' if backend == 'memory' else 'playlist'}:{os.getpid()}-{places.runs}-"
+    traffic = publish_ack(f"{own}%d", "publish" if backend == "memory" else "collaboration_edit")
     load = Load("echo", connections, window=window, seconds=seconds, warmup_s=min(0.5, seconds))
     rooms = [f"{own}{number}" for number in range(connections)]
     with running(server) as up:

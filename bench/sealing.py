@@ -85,8 +85,8 @@ def ask(store: str, way: str, connections: int, window: int, seconds: float, pla
     """
     server = places.server(store, way)
     durable = store == "sqlite"
-    own = f"{'chat' if durable else 'events'}:{os.getpid()}-{places.runs}-"
-    traffic = publish_ack(f"{own}%d", "chat_message" if durable else "publish")
+    own = f"{'playlist' if durable else 'events'}:{os.getpid()}-{places.runs}-"
+    traffic = publish_ack(f"{own}%d", "collaboration_edit" if durable else "publish")
     load = Load("echo", connections, window=window, seconds=seconds, warmup_s=min(0.5, seconds))
     rooms = [f"{own}{number}" for number in range(connections)]
     with running(server) as up:

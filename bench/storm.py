@@ -51,7 +51,7 @@ STORM_S = 60.0
 # what is measured then is how long SYNs take to be sent again: 1 s, 3 s, 7 s.
 TOGETHER = 64
 BATCH = 50  # publications in one frame
-KINDS = {"ring": ("events", "publish"), "store": ("chat", "chat_message")}
+KINDS = {"ring": ("events", "publish"), "store": ("playlist", "collaboration_edit")}
 
 
 class WrongResultError(RuntimeError):

@@ -14,7 +14,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from realtime import __version__, cli_audit, cli_keys, cli_penalties, cli_policy, cli_token, cli_user
+from realtime import (
+    __version__,
+    cli_api,
+    cli_audit,
+    cli_chat,
+    cli_keys,
+    cli_penalties,
+    cli_policy,
+    cli_token,
+    cli_user,
+)
 from realtime.cli_control import add_commands
 from realtime.errors import RealtimeError, SettingsError
 from realtime.loading import CONFIG_VARIABLE, Loaded, convert, load
@@ -75,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"realtime {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_serve(commands)
+    cli_api.add_command(commands, _add_knobs, _load)
     _add_check(commands)
     _add_settings(commands)
     _add_migrate(commands)
@@ -85,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_keys.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     cli_audit.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     cli_user.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
+    cli_chat.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     cli_policy.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     # Only for --help: main() hands replay's own options on unparsed.
     commands.add_parser("replay", help="play a recorded chat into a server, and check every delivery")

@@ -93,6 +93,9 @@ def _check(parsed: argparse.Namespace, read: Read) -> int:
     policy = load_policy(path)
     catalog = Catalog(discover())
     Rules(policy.access, catalog)
+    for feature in catalog.features:
+        if feature.check_policy is not None:
+            feature.check_policy(policy)
     for place, rule in enumerate(policy.rooms):
         check_kinds(f"rooms[{place}]", rule.rooms, catalog)
     odd = list(findings(policy.access, catalog))

@@ -151,6 +151,7 @@ def _cross_check(settings: Settings) -> None:
     if settings.echo_path and settings.echo_path == settings.ws_path:
         raise SettingsError(f"echo_path and ws_path are both {settings.ws_path}")
     _cross_check_tls(settings)
+    _cross_check_files(settings)
     for origin in settings.allowed_origins:
         parts = urlsplit(origin)
         if origin != "null" and (not parts.scheme or not parts.netloc or parts.path or parts.query):
@@ -185,6 +186,20 @@ def _cross_check_tls(settings: Settings) -> None:
             f"tls_key has {len(settings.tls_key)} files and tls_certificate {len(settings.tls_certificate)}: "
             "one key for each certificate, in the same order, or none where they stand in the same files"
         )
+
+
+def _cross_check_files(settings: Settings) -> None:
+    if settings.s3_endpoint and not settings.s3_bucket:
+        raise SettingsError("s3_endpoint needs an s3_bucket")
+    if settings.chat_url_secret and len(settings.chat_url_secret.encode()) < 32:
+        raise SettingsError("chat_url_secret is shorter than 32 bytes; make one with: openssl rand -hex 32")
+    kept = settings.s3_bucket or settings.chat_files_path not in ("", "auto")
+    if settings.chat_url_secret or not (settings.chat_files_url or (settings.redis_url and kept)):
+        return
+    raise SettingsError(
+        "attachments of several processes need one chat_url_secret, which signs their URLs: set "
+        "REALTIME_CHAT_URL_SECRET (make one with: openssl rand -hex 32)"
+    )
 
 
 def _open(settings: Settings) -> bool:

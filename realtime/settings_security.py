@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from realtime.settings_cluster import ClusterSettings
+from realtime.settings_files import FilesSettings
 from realtime.units import Bytes, Count, Days, Flag, Rate, Seconds, Text
 
 
-class SecuritySettings(ClusterSettings, frozen=True, kw_only=True):
+class SecuritySettings(FilesSettings, frozen=True, kw_only=True):
     """See `Settings`. What a running server is to take anew stands in the policy file instead."""
 
     # -- policy ---------------------------------------------------------------------------------------------

@@ -18,7 +18,15 @@ import msgspec
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the checkout's code, whatever else is installed
 
-from realtime import cli, errors, settings, settings_chat, settings_cluster, settings_security  # noqa: E402
+from realtime import (  # noqa: E402
+    cli,
+    errors,
+    settings,
+    settings_chat,
+    settings_cluster,
+    settings_files,
+    settings_security,
+)
 from realtime.client import replay  # noqa: E402
 from realtime.core.feature import Feature  # noqa: E402
 from realtime.edge import telemetry  # noqa: E402
@@ -79,6 +87,7 @@ def settings_sections() -> dict[str, list[str]]:
     pages = (
         settings.Settings,
         settings_chat.ChatSettings,
+        settings_files.FilesSettings,
         settings_security.SecuritySettings,
         settings_cluster.ClusterSettings,
     )

@@ -9,6 +9,7 @@ import sys
 import jwt
 import pytest
 
+from realtime.features.chat import FEATURE as CHAT
 from realtime.settings import describe
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -192,7 +193,7 @@ def test_check_says_that_the_server_would_start():
     assert "configuration: 2 of" in done.stdout
     assert "OPEN MODE" in done.stdout
     assert "compiled build: present" in done.stdout
-    assert "features: events" in done.stdout
+    assert "features: chat, events" in done.stdout
     assert "port: can listen on http://127.0.0.1:" in done.stdout
 
 
@@ -229,10 +230,12 @@ def test_migrate_prints_what_it_applies_and_status_what_there_is(tmp_path):
     path = tmp_path / "s.sqlite"
     status = realtime("migrate", "--status", "--sqlite-path", str(path))
     lines = [line.split() for line in status.stdout.splitlines()]
-    assert lines == [["core", "001_publications.sql", "due"], ["sealing", "001_data_keys.sql", "due"]]
+    first = [["core", "001_publications.sql", "due"], ["sealing", "001_data_keys.sql", "due"]]
+    chat = sorted(each.name for each in (CHAT.migrations / "sqlite").glob("*.sql"))
+    assert lines == [*first, *(["chat", name, "due"] for name in chat)]
     assert list(tmp_path.iterdir()) == []
     done = realtime("migrate", "--sqlite-path", str(path))
-    assert done.stdout == "core: applied 001_publications.sql\nsealing: applied 001_data_keys.sql\n"
+    assert done.stdout == "".join(f"{feature}: applied {name}\n" for feature, name, _ in sorted(lines))
     assert (done.returncode, done.stderr) == (0, "")
     again = realtime("migrate", "--sqlite-path", str(path))
     assert again.stdout == "nothing to apply: the store is up to date\n"

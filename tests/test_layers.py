@@ -26,6 +26,7 @@ BASE = frozenset(
         "settings",
         "settings_chat",
         "settings_cluster",
+        "settings_files",
         "settings_security",
         "loading",
         "policy",
@@ -41,7 +42,7 @@ ROOT_MAY_NAME = (
 SEALING_CLIENT = "realtime.client.seal"  # seals for other clients, what no server can
 CLIENT_MAY_IMPORT = ("realtime.client", "realtime.errors", "realtime.ids")
 
-DRIVERS = {"redis", "hiredis", "asyncpg", "sqlite3", "jwt", "maxminddb", "cryptography"}
+DRIVERS = {"redis", "hiredis", "asyncpg", "sqlite3", "jwt", "maxminddb", "cryptography", "boto3", "botocore"}
 EVENT_LOOPS = {"uvloop"}
 SOCKETS = {"socket", "socketserver", "ssl", "selectors", "select", "http", "urllib.request"}
 SERVING = {

@@ -20,7 +20,14 @@ from tests.tree import ROOT, files, under_git
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # What an import is called where its distribution is called otherwise.
-DISTRIBUTION = {"jwt": "pyjwt", "Cython": "cython", "pytest_asyncio": "pytest-asyncio"}
+DISTRIBUTION = {
+    "PIL": "pillow",
+    "jwt": "pyjwt",
+    "moto": "moto",
+    "tusclient": "tuspy",
+    "Cython": "cython",
+    "pytest_asyncio": "pytest-asyncio",
+}
 
 
 def requirements(*extras: str) -> list[str]:
@@ -46,13 +53,15 @@ def imported(folder: str) -> set[str]:
     return {DISTRIBUTION.get(name, name).lower() for name in roots - ours - set(sys.stdlib_module_names)}
 
 
-@pytest.mark.parametrize("line", [*PROJECT["build-system"]["requires"], *requirements("api", "geo", "dev")])
+@pytest.mark.parametrize(
+    "line", [*PROJECT["build-system"]["requires"], *requirements("api", "chat", "geo", "s3", "dev")]
+)
 def test_every_requirement_has_a_lower_bound(line: str):
     assert re.fullmatch(r"[\w.-]+(\[[\w,]+\])?>=\d[\w.]*(,<[\w.]+)?", line)
 
 
 def test_what_the_package_imports_is_required():
-    assert imported("realtime") - names(requirements("api", "geo")) == set()
+    assert imported("realtime") - names(requirements("api", "chat", "geo", "s3")) == set()
 
 
 def test_what_tests_and_scripts_import_is_in_the_dev_extra():

@@ -96,6 +96,23 @@ class DurableBroker:
             if stream.deliver is None:
                 self.rest(stream)
 
+    def signal(self, room: RoomId, kind: RoomKind, push: bytes) -> None:
+        """Deliver without a place in the order, as `Broker.signal`."""
+        stream = self._streams.get(room)
+        if not kind.durable:
+            self.memory.signal(room, kind, push)
+        elif stream is not None:
+            stream.signal(push)
+
+    async def expunge(self, room: RoomId, kind: RoomKind, upto: int) -> None:
+        """There is no memory but this process', as `Broker.expunge`."""
+
+    def drop_history(self, room: RoomId) -> None:
+        """Have the next answers from the store, as `Broker.drop_history`."""
+        stream = self._streams.get(room)
+        if stream is not None:
+            stream.drop_history()
+
     def rest(self, stream: DurableStream) -> None:
         """Count a stream without a subscriber as just used."""
         self._idle.rest(stream.room)

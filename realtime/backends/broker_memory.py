@@ -102,6 +102,18 @@ class MemoryBroker:
             self.rest(stream)
         return receipt
 
+    def signal(self, room: RoomId, kind: RoomKind, push: bytes) -> None:
+        """Deliver without a place in the order, as `Broker.signal`."""
+        stream = self._streams.get(room)
+        if stream is not None:
+            stream.signal(push)
+
+    async def expunge(self, room: RoomId, kind: RoomKind, upto: int) -> None:
+        """No room here is durable, or has anything but this memory."""
+
+    def drop_history(self, room: RoomId) -> None:
+        """As `expunge`."""
+
     def rest(self, stream: MemoryStream) -> None:
         """Count a stream without a subscriber as just used."""
         self._idle.rest(stream.room)

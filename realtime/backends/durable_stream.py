@@ -149,6 +149,11 @@ class DurableStream:
         reading = self._kept is not None and self._kept.busy
         return bool(self._outstanding or self._looking or self._waiting or reading)
 
+    def drop_history(self) -> None:
+        """Have nothing of what is committed in memory."""
+        if self._kept is not None:
+            self._kept.forget()
+
     def forget(self) -> None:
         """Give back what it holds of what is shared."""
         self._keys.clear()

@@ -47,7 +47,16 @@ class KeptOrder:
     of the store for one answer.
     """
 
-    __slots__ = ("_answer_bytes", "_make_ring", "_reading", "_ring", "_room", "_store", "_too_far")
+    __slots__ = (
+        "_answer_bytes",
+        "_forgotten",
+        "_make_ring",
+        "_reading",
+        "_ring",
+        "_room",
+        "_store",
+        "_too_far",
+    )
 
     def __init__(
         self,
@@ -63,6 +72,7 @@ class KeptOrder:
         self._answer_bytes = answer_bytes
         self._ring = make_ring(offset)
         self._reading: Pending[bool] | None = None  # the end of the recovery that reads the store
+        self._forgotten = 0  # times; what was read before one of them is not kept in memory
         self._too_far = -1  # a recovery since this offset, or one before it, has been found too large
 
     @property
@@ -97,6 +107,11 @@ class KeptOrder:
         """Go on after `offset`, whatever lies between."""
         deliver, self._ring = self._ring.deliver, self._make_ring(offset)
         self._ring.deliver = deliver
+
+    def forget(self) -> None:
+        """Have nothing in memory any more: what is asked for from now on is read of the store."""
+        self._forgotten += 1
+        self.skip_to(self.offset)
 
     def recover(self, since: Position | None) -> Recovery | Awaitable[Recovery]:
         """Return the committed position and what was missed, as `Stream.recover`."""
@@ -160,6 +175,7 @@ class KeptOrder:
     async def _read(self, since: Position) -> Recovery:
         """Return what the store has from `since` to where the room is now; refused where that is not all."""
         at, last, size, ask = since.offset, self.offset, 0, FIRST_ROWS
+        forgotten = self._forgotten
         messages: list[bytes] = []
         while at < last:
             rows = await self._store.read(self._room, at, min(ask, last - at))
@@ -174,7 +190,8 @@ class KeptOrder:
             if size > self._answer_bytes or not rows:
                 return self._refused()
             ask = self._rows_left(len(messages), size)
-        self._lengthen(since.offset, messages)
+        if forgotten == self._forgotten:
+            self._lengthen(since.offset, messages)
         return Recovery(last, since.epoch, True, messages)
 
     async def _page(self, before: int | None, after: int | None, limit: int) -> Page:

@@ -208,7 +208,8 @@ async def _applied(connection: Any) -> list[Applied]:
 async def _apply(connection: Any, feature: str, migration: Migration, now_s: int) -> None:
     try:
         async with connection.transaction():
-            await connection.execute(migration.sql)
+            # What ends it, for a file that has comments alone: asyncpg 0.32 fails over an empty query.
+            await connection.execute(f"{migration.sql}\n;SELECT 1")
             await connection.execute(
                 "INSERT INTO realtime.migrations (feature, number, name, sha256, applied_at) "
                 "VALUES ($1, $2, $3, $4, $5)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from realtime.core.database import Cells, Dialect, Statement
+from realtime.core.database import Cells, Dialect, Statement, check_values
 
 if TYPE_CHECKING:
     from realtime.backends.store_postgres import PostgresStore
@@ -20,6 +20,7 @@ class PostgresTables:
 
     async def read(self, sql: str, *values: Any) -> list[Cells]:
         """As `Database.read`."""
+        check_values(values)
 
         async def ask(connection: Any) -> list[Cells]:
             return [tuple(row) for row in await connection.fetch(sql, *values)]
@@ -28,6 +29,8 @@ class PostgresTables:
 
     async def write(self, *statements: Statement) -> list[list[Cells]]:
         """As `Database.write`."""
+        for statement in statements:
+            check_values(statement.values)
 
         async def work(connection: Any) -> list[list[Cells]]:
             async with connection.transaction():

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from realtime.backends.sqlite_database import connect, transaction
-from realtime.core.database import Cells, Dialect, Statement
+from realtime.core.database import Cells, Dialect, Statement, check_values
 from realtime.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class SqliteTables:
 
     async def read(self, sql: str, *values: Any) -> list[Cells]:
         """As `Database.read`."""
+        check_values(values)
         if self._closing:
             raise Unavailable("the store is closing")
         loop = asyncio.get_running_loop()
@@ -62,6 +63,8 @@ class SqliteTables:
 
     async def write(self, *statements: Statement) -> list[list[Cells]]:
         """As `Database.write`."""
+        for statement in statements:
+            check_values(statement.values)
 
         def work(db: sqlite3.Connection) -> list[list[Cells]]:
             with transaction(db):
@@ -85,14 +88,14 @@ class SqliteTables:
             if columns is None:
                 columns = self._named(db, sql, values)
             (found,) = db.execute(
-                f"SELECT json_group_array(json_array({columns})) FROM ({sql})", values
+                f"SELECT json_group_array(json_array({columns})) FROM ({sql}\n)", values
             ).fetchone()
         finally:
             self._free.put(db)
         return _decode(found)
 
     def _named(self, db: sqlite3.Connection, sql: str, values: tuple[Any, ...]) -> str:
-        described = db.execute(f"SELECT * FROM ({sql}) LIMIT 0", values).description
+        described = db.execute(f"SELECT * FROM ({sql}\n) LIMIT 0", values).description
         columns = ", ".join('"' + name.replace('"', '""') + '"' for name, *_ in described)
         if len(self._columns) < STATEMENTS_CACHED:
             self._columns[sql] = columns

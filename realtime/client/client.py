@@ -170,6 +170,22 @@ class Client:
             self._link.token = token
         await self.request("refresh", None, {"token": token})
 
+    async def ask(self, type_: str, content: object = None, *, room: str | None = None) -> Any:
+        """Send a command or a question of any type, and return the content of its answer.
+
+            unread = await client.ask("chat_unread")
+
+        `room` is the name of the one that it speaks of, joined or not. What is to be done once, and over
+        reconnects, is for `Room.ask`.
+
+        Raises:
+            Disconnected: there is no connection now, or it broke meanwhile: it may have been done.
+            AckTimeout: no answer within `ack_timeout_s`: it may have been done.
+            TooLarge: it is over the server's limit, and was not sent.
+            RealtimeError: the server's answer, as the class of its name.
+        """
+        return (await self.request(type_, room, {} if content is None else content)).content
+
     async def close(self) -> None:
         """Send what is queued, leave, and stay away. Idempotent.
 
@@ -198,6 +214,13 @@ class Client:
 
     async def publish(self, room: Room, type_: str, content: object, key: str | None) -> Position | None:
         """See Room.publish."""
+        ack = await self.ask_in(room, type_, content, key)
+        if "offset" not in ack or "epoch" not in ack:
+            return None
+        return Position(ack["offset"], ack["epoch"], ack.get("duplicate") is True)
+
+    async def ask_in(self, room: Room, type_: str, content: object, key: str | None) -> Any:
+        """See Room.ask."""
         async with self._slots:
             if self._end is not None:
                 raise self._end
@@ -207,10 +230,7 @@ class Client:
             self._check_size(request)
             if room.joined:
                 self._transmit(request)
-            ack = (await request.future).content
-        if "offset" not in ack or "epoch" not in ack:
-            return None
-        return Position(ack["offset"], ack["epoch"], ack.get("duplicate") is True)
+            return (await request.future).content
 
     def signal(self, room: Room, type_: str, content: object) -> None:
         """See Room.signal."""

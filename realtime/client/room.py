@@ -80,6 +80,19 @@ class Room:
         """
         return await self._client.publish(self, type_, self._seal(type_, content), key)
 
+    async def ask(self, type_: str, content: object = None, *, key: str | None = None) -> Any:
+        """Send a command of any type to the room's owner, and return the content of its `ack`.
+
+            id = (await room.ask("chat_message", {"text": "hi"}))["id"]
+
+        It waits, and is sent again over reconnects under one key, as `publish`: what it publishes is
+        published once. Its content is never sealed: a room that is sealed end to end has no such commands.
+
+        Raises:
+            AckTimeout, TooLarge, Closed, RealtimeError: as `publish`.
+        """
+        return await self._client.ask_in(self, type_, {} if content is None else content, key)
+
     def signal(self, type_: str, content: object) -> None:
         """Send without an answer, now or never: for typing indicators and cursors.
 

@@ -61,9 +61,12 @@ def actions_of(catalog: Catalog) -> dict[str, str]:
 
 
 def sending(catalog: Catalog, type: str) -> str:
-    """Return the action that sending a message of `type` is."""
+    """Return the action that sending a message of `type` is: of a plain one the same, whether or not its
+    feature runs.
+    """
     message = catalog.messages[type]
-    head = "signal" if message.ephemeral else "command" if message.owner is not None else "publish"
+    owned = message.owner is not None and not message.plain
+    head = "signal" if message.ephemeral else "command" if owned else "publish"
     return f"{head}:{type}"
 
 
@@ -91,6 +94,11 @@ class Rules:
         by_action = Names(rule.actions for rule in rules)
         self._actions = {action: by_action.find({action, head}) for action, head in actions.items()}
         self._sending = {type: self._actions[sending(catalog, type)] for type in catalog.messages}
+        self._naming = {
+            action: sum(1 << n for n, rule in enumerate(rules) if action in rule.actions)
+            for feature in catalog.features
+            for action in feature.permissions
+        }
         self._roles = Names(rule.roles for rule in rules)
         self._tenants = Names(rule.tenants for rule in rules)
         self._rooms = Rooms(rule.rooms for rule in rules)
@@ -116,6 +124,15 @@ class Rules:
             KeyError: nobody declares such an action; a mistake of ours.
         """
         return self._allows(self._speaking(identity, room) & self._actions[action])
+
+    def grants(self, identity: Identity, action: str, room: str) -> bool:
+        """Whether `identity` may do `action` in `room`, and a rule that allows it calls it by its full name.
+
+        Raises:
+            KeyError: no feature declares such a permission; a mistake of ours.
+        """
+        bits = self._speaking(identity, room) & self._actions[action]
+        return not bits & self._denies and bits & self._naming[action] != 0
 
     def explain(self, identity: Identity, action: str, room: str) -> Decision:
         """Return the same as `allows`, and which rule says it: of several the first."""
@@ -195,6 +212,17 @@ class Access:
             KeyError: nobody declares such an action; a mistake of ours.
         """
         return self._rules is None or self._rules.allows(identity, action, room)
+
+    def grants(self, identity: Identity, action: str, room: str) -> bool:
+        """Whether a rule that calls `action` by its full name lets `identity` do it in `room`.
+
+        For powers over others, which nobody has by default: neither without rules, nor by those that allow
+        `*`.
+
+        Raises:
+            KeyError: no feature declares such a permission; a mistake of ours.
+        """
+        return self._rules is not None and self._rules.grants(identity, action, room)
 
     def refuse(self, session: Session, action: audit.Action, room: str, what: str, message: str) -> NoReturn:
         """Put on record that the session may not do `what` in `room`, and raise Forbidden with `message`."""

@@ -7,24 +7,30 @@ awaited: before a join, and by `review` for those who are in a room already, on 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from realtime.core.again import Again
 from realtime.core.control import ask_all
-from realtime.errors import BadMessage
+from realtime.errors import BadMessage, Unavailable
 from realtime.ids import RoomId, RoomName, TenantId, UserId
 
 if TYPE_CHECKING:
     from realtime.core.auth import Identity
     from realtime.core.cluster import Cluster, WorkerId
-    from realtime.core.gates import Gates
+    from realtime.core.contracts import Clock
     from realtime.core.membership import Membership
+    from realtime.core.room import Room
+    from realtime.core.router import Spawn
     from realtime.core.session import Session
     from realtime.core.users import Users
 
 REVIEW: Final = "review"
+AT_ONCE: Final = 64  # questions to a gate
 
 
 class Review(msgspec.Struct, frozen=True, array_like=True):
@@ -40,17 +46,20 @@ class Admission:
 
     def __init__(
         self,
-        gates: Gates,
         membership: Membership,
         users: Users,
         cluster: Cluster,
+        clock: Clock,
+        spawn: Spawn,
         reason: str,
     ) -> None:
-        self._gates = gates
+        self._gates = membership.gates
         self._membership = membership
         self._users = users
         self._cluster = cluster
         self._reason = reason
+        self._again = Again(self._ask_all, clock, spawn)
+        self.tick = self._again.tick
         cluster.answer(REVIEW, self._on_review)
 
     async def review(self, room: RoomId, user: UserId | None = None) -> int:
@@ -58,32 +67,53 @@ class Admission:
         many sessions were put out. It is for after what the gate looks at has changed.
 
         Raises:
-            Unavailable: not all workers gave an answer; those that did have done it.
+            Unavailable: not all workers gave an answer, or a gate did not; those that did have done it. It is
+                tried again by itself, while this worker lives.
         """
-        asked = msgspec.msgpack.encode(Review(room.tenant, room.room, user))
-        return sum(int(answer) for answer in await ask_all(self._cluster, REVIEW, asked))
+        return await self._ask_all(Review(room.tenant, room.room, user))
+
+    async def _ask_all(self, review: Review) -> int:
+        try:
+            answers = await ask_all(self._cluster, REVIEW, msgspec.msgpack.encode(review))
+        except Unavailable:
+            self._again.note(review)
+            raise
+        return sum(map(int, answers))
 
     async def _on_review(self, asker: WorkerId, body: bytes) -> bytes:
         try:
             asked = msgspec.msgpack.decode(body, type=Review)
         except msgspec.MsgspecError as error:
             raise BadMessage(f"{REVIEW}: {error}") from error
-        self._gates.turn += 1  # joins on their way ask again
         key = RoomId(asked.tenant, asked.room)
-        room, gate = self._membership.find(key), self._gates.of(asked.room)
-        if room is None or gate is None:
+        self._gates.review(key, asked.user)  # joins on their way ask again
+        room = self._membership.find(key)
+        if room is None or not self._gates.has(asked.room):
             return b"0"
-        out = 0
-        answers: dict[Identity, bool] = {}
-        for session in [each for each in self._sessions(asked) if room in each.rooms]:
-            identity = session.identity
-            assert identity is not None  # nobody's sessions are in no rooms
-            if identity not in answers:
-                answers[identity] = await self._gates.admits(gate, identity, key)
-            if not answers[identity] and room in session.rooms:
-                self._membership.put_out(session, room, self._reason)
-                out += 1
+        members: dict[Identity, list[Session]] = {}
+        for session in self._sessions(asked):
+            if room in session.rooms:
+                assert session.identity is not None  # nobody's sessions are in no rooms
+                members.setdefault(session.identity, []).append(session)
+        out, failed = 0, None
+        left = iter(members)
+        while some := tuple(islice(left, AT_ONCE)):
+            judging = (self._judge(room, identity, members[identity]) for identity in some)
+            judged = await asyncio.gather(*judging, return_exceptions=True)
+            out += sum(each for each in judged if isinstance(each, int))
+            failed = failed or next((each for each in judged if isinstance(each, BaseException)), None)
+        if failed is not None:
+            raise failed
         return b"%d" % out
+
+    async def _judge(self, room: Room, identity: Identity, sessions: Collection[Session]) -> int:
+        """Ask the gate about one member; return how many sessions were put out."""
+        with self._gates.passage(identity, room.key) as passage:
+            admitted = await passage.admits()
+        gone = [] if admitted else [each for each in sessions if room in each.rooms]
+        for session in gone:
+            self._membership.put_out(session, room, self._reason)
+        return len(gone)
 
     def _sessions(self, asked: Review) -> Collection[Session]:
         if asked.user is None:

@@ -41,6 +41,7 @@ class Action(StrEnum):
     JOIN = "room.join"
     PUBLISH = "room.publish"
     READ = "room.read"  # history, presence
+    MANAGE = "room.manage"  # by who has a say there: `act` in the detail says what
     ADDRESS = "network.address"  # refused by lists, country or penalty
     PENALTY = "network.penalty"
     LIMIT = "limit.exceeded"  # of a tenant's quota, or what ended a connection

@@ -26,7 +26,7 @@ BURST: Final = 50_000
 STRANGERS: Final = frozenset(
     {
         *(Action.CONNECT, Action.REFRESH, Action.CLOSE, Action.JOIN, Action.PUBLISH, Action.READ),
-        *(Action.ADDRESS, Action.PENALTY, Action.LIMIT),
+        *(Action.ADDRESS, Action.PENALTY, Action.LIMIT, Action.MANAGE),
     }
 )
 """What whoever connects can cause as often as they like. All else is an operator's, and never summed up."""
@@ -81,7 +81,7 @@ class Coalescer:
         """Take one event of now."""
         now = self._clock.monotonic()
         at_us = int(self._clock.time() * 1e6)
-        kind = (event.tenant, event.action, event.outcome, event.actor, event.source, event.target)
+        kind = (event.tenant, event.action, event.outcome, event.actor, event.source, _target(event))
         if not self._window_s:
             self._take(Note(event, event.count, at_us, at_us))
             return
@@ -146,3 +146,10 @@ class Coalescer:
             self._budgets.popitem(last=False)
         self._budgets[tenant] = (left - affords, now)
         return affords
+
+
+def _target(event: Event) -> str:
+    """What an event is told apart by: of acts on a room that is what was done, and to whom, too."""
+    if event.action is not Action.MANAGE or event.outcome is not Outcome.ALLOWED:
+        return event.target
+    return "\0".join([event.target, *(f"{name}={said}" for name, said in sorted(event.detail.items()))])

@@ -139,7 +139,7 @@ class Command:
         if isinstance(receipt, tuple):
             return receipt
         if isinstance(receipt, Pending):
-            known = Pending[Receipt]()
+            known: Pending[Receipt] = Pending()
             receipt.then(lambda outcome: known.settle(self._judged(outcome)))
             return known
         return self._later(receipt)

@@ -169,6 +169,25 @@ class Broker(Protocol):
         """Publish to a room that nobody on this worker may have joined; as `Stream.publish` else."""
         ...
 
+    def signal(self, room: RoomId, kind: RoomKind, push: bytes) -> None:
+        """Give one push to a room that nobody on this worker may have joined; as `Stream.signal` else."""
+        ...
+
+    async def expunge(self, room: RoomId, kind: RoomKind, upto: int) -> None:
+        """Give up what is kept for all workers beside the store of a durable room's publications up to offset
+        `upto`: their rows have changed. The order, the epoch and the keys stay as they are.
+
+        Raises:
+            Unavailable: no answer in time; a repeat does it.
+        """
+        ...
+
+    def drop_history(self, room: RoomId) -> None:
+        """Give up what is in this process' memory of a durable room's publications: the next answers are the
+        store's. Members and their order notice nothing.
+        """
+        ...
+
     def tick(self) -> None:
         """Forget what is past its time. Called about ten times a second; never blocks."""
         ...

@@ -8,9 +8,10 @@ admitted and never connected. A connection that is to authenticate by its first 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -27,8 +28,9 @@ from realtime.core.contents import decode
 from realtime.core.contracts import Broker, Clock, Connection, Sockets
 from realtime.core.control import Control
 from realtime.core.doors import Doors
-from realtime.core.entry import Entry, Greet
+from realtime.core.entry import ConnectionWatcher, Entry, Greet
 from realtime.core.feature import MessageType
+from realtime.core.forgetting import Forgetting
 from realtime.core.headcount import Headcount
 from realtime.core.limits import Crowd, Limits, Meters
 from realtime.core.membership import FORBIDDEN, Membership
@@ -44,13 +46,17 @@ from realtime.core.room_rules import RoomRules
 from realtime.core.router import Router, Spawn
 from realtime.core.services import Running, Services
 from realtime.core.session import Handle, Handlers, Session
+from realtime.core.signals import Signals
 from realtime.core.tenant import Tenants
 from realtime.core.token_audit import TokenAudit
 from realtime.core.users import Users
 from realtime.errors import Unavailable
-from realtime.ids import TenantId, UserId, room_kind
+from realtime.ids import RoomId, TenantId, UserId, room_kind
 from realtime.native.message import Envelope
 from realtime.native.relay import Relay
+from realtime.policy import Policy
+
+log: Final = logging.getLogger("realtime.core")
 
 
 def refuse_stranger(state: object, payload: bytes) -> None:
@@ -115,24 +121,34 @@ class Core:
         tokens = authenticator, greet, revoked, whereabouts, self.token_audit, token_warning_s
         self._entry = Entry(*stage, *tokens, self.quotas, refusals, headcount)
         self._owners = Owners(
-            self, catalog, cluster, clock, publisher.permit, publisher.publish_to, self._membership.visit
+            self,
+            catalog,
+            cluster,
+            clock,
+            publisher.permit,
+            publisher.publish_to,
+            self._membership.visit,
+            spawn,
         )
         queries = Queries(self._membership, fanout, limits)
-        # One object each, by which the relay knows them: every `publisher.publish` would be another.
-        publish = self._publish = publisher.publish
-        self._signal = publisher.signal
+        # One object each, by which the relay knows them: every `publisher.publish` would be another. They
+        # take (session, envelope); features publish after they have checked, and `permit` gives the room.
+        self.publish = publish = self._publish = publisher.publish
+        self.signal_as_sent, self.permit = publisher.signal, publisher.permit
         ping = queries.ping
         bounds = limits.messages_per_frame, limits.content_bytes
         # (state, payload), for each message of a connection
         self.receive = Relay(router, fanout, publish, ping, on_stranger, *bounds).receive
-        self.publish = publish  # (session, envelope), for features that publish after they have checked
         self.fail = self._router.fail  # (session, message, error), for what the edge does not let through
         outside = catalog, self._membership, publisher.publish_to, cluster, limits
         self._outside = Outside(*outside, self._order_from_outside)
         self.notifications = NotificationManager(users, fanout, limits, cluster, whereabouts)
+        self.signals = Signals(broker, fanout, catalog, self._membership, users, cluster, whereabouts)
         self.control = self._make_control(users, fanout, revoked, revocations, clock)
         self._open_counts(users, headcount)
-        self.admission = Admission(self._membership.gates, self._membership, users, cluster, FORBIDDEN)
+        self.admission = Admission(self._membership, users, cluster, clock, spawn, FORBIDDEN)
+        forgetting = self._forgetting = Forgetting(catalog, broker, cluster, clock, spawn)
+        self.forget_history = forgetting.forget  # (room, upto), for features that change what is stored
         self.membership = self._membership  # for features: rooms that are live here, and rights in them
         self.running: dict[str, Running] = {}
         self._open_features(services)
@@ -156,6 +172,10 @@ class Core:
     def limit_addresses(self, crowd: Crowd) -> None:
         """Hold the messages of all connections of an address together, too, to what `crowd` says."""
         self._router.meters.crowd = crowd
+
+    def watch_connections(self, watcher: ConnectionWatcher) -> None:
+        """Let a feature know of each connection that is admitted, silent ones too, and when it is gone."""
+        self._entry.watch(watcher)
 
     def release(self, identity: Identity, number: int = 0) -> None:
         """Give back an admission that no session was made of."""
@@ -202,18 +222,63 @@ class Core:
         self._entry.expire()
         self._membership.tell_doors()
         self.control.tick()
+        self.admission.tick()
+        self._forgetting.tick()
         if self._whereabouts is not None:
             self._whereabouts.tick()
         if self._headcount is not None:
             self._headcount.tick()
-        for feature in self.running.values():
-            feature.tick()
+        for name, feature in self.running.items():
+            try:
+                feature.tick()
+            except Exception:  # whatever it is, it is this feature's alone
+                log.exception("feature %r failed over the clock", name)
         self._broker.tick()
+
+    def order(
+        self,
+        room: RoomId,
+        type: str,
+        content: bytes,
+        identity: Identity,
+        *,
+        trusted: bool = False,
+        key: str | None = None,
+    ) -> bytes | Awaitable[bytes]:
+        """Have the owner of a room handle a command of a feature's own making, and return what it answers.
+
+        It is in the name of `identity`; that they may is for the feature to see to. `trusted` and `key` as in
+        `Order`.
+
+        Raises (the awaitable too):
+            Unavailable: there is no owner, for a while now; or it gave no answer, and may have done it.
+            RealtimeError: what the handler answers with.
+        """
+        version = self._owners.version
+        order = Order(version, room.tenant, room.room, type, content, key, identity, trusted)
+        return self._owners.perform(order)
+
+    def prepare_features(self, policy: Policy) -> Callable[[], None]:
+        """Have the features that run prepare for a policy; return what lets it hold for all of them.
+
+        Raises:
+            SettingsError: one of them cannot follow it.
+        """
+        commits = [feature.prepare(policy) for feature in self.running.values()]
+
+        def commit() -> None:
+            for each in commits:
+                each()
+
+        return commit
 
     async def close(self) -> None:
         """Let features write what they still have to, when the last connection is gone."""
-        for feature in self.running.values():
-            await feature.close()
+        for name, feature in self.running.items():
+            try:
+                await feature.close()
+            except Exception:  # whatever it is, the others are closed too
+                log.exception("feature %r was not closed", name)
 
     async def paid(self) -> None:
         """Wait until the publications that are being kept now are acknowledged, or refused."""
@@ -341,11 +406,11 @@ class Core:
         elif message.owner is not None and not self._is_idle(message):
             handle = self._owners.command
         elif message.ephemeral:
-            handle = self._signal
+            handle = self.signal_as_sent
         if message.content is not None and not (message.plain and self._is_idle(message)):
             handle = _checked(handle, message.content, self._membership.is_end_to_end)
         if message.plain and not self._is_idle(message):
-            as_it_stands = self._signal if message.ephemeral else self._publish
+            as_it_stands = self.signal_as_sent if message.ephemeral else self._publish
             own_kinds = {kind.name for kind in self.catalog.feature_of[message.name].kinds}
             return self._in_own_rooms(own_kinds, handle, as_it_stands)
         return handle
@@ -354,8 +419,10 @@ class Core:
         """Return what handles a plain type: its feature in rooms of its own kinds, nobody elsewhere."""
 
         def choose(session: Session, message: Envelope) -> Awaitable[None] | None:
-            kind = self._membership.room_name(message).partition(":")[0]
-            return (handle if kind in kinds else as_it_stands)(session, message)
+            name = message.room or self.catalog.room_in(message.content)
+            # Without a room it is nothing that could be published: its feature knows whether it needs one.
+            own = name is None or name.partition(":")[0] in kinds
+            return (handle if own else as_it_stands)(session, message)
 
         return choose
 

@@ -6,7 +6,11 @@ A feature makes them by its migrations. They lie in the database that has the pu
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, Protocol
+
+from realtime.errors import BadMessage
 
 Dialect = Literal["sqlite", "postgres"]
 Cells = tuple[Any, ...]
@@ -22,6 +26,7 @@ class Statement(NamedTuple):
 class Database(Protocol):
     """Asks and writes, beside the event loop. Values are None, integers, floats and text; no bytes.
 
+    What a peer has sent may be no value of a database (`check_values`): it is refused as the peer's mistake.
     Both dialects take `$1`, `$2` … for values, so a statement that both understand is written once.
     """
 
@@ -35,6 +40,7 @@ class Database(Protocol):
         columns have to differ.
 
         Raises:
+            BadMessage: a value is none that databases have.
             Unavailable: no answer in time.
         """
         ...
@@ -45,6 +51,32 @@ class Database(Protocol):
         What is there already is met by ON CONFLICT, which is no error. It is kept as a publication is.
 
         Raises:
+            BadMessage: as `read`.
             Unavailable: nothing is done; or where its answer got lost, nobody knows.
         """
         ...
+
+
+def check_values(values: Iterable[Any]) -> None:
+    """Take values that every database has.
+
+    Raises:
+        BadMessage: an integer has over 64 bits, a float is no number, a text has U+0000 or a lone surrogate.
+    """
+    for value in values:
+        if isinstance(value, str):
+            if "\0" in value or not (value.isascii() or _is_text(value)):
+                raise BadMessage("a text may not have U+0000 or a lone surrogate")
+        elif isinstance(value, int):
+            if not -(2**63) <= value < 2**63:
+                raise BadMessage("a number may have 64 bits")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise BadMessage("a number has to be finite")
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -38,6 +38,9 @@ from realtime.protocol.session import State
 Greet = Callable[[int, Identity], bytes]
 """Makes the whole `connected` for a connection by its number, as JSON, without an id."""
 
+ConnectionWatcher = Callable[[Identity, bool], None]
+"""Takes (whose, whether it came; else it is gone)."""
+
 log: Final = logging.getLogger("realtime.core")
 
 MESSAGE: Final = "message"  # what carries a token that is no handshake's, for the audit log
@@ -82,6 +85,7 @@ class Entry:
         self._ends = TokenEnds(clock, audit, token_warning_s)
         self.expire = self._ends.tick
         self._audit = audit
+        self._watchers: list[ConnectionWatcher] = []
         self._handlers = NO_HANDLERS
         self._entrance = self._entrance_of(None)
         self.sessions = 0
@@ -112,10 +116,16 @@ class Entry:
                 self._whereabouts.arrived(identity.tenant, identity.user, number)
             if self._headcount is not None:
                 self._headcount.arrived(identity.tenant, identity.user, number)
+        self._tell(identity, came=True)
         return key
+
+    def watch(self, watcher: ConnectionWatcher) -> None:
+        """Let `watcher` know of each connection that is admitted, and once when it is gone."""
+        self._watchers.append(watcher)
 
     def release(self, identity: Identity, number: int = 0) -> None:
         """Forget an admitted connection of `identity`, which is gone."""
+        self._tell(identity, came=False)
         if number:
             if self._whereabouts is not None:
                 self._whereabouts.left(identity.tenant, identity.user, number)
@@ -213,6 +223,13 @@ class Entry:
             self._audit.refreshed(session.connection, error)
             raise
         return None
+
+    def _tell(self, identity: Identity, *, came: bool) -> None:
+        for watcher in self._watchers:
+            try:
+                watcher(identity, came)
+            except Exception:  # whatever it is, it is a feature's alone
+                log.exception("a feature failed over a connection that came or went")
 
     def _entrance_of(self, user: UserId | None) -> Handlers:
         """What nobody may send, where it is to become `user`, or anybody."""

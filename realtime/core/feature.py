@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from realtime.core.kinds import RoomKind
+from realtime.policy import Policy
 
 if TYPE_CHECKING:
     from realtime.core.command import Command
     from realtime.core.core import Core
-    from realtime.core.services import Open
+    from realtime.core.personal_data import PersonalData
+    from realtime.core.services import Open, Web
     from realtime.core.session import Session
     from realtime.native.message import Envelope
 
@@ -26,7 +28,8 @@ for it.
 
 OwnerHandler = Callable[["Core", "Command"], "bytes | Awaitable[bytes]"]
 """Takes one message of its type, on the worker that owns the message's room, and gives the content of its
-`ack` as JSON, now or later. Raises RealtimeError to answer with an error.
+`ack` as JSON, now or later (a `core.pending.Pending` costs no task). Raises RealtimeError to answer with an
+error.
 
 Commands of one room may overlap where a handler waits; what they must not both do, `expect` decides.
 """
@@ -73,7 +76,9 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
     (nothing of it is known here yet), `disown` what went: its state is to be dropped, others write there now.
 
     What keeps tables of its own is given `open`, which makes what is `Core.running` under the feature's name,
-    on workers that have a store.
+    on workers that have a store. What it keeps of users there it hands out and erases by `personal`.
+    `check_policy` raises SettingsError for a policy that it could not follow.
+    What takes or gives files over HTTP says so by `web`.
     """
 
     name: str
@@ -85,3 +90,6 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
     own: OnSlots | None = None
     disown: OnSlots | None = None
     open: Open | None = None
+    web: Web | None = None
+    personal: PersonalData | None = None
+    check_policy: Callable[[Policy], object] | None = None

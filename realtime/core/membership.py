@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from realtime.core import audit
 from realtime.core.access import JOIN, Access, Rights
@@ -12,7 +12,7 @@ from realtime.core.catalog import Catalog
 from realtime.core.contents import decode_join
 from realtime.core.contracts import Broker, Clock, Fanout, Page, Position, Recovery
 from realtime.core.doors import Doors
-from realtime.core.gates import Gates
+from realtime.core.gates import Gates, Passage
 from realtime.core.kinds import RoomKind
 from realtime.core.limits import Limits
 from realtime.core.passive import Passives
@@ -29,9 +29,6 @@ from realtime.native.encode import encode_ack, encode_reply, json_string
 from realtime.native.message import Envelope
 from realtime.protocol.messages import Join
 from realtime.protocol.session import State
-
-if TYPE_CHECKING:
-    from realtime.core.services import Gate
 
 FORBIDDEN: Final = "forbidden"  # in `left`
 MAY_NOT_JOIN: Final = "you may not join this room"
@@ -86,11 +83,11 @@ class Membership:
         if self.rules.any and self.doors.is_private(key := RoomId(session.tenant.id, RoomName(name))):
             self._catalog.kind_of(name)  # a name that can be no room's is a BadMessage
             grant = self.doors.knock(session, key, content.token)
-            if not isinstance(grant, Grant | None):
+            if self.gates.has(name) or not isinstance(grant, Grant | None):
                 return self._hold(session, message, _position(content), key, grant)
             if grant is not None:
                 self.doors.admit(session, key, grant)
-        if self.gates.of(name) is not None:
+        elif self.gates.has(name):
             self._catalog.kind_of(name)
             key = RoomId(session.tenant.id, RoomName(name))
             return self._hold(session, message, _position(content), key, None)
@@ -102,7 +99,7 @@ class Membership:
         message: Envelope,
         since: Position | None,
         key: RoomId,
-        grant: Awaitable[Grant] | None,
+        grant: Grant | Awaitable[Grant] | None,
     ) -> Awaitable[None]:
         """Let what the session sends wait until it is known whether it may join."""
         handlers = session.handlers
@@ -128,46 +125,64 @@ class Membership:
         message: Envelope,
         since: Position | None,
         key: RoomId,
-        pending: Awaitable[Grant] | None,
+        pending: Grant | Awaitable[Grant] | None,
         handlers: Handlers,
     ) -> None:
         """Join when the room token is judged, and the room's gate has been asked. What the session sent
-        meanwhile waits for all of it.
+        meanwhile waits for all of it, the answer included.
         """
-        going_on = None
         try:
-            grant = None if pending is None else await pending
-            gate = self.gates.of(key.room)
-            if gate is not None:
-                await self._pass_gate(session, gate, key)
-            if not session.connection.open:
-                return
-            if grant is not None:
-                self.doors.admit(session, key, grant)
-            room = self._room_to_join(session, key.room)
-            try:
-                recovery = room.stream.recover(since)
-                if isinstance(recovery, tuple):
-                    self._let_in(session, message, room, recovery)
-                    return
-                room.arriving += 1
-            finally:
-                self._drop_if_empty(session.tenant, room)
-            found = _recovered(room, since, recovery, room.turns)
-            going_on = self._go_on(session, message, room, found, handlers, self._let_in)
+            grant = await pending if isinstance(pending, Awaitable) else pending
+            if self.gates.has(key.room):
+                await self._join_by_gate(session, message, since, key, grant)
+            else:
+                await self._enter(session, message, since, key, grant)
+        except Exception as error:  # whatever it is, it is this message's alone
+            self._router.fail(session, message, error, taken=True)
         finally:
-            if going_on is None:
-                self._router.resume(session, State.READY, handlers)
-        await going_on
+            self._router.resume(session, State.READY, handlers)
 
-    async def _pass_gate(self, session: Session, gate: Gate, key: RoomId) -> None:
-        """Raise Forbidden unless the policy and the gate let the session in."""
+    async def _join_by_gate(
+        self, session: Session, message: Envelope, since: Position | None, key: RoomId, grant: Grant | None
+    ) -> None:
+        """Let the session in where the policy and the room's gate do; the latter until it is in."""
         identity = session.identity
         assert identity is not None  # nobody's sessions have no join
-        kind = self._catalog.kind_of(key.room)
-        self._check_join(session, identity, kind, key.room)
-        if not await self.gates.admits(gate, identity, key):
-            self.access.refuse(session, audit.Action.JOIN, key.room, JOIN, MAY_NOT_JOIN)
+        self._check_join(session, identity, self._catalog.kind_of(key.room), key.room)
+        with self.gates.passage(identity, key) as passage:
+            await self._pass(session, passage)
+            await self._enter(session, message, since, key, grant, passage)
+
+    async def _pass(self, session: Session, passage: Passage) -> None:
+        """Raise Forbidden unless the gate lets the session in."""
+        if not await passage.admits():
+            self.access.refuse(session, audit.Action.JOIN, passage.room.room, JOIN, MAY_NOT_JOIN)
+
+    async def _enter(
+        self,
+        session: Session,
+        message: Envelope,
+        since: Position | None,
+        key: RoomId,
+        grant: Grant | None,
+        passage: Passage | None = None,
+    ) -> None:
+        """Let the session in when the broker has said where the room is, while the passage's answer holds."""
+        if not session.connection.open:
+            return
+        if grant is not None:
+            self.doors.admit(session, key, grant)
+        room = self._room_to_join(session, key.room)
+        room.arriving += 1
+        try:
+            recovery = await _recovered(room, since, room.stream.recover(since), room.turns)
+            while passage is not None and passage.old:
+                await self._pass(session, passage)
+                recovery = await _recovered(room, since, room.stream.recover(since), room.turns)
+            if session.connection.open:
+                self._let_in(session, message, room, _continued(recovery, room.recent))
+        finally:
+            self._arrived(session.tenant, room)
 
     def tell_doors(self) -> None:
         """Let out of private rooms those whose room tokens have ended."""
@@ -474,6 +489,8 @@ class Membership:
             recovery = await pending
             if session.connection.open:
                 then(session, message, room, _continued(recovery, room.recent))
+        except Exception as error:  # it is this message's alone, and answered before those that waited
+            self._router.fail(session, message, error, taken=True)
         finally:
             self._arrived(session.tenant, room)
             self._router.resume(session, State.READY, handlers)
@@ -537,13 +554,13 @@ def _joined(room: Room, recovery: Recovery, *, told: bool) -> bytes:
 
 
 async def _recovered(
-    room: Room, since: Position | None, pending: Awaitable[Recovery], turns: int
+    room: Room, since: Position | None, pending: Recovery | Awaitable[Recovery], turns: int
 ) -> Recovery:
     """Return where the room is, asked again while it went from one epoch to another in between.
 
     `turns` is how many had ended when it was asked: the answer may be of before, of after, or of neither.
     """
-    recovery = await pending
+    recovery = pending if isinstance(pending, tuple) else await pending
     while room.turns != turns:
         turns = room.turns
         again = room.stream.recover(since)

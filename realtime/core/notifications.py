@@ -101,6 +101,19 @@ class NotificationManager:
             taken += await self._send_on(self._whereabouts, letter, body)
         return Sent(notification.id, taken)
 
+    async def push(self, tenant: TenantId, user: UserId, push: bytes) -> int:
+        """Send one message (JSON) to all connections of a user, on all workers, as `send_notification`.
+
+        Raises:
+            TooLarge: it is over what workers hand to each other.
+        """
+        letter = Letter(tenant, user, False, push)
+        body = b"" if self._whereabouts is None else encode_letter(letter)
+        taken = self._push(letter)
+        if self._whereabouts is not None:
+            taken += await self._send_on(self._whereabouts, letter, body)
+        return taken
+
     async def _send_on(self, whereabouts: Whereabouts, letter: Letter, body: bytes) -> int:
         """Hand it to the other workers that the user is on; return how many connections that are."""
         try:

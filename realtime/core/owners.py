@@ -9,18 +9,20 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
 from realtime.core.catalog import Catalog
-from realtime.core.cluster import Change, Cluster, NotServed, WorkerId, room_slot
+from realtime.core.cluster import BODY_BYTES_MAX, Change, Cluster, NotServed, WorkerId, room_slot
 from realtime.core.command import Command, Order, Publish, Visit, decode_order, encode_order
 from realtime.core.contracts import Clock
 from realtime.core.feature import OnSlots
-from realtime.core.pending import Pending
+from realtime.core.pending import OwedAnswer, Pending
+from realtime.core.router import Spawn
 from realtime.core.session import Session
-from realtime.core.verbs import fitting
+from realtime.core.verbs import fitting, too_large
 from realtime.errors import TooLarge, Unavailable, UnknownType
 from realtime.ids import RoomId
 from realtime.native.encode import encode_reply, json_string
@@ -59,8 +61,10 @@ class Owners:
         permit: Permit,
         publish: Publish,
         visit: Visit,
+        spawn: Spawn,
     ) -> None:
         self._core = core
+        self._spawn = spawn
         self._handlers = {
             message.name: message.owner for message in catalog.messages.values() if message.owner is not None
         }
@@ -94,6 +98,8 @@ class Owners:
             raise TooLarge(f"a command's content has {len(content)} bytes; {CONTENT_BYTES_MAX} are taken")
         order = Order(self._version, room.tenant, room.room, message.type, content, message.key, identity)
         outcome = self.perform(order)
+        if isinstance(outcome, Pending):
+            return OwedAnswer(session, message.id, json_string(order.room), outcome)
         if not isinstance(outcome, bytes):
             return _acknowledge_later(session, message, order, outcome)
         _acknowledge(session, message, order, outcome)
@@ -110,6 +116,10 @@ class Owners:
             outcome = self._run(order)
         except NotServed:
             return self._see_through(order, None)
+        if isinstance(outcome, Pending):
+            done: Pending[bytes] = Pending()
+            outcome.then(partial(self._see_done, order, done))
+            return done
         return outcome if isinstance(outcome, bytes) else self._see_through(order, outcome)
 
     @property
@@ -177,6 +187,13 @@ class Owners:
             if version == self._version:
                 await self._another_look()
 
+    def _see_done(self, order: Order, done: Pending[bytes], outcome: bytes | Exception) -> None:
+        """Settle `done` by what came of an order, or see it through where nothing was done with it."""
+        if isinstance(outcome, NotServed):
+            self._spawn(_settle(done, self._see_through(order, None)))
+        else:
+            done.settle(outcome)
+
     async def _done(self, order: Order) -> bytes:
         """Have whoever owns the room now do it, and return what it answers."""
         owner = self._cluster.owner(order.room_key)
@@ -234,7 +251,23 @@ class Owners:
             outcome = handler(self._core, command)
         except NotServed as error:
             raise _told_apart(command, error) from error
-        return fitting(outcome) if isinstance(outcome, bytes) else self._run_on(command, outcome)
+        if isinstance(outcome, bytes):
+            return fitting(outcome)
+        if not isinstance(outcome, Pending):
+            return self._run_on(command, outcome)
+        # What tells by callbacks costs no task, as publications do not (`core.pending`).
+        self._running.add(command)
+        done: Pending[bytes] = Pending()
+        outcome.then(partial(self._ran, command, done))
+        return done
+
+    def _ran(self, command: Command, done: Pending[bytes], outcome: bytes | Exception) -> None:
+        self._running.discard(command)
+        if isinstance(outcome, NotServed):
+            outcome = _told_apart(command, outcome)
+        elif isinstance(outcome, bytes) and len(outcome) > BODY_BYTES_MAX:
+            outcome = too_large(outcome)
+        done.settle(outcome)
 
     async def _run_on(self, command: Command, outcome: Awaitable[bytes]) -> bytes:
         self._running.add(command)
@@ -252,6 +285,13 @@ def _told_apart(command: Command, error: NotServed) -> Unavailable:
         return error
     # Given to the next owner it might be done twice.
     return Unavailable("the room's owner has changed; it may have been done", retry_after_s=1.0)
+
+
+async def _settle(done: Pending[bytes], outcome: Awaitable[bytes]) -> None:
+    try:
+        done.settle(await outcome)
+    except Exception as error:  # whoever waits for it is told
+        done.settle(error)
 
 
 async def _acknowledge_later(

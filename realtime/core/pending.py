@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from realtime.native.encode import encode_ack
+from realtime.native.encode import encode_ack, encode_reply
 
 if TYPE_CHECKING:
     from realtime.core.contracts import Receipt
@@ -70,26 +70,45 @@ class Pending(Generic[Value]):
         return self._outcome
 
 
-class Owed:
-    """The ack of a publication that is being kept. Awaited, it is sent when the receipt is there."""
+class Debt(Generic[Value]):
+    """An answer that is owed until its `receipt` is there. Awaited, it is paid then."""
 
     __slots__ = ("_id", "_room_json", "_session", "receipt")
 
-    def __init__(
-        self, session: Session, id: bytes | None, room_json: bytes, receipt: Pending[Receipt]
-    ) -> None:
+    def __init__(self, session: Session, id: bytes | None, room_json: bytes, receipt: Pending[Value]) -> None:
         self._session = session
         self._id = id
         self._room_json = room_json
         self.receipt = receipt
 
-    def pay(self, receipt: Receipt) -> None:
+    def pay(self, receipt: Value) -> None:
         """Send it. Without an id nobody waits for one."""
-        if self._id is not None:
-            self._session.send(encode_ack(self._id, self._room_json, receipt[0], receipt[1], receipt[2]))
+        raise NotImplementedError
 
     def __await__(self) -> Generator[Any, None, None]:
         self.pay((yield from self.receipt.__await__()))
+
+
+class Owed(Debt["Receipt"]):
+    """The ack of a publication that is being kept."""
+
+    __slots__ = ()
+
+    def pay(self, receipt: Receipt) -> None:
+        """As `Debt.pay`."""
+        if self._id is not None:
+            self._session.send(encode_ack(self._id, self._room_json, receipt[0], receipt[1], receipt[2]))
+
+
+class OwedAnswer(Debt[bytes]):
+    """The ack of a command that is being done, whose content is the receipt."""
+
+    __slots__ = ()
+
+    def pay(self, receipt: bytes) -> None:
+        """As `Debt.pay`."""
+        if self._id is not None:
+            self._session.send(encode_reply("ack", self._id, self._room_json, receipt))
 
 
 def _wake(came: asyncio.Future[None], outcome: object) -> None:

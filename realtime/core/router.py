@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from realtime.core.audit import NO_AUDITOR, NO_TENANT, Action, Auditor, Event, Outcome
 from realtime.core.auth import Identity
-from realtime.core.contracts import Connection, Receipt
+from realtime.core.contracts import Connection
 from realtime.core.limits import LIMITS, Limits, Meters, rate_limited
-from realtime.core.pending import Owed
+from realtime.core.pending import Debt
 from realtime.core.quotas import OF_TENANTS, QuotaRefusals
 from realtime.core.session import Handlers, Session
 from realtime.errors import (
@@ -61,7 +61,7 @@ class Router:
         self.errors = 0  # answered since the start
         self.failures = 0  # of them our own
         self.refusals = dict.fromkeys(LIMITS, 0)  # of them those over a limit, by its name
-        self._owed: set[Owed] = set()  # acks of publications that are being kept
+        self._owed: set[Debt[Any]] = set()  # acks of what is being kept
 
     def set_aside(self, session: Session, message: Envelope | Malformed) -> None:
         """Do with a message that has no handler what the session's state says.
@@ -93,7 +93,7 @@ class Router:
 
     def finish(self, session: Session, message: Envelope, outcome: Awaitable[None]) -> None:
         """Have awaited what a handler returned. An ack that is owed costs a callback, and no task."""
-        if isinstance(outcome, Owed):
+        if isinstance(outcome, Debt):
             self._owed.add(outcome)
             outcome.receipt.then(partial(self._pay, session, message, outcome))
         else:
@@ -166,7 +166,7 @@ class Router:
                 if not self.fail(session, message, error):
                     return
 
-    def _pay(self, session: Session, message: Envelope, owed: Owed, outcome: Receipt | Exception) -> None:
+    def _pay(self, session: Session, message: Envelope, owed: Debt[Any], outcome: Any) -> None:
         self._owed.discard(owed)
         if isinstance(outcome, Exception):
             self.fail(session, message, outcome, taken=True)

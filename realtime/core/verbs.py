@@ -68,8 +68,13 @@ def fitting(body: bytes) -> bytes:
         TooLarge: it has over `BODY_BYTES_MAX`.
     """
     if len(body) > BODY_BYTES_MAX:
-        raise TooLarge(f"{len(body)} bytes for another worker; at most {BODY_BYTES_MAX} are taken")
+        raise too_large(body)
     return body
+
+
+def too_large(body: bytes) -> TooLarge:
+    """Return the error for what is larger than workers hand to each other."""
+    return TooLarge(f"{len(body)} bytes for another worker; at most {BODY_BYTES_MAX} are taken")
 
 
 async def _later(verb: str, outcome: Awaitable[bytes | None]) -> bytes:

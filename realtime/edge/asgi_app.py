@@ -24,23 +24,25 @@ AsgiApp = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 class AsgiFactory:
     """Makes one protocol a connection, all for one application. Call `start` first and `stop` last."""
 
-    def __init__(self, app: AsgiApp | str) -> None:
-        """`app` is the application or where to import it from: "package.module:name".
+    def __init__(self, app: AsgiApp | str, *, lifespan: bool = True) -> None:
+        """`app` is the application or where to import it from: "package.module:name". One without a
+        `lifespan` has neither start-up nor shut-down.
 
         Raises:
             ImportError: uvicorn is not installed.
         """
         try:
             from uvicorn import Config
-            from uvicorn.lifespan.on import LifespanOn
             from uvicorn.server import ServerState
         except ImportError as error:
             raise ImportError("an ASGI application needs uvicorn: pip install 'realtime[api]'") from error
         # No logging set-up and no WebSockets of its own: both are ours.
-        self._config: Config = Config(app, ws="none", lifespan="auto", log_config=None, access_log=False)
+        self._config: Config = Config(
+            app, ws="none", lifespan="auto" if lifespan else "off", log_config=None, access_log=False
+        )
         self._config.load()
         self._config.loaded_app = _close_after_response(self._config.loaded_app)
-        self._lifespan = LifespanOn(self._config)
+        self._lifespan = self._config.lifespan_class(self._config)
         self._state = ServerState()
 
     async def start(self) -> None:

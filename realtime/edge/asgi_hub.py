@@ -21,7 +21,9 @@ from realtime.core.contracts import Clock
 from realtime.core.control import Control
 from realtime.core.notifications import NotificationManager
 from realtime.edge import listener
+from realtime.edge.asgi_app import Message, Receive, Send
 from realtime.edge.asgi_connection import AsgiConnection, AsgiRequest, AsgiWebSocket, refuse
+from realtime.edge.files import Paths
 from realtime.edge.foundation import Foundation, open_foundation
 from realtime.edge.process import connections_allowed
 from realtime.edge.tls_worker import TlsWorker
@@ -196,6 +198,16 @@ class RealtimeHub:
             raise RuntimeError("the WebSocket is accepted already; websocket_endpoint does that by itself")
         await self._here().worker.serve(websocket, user_id)
 
+    async def files(self, scope: Message, receive: Receive, send: Send) -> None:
+        """The HTTP side of attachments, to be mounted: `app.mount("/chat", realtime_hub.files)`.
+
+        Raises:
+            RuntimeError: as `notification_manager`.
+        """
+        worker = self._here().worker
+        app = Paths({}) if worker.files is None else worker.files.app
+        await app(scope, receive, send)
+
     def _here(self) -> Running:
         try:
             running = self._running.get(asyncio.get_running_loop())
@@ -252,7 +264,7 @@ async def _keep(worker: AsgiWorker, foundation: Foundation) -> None:
         await asyncio.get_running_loop().create_future()
     finally:
         worker.close()
-        await worker.core.close()
+        await worker.closed()
         await foundation.close()
 
 

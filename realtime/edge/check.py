@@ -47,6 +47,7 @@ def findings(loaded: Loaded) -> Iterator[Finding]:
         yield _features()
         yield _policy(settings)
         yield _store(settings)
+        yield _files_kept(settings)
         yield _audit(settings)
         yield _keys(settings)
         yield _workers(settings)
@@ -117,6 +118,16 @@ def _store(settings: Settings) -> Finding:
         return Finding(False, f"store: {error.message}")
     none = text.startswith("none")
     return Finding(True, f"store: {text}", warning=none)
+
+
+def _files_kept(settings: Settings) -> Finding:
+    from realtime.edge import files  # not at the top: as the features
+
+    try:
+        text = files.finding(settings)
+    except StartupError as error:
+        return Finding(False, f"attachments: {error.message}")
+    return Finding(True, f"attachments: {text}")
 
 
 def _audit(settings: Settings) -> Finding:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, Protocol, cast
 
@@ -40,8 +41,9 @@ SECURITY_HEADERS: Final = (
     # 'self' covers ws: and wss: to the page's own host and port (CSP level 3).
     (
         "Content-Security-Policy",
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-        "manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self'; "
+        "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'",
     ),
     # No other site holds a handle on our pages' windows, or loads our files into its own.
     ("Cross-Origin-Opener-Policy", "same-origin"),
@@ -119,17 +121,19 @@ class HttpServer:
     """Serves `routes` on the sockets that the hub hands over, and what is not in them through `fallback`.
 
     A `fallback` makes the protocol that takes a connection over from its first request that no route
-    answers (`asgi_app.asgi_factory`); without one such a request gets 404.
+    answers, and whose path begins by one of `fallback_under` (`asgi_app.asgi_factory`); else it gets 404.
     """
 
     routes: Routes
     fallback: Callable[[], asyncio.Protocol] | None = None
+    fallback_under: tuple[str, ...] = ("/",)
     request_timeout_s: float = 10.0  # from a request's first byte to the end of its head, in total
     idle_timeout_s: float = 60.0  # between requests, and for a peer that does not read its answers
     head_bytes_max: int = 16 * 1024
     connections_max: int = 1024  # beyond: 503
     now: Callable[[], float] = time.time  # seconds since the epoch, for Date
     admin_routes: Routes | None = None  # on the socket of `listen`; None: the same
+    files_origin: str = ""  # another one that pages may fetch from and show images and sound of
     hsts_s: int = 0  # over TLS: for how long browsers are to come by nothing else (RFC 6797); 0: not said
     call_later: CallLater | None = None  # the loop's, unless a test brings its own
     connections: set[HttpConnection] = field(default_factory=set, init=False)
@@ -245,7 +249,7 @@ class HttpConnection(asyncio.Protocol):
         self._keep_alive = keep_alive
         self._server = server
         self._routes = routes
-        self._headers = (*SECURITY_HEADERS, *headers)
+        self._headers = (*_security_headers(server.files_origin), *headers)
         self._input = bytearray(received)
         self._loop: asyncio.AbstractEventLoop
         self._transport: asyncio.Transport
@@ -346,8 +350,9 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(400, "a WebSocket handshake needs a connection of its own")
             return True
         handler = self._routes.find(request.path)
-        if handler is None and self._server.fallback is not None:
-            self._hand_over(self._server.fallback())
+        fallback = self._server.fallback
+        if handler is None and fallback is not None and request.path.startswith(self._server.fallback_under):
+            self._hand_over(fallback())
             return False
         del self._input[: request.head_bytes]
         self._answer(request, _respond(handler, request))
@@ -425,6 +430,23 @@ class HttpConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+@lru_cache(maxsize=8)
+def _security_headers(origin: str) -> tuple[tuple[str, str], ...]:
+    if not origin:
+        return SECURITY_HEADERS
+    also = {name: f"{name} 'self'" for name in ("img-src", "connect-src", "media-src")}
+
+    def widened(policy: str) -> str:
+        for own in also.values():
+            policy = policy.replace(own, f"{own} {origin}")
+        return policy
+
+    return tuple(
+        (name, widened(value) if name == "Content-Security-Policy" else value)
+        for name, value in SECURITY_HEADERS
+    )
 
 
 def _respond(handler: Handler | None, request: Request) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ from realtime.core.personal import new_pseudonym
 from realtime.edge import audit
 from realtime.edge.audit_relay import operator
 from realtime.edge.cluster import make_client
-from realtime.errors import SettingsError, StartupError
+from realtime.edge.tables import tables
+from realtime.errors import Conflict, SettingsError, StartupError
+from realtime.features import discover
 from realtime.ids import TenantId, UserId
 from realtime.settings import Settings
 
@@ -33,7 +35,8 @@ from realtime.settings import Settings
 class Erased(msgspec.Struct, frozen=True, kw_only=True):
     """What was done: how many publications in how many rooms, rooms that began anew, and audit entries.
 
-    `pseudonym` stands where the user's name stood. Who it was is on record nowhere.
+    `features` says how much was in tables of features. `pseudonym` stands where the user's name stood. Who it
+    was is on record nowhere.
     """
 
     pseudonym: str
@@ -41,6 +44,7 @@ class Erased(msgspec.Struct, frozen=True, kw_only=True):
     rooms: int
     renewed_rooms: int
     audit_entries: int
+    features: Mapping[str, int] = {}
 
 
 async def exported(settings: Settings, tenant: TenantId, user: UserId) -> AsyncIterator[bytes]:
@@ -55,6 +59,8 @@ async def exported(settings: Settings, tenant: TenantId, user: UserId) -> AsyncI
         store = await _audit_store(settings, closing)
         async for sent in _publications(settings, tenant, user):
             yield _line("publication", **_publication(sent))
+        async for line in _of_features(settings, tenant, user):
+            yield line
         if settings.redis_url:
             async for line in _in_redis(settings, tenant, user):
                 yield line
@@ -67,6 +73,18 @@ async def exported(settings: Settings, tenant: TenantId, user: UserId) -> AsyncI
             await store.append([_note(_event(Action.EXPORT, tenant, user))])
 
 
+async def put_on_record(
+    settings: Settings, tenant: TenantId, target: str, *, act: str = "", **detail: str | int
+) -> None:
+    """Put on record that an operator had something handed out, or did `act`, where there is an audit log."""
+    async with AsyncExitStack() as closing:
+        store = await _audit_store(settings, closing)
+        if store is not None:
+            action = Action.MANAGE if act else Action.EXPORT
+            told = {**({"act": act} if act else {}), **detail}
+            await store.append([_note(_event(action, tenant, target, **told))])
+
+
 async def erase(settings: Settings, tenant: TenantId, user: UserId) -> Erased:
     """Erase a user: tombstones where their publications are, a pseudonym for their name, audit entries
     without what names them. That it was done is on record, and not to whom.
@@ -75,16 +93,19 @@ async def erase(settings: Settings, tenant: TenantId, user: UserId) -> Erased:
 
     Raises:
         StartupError: a server alone has the store; it is to be stopped.
+        Conflict: a feature says that it may not be, such as over a legal hold; nothing is done.
         Unavailable: not all of it was done; a repeat does the rest.
     """
     _check_place(settings)
     pseudonym = new_pseudonym()
+    await _check_refusals(settings, tenant, user)
     async with AsyncExitStack() as closing:
         store = await _audit_store(settings, closing)
         tails = None
         if settings.redis_url:
             tails = await closing.enter_async_context(RedisTails(settings.redis_url, settings.redis_prefix))
         rooms = await _erase_publications(settings, tenant, user, pseudonym)
+        features = await _erase_of_features(settings, tenant, user, pseudonym)
         renewed = set(rooms)
         if tails is not None:
             # After the store: what a room reads again has tombstones in it.
@@ -100,7 +121,48 @@ async def erase(settings: Settings, tenant: TenantId, user: UserId) -> Erased:
         rooms=len(rooms),
         renewed_rooms=0 if tails is None else len(renewed),
         audit_entries=entries,
+        features=features,
     )
+
+
+def _has_tables(settings: Settings) -> bool:
+    return bool(settings.postgres_url) or _file(settings) is not None
+
+
+async def _of_features(settings: Settings, tenant: TenantId, user: UserId) -> AsyncIterator[bytes]:
+    """What features keep of the user in tables of their own."""
+    if not _has_tables(settings):
+        return
+    async with tables(settings) as database:
+        for feature in discover():
+            if feature.personal is not None:
+                async for kept, said in feature.personal.exported(database, tenant, user):
+                    yield _line(kept, **said)
+
+
+async def _check_refusals(settings: Settings, tenant: TenantId, user: UserId) -> None:
+    if not _has_tables(settings):
+        return
+    async with tables(settings) as database:
+        for feature in discover():
+            if feature.personal is not None:
+                refusal = await feature.personal.refusal(database, tenant, user)
+                if refusal is not None:
+                    raise Conflict(refusal)
+
+
+async def _erase_of_features(
+    settings: Settings, tenant: TenantId, user: UserId, pseudonym: str
+) -> dict[str, int]:
+    done: dict[str, int] = {}
+    if not _has_tables(settings):
+        return done
+    async with tables(settings, writes=True, alone=True) as database:
+        for feature in discover():
+            if feature.personal is not None:
+                done |= await feature.personal.erase(database, tenant, user, pseudonym)
+        await database.scrub()
+    return done
 
 
 async def _erase_publications(

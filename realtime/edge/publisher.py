@@ -26,8 +26,8 @@ from realtime.backends.cluster.library import source
 from realtime.backends.cluster.names import RoomNames
 from realtime.backends.cluster.redis_ring import RedisRing, new_worker_id
 from realtime.backends.cluster.revocations import RedisRevocations
-from realtime.backends.cluster.stream import SIGNAL
 from realtime.backends.cluster.whereabouts import find_connections
+from realtime.backends.cluster.writer import SIGNAL
 from realtime.backends.redis_client.client import RedisClient
 from realtime.backends.redis_client.contract import RedisError
 from realtime.core.audit import NO_AUDITOR, OPERATOR, Action, Auditor, Event, Outcome

@@ -114,7 +114,7 @@ async def _serve(
         if left:
             log.warning("%d connections had not closed within %g s", left, settings.drain_timeout_s)
         worker.close()
-        await worker.core.close()
+        await worker.closed()
     finally:
         await foundation.close()
 

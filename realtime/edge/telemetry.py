@@ -77,7 +77,8 @@ CORE_GAUGES: Final = {
     "room_token_sessions": ("room_token_sessions", "Connections that are in private rooms."),
     "acks_owed": ("acks_owed", "Publications received whose commit is waited for."),
 }
-# What backends count, `_total` for a counter; which of it there is depends on what the server stands on.
+# What backends, and features over them, count, `_total` for a counter; which of it there is depends on what
+# the server stands on.
 BACKEND_HELP: Final = {
     "audit_coalesced_total": "Audit events that became part of another one's count.",
     "audit_dropped_total": "Audit entries dropped for their age.",
@@ -88,6 +89,9 @@ BACKEND_HELP: Final = {
     "audit_ok": "1 while the audit log takes entries, 0 while it fails.",
     "audit_queued_entries": "Audit entries that wait to be committed.",
     "broker_failures_total": "Times that a durable room had to look what the store has kept.",
+    "chat_rooms_owing": "Chat rooms whose last change has still to be told.",
+    "chat_rooms_owned": "Chat rooms that this worker owns and has in memory.",
+    "chat_standings_known": "What users are in those rooms, in memory.",
     "store_failed_rows_total": "Rows that the store gave up.",
     "store_refused_rows_total": "Rows that came too late: their room had gone on in a later epoch.",
     "store_groups_total": "Groups of rows committed.",
@@ -117,6 +121,22 @@ BACKEND_HELP: Final = {
     "sealing_tenants": "Tenants whose data keys are at hand.",
     "sealing_tenants_without_key": "Tenants of them whose newest key cannot be had.",
     "sealing_unreadable_total": "Times that something sealed could not be read: a lost key, or tampering.",
+}
+# What the chat's attachments count, where some are kept.
+FILES_HELP: Final = {
+    "chat_blobs_collected_total": "Files deleted here that no message referred to any more.",
+    "chat_download_bytes_total": "Bytes of attachments sent.",
+    "chat_downloads_running": "Attachments that are being sent.",
+    "chat_files_collected_total": "Attachments that were removed, and whose rows were deleted here.",
+    "chat_files_linked_total": "Attachments that somebody was given a URL of.",
+    "chat_files_ok": "1 while what keeps the files answers, 0 while it does not.",
+    "chat_files_used_total": "Attachments that messages came to refer to.",
+    "chat_upload_bytes_total": "Bytes of attachments received.",
+    "chat_upload_pieces_collected_total": "Remains of uploads whose time was over, deleted here.",
+    "chat_uploads_begun_total": "Uploads that were asked for.",
+    "chat_uploads_finished_total": "Uploads that came to be files.",
+    "chat_uploads_refused_total": "Uploads that were whole and refused for what they were.",
+    "chat_uploads_running": "Uploads that are being received.",
 }
 # What the guard counts.
 GUARD_HELP: Final = {
@@ -248,17 +268,29 @@ def worker_metrics(
     yield Metric("realtime_offences_total", help, "counter", samples)
     known = CORE_COUNTERS.keys() | CORE_GAUGES.keys()
     for name in sorted(core.keys() - known):  # a backend's own
-        help = (
-            BACKEND_HELP.get(name)
-            or CLUSTER_HELP.get(name)
-            or GUARD_HELP.get(name)
-            or TLS_HELP.get(name)
-            or f"{name.removesuffix('_total').replace('_', ' ').capitalize()}."
-        )
-        yield (counter if name.endswith("_total") else gauge)(f"realtime_{name}", help, core[name])
+        yield _by_name(name, core[name])
     yield gauge("realtime_http_connections", "Open HTTP connections.", http)
     yield lag.metric()
     yield from process_metrics()
+
+
+def api_metrics(stats: Mapping[str, int]) -> Iterator[Metric]:
+    """Everything a process has to say that serves features' HTTP alone."""
+    for name in sorted(stats):
+        yield _by_name(name, stats[name])
+    yield from process_metrics()
+
+
+def _by_name(name: str, value: float) -> Metric:
+    help = (
+        BACKEND_HELP.get(name)
+        or CLUSTER_HELP.get(name)
+        or GUARD_HELP.get(name)
+        or TLS_HELP.get(name)
+        or FILES_HELP.get(name)
+        or f"{name.removesuffix('_total').replace('_', ' ').capitalize()}."
+    )
+    return (counter if name.endswith("_total") else gauge)(f"realtime_{name}", help, value)
 
 
 def tenant_metrics(tenants: Mapping[str, Mapping[str, float]]) -> Iterator[Metric]:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from realtime import __version__
 from realtime.backends.auth.authenticator import TokenAuthenticator, authenticator_of
+from realtime.backends.http_post import post
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.catalog import Catalog
 from realtime.core.contracts import Clock, Connection
@@ -30,6 +31,7 @@ from realtime.edge.address_limits import MessageRates
 from realtime.edge.doorkeeper import Doorkeeper
 from realtime.edge.drain import drain, rebalance_reason
 from realtime.edge.expiry import SilentTokens
+from realtime.edge.files import WorkerFiles
 from realtime.edge.foundation import Foundation
 from realtime.edge.gate import Deferred, Gate, Guest, Pending, State
 from realtime.edge.guard import Guard
@@ -96,6 +98,7 @@ class Worker:
         self.hub = self._make_hub(connections_max)
         self.doorkeeper.serve(self.hub)
         self._welcome = Welcome(settings, self._node, self.hub, foundation.worker)
+        self.files = None if foundation.database is None else WorkerFiles(settings, clock, discover())
         self.core = self._make_core(authenticator)
         SharedPenalties(self.guard, self.core.cluster)
         rates = MessageRates(settings, clock, self.guard.is_exempt)
@@ -125,6 +128,7 @@ class Worker:
         self._policies.follow(lambda policy: partial(self.core.quotas.replace, policy.tenants))
         self._policies.follow(self._network.prepare)
         self._policies.follow(self._prepare_issuers)
+        self._policies.follow(self.core.prepare_features)
         # Last: it looks at who is in rooms, by all that holds then.
         self._policies.follow(lambda policy: self.core.prepare_access(policy.access, policy.rooms))
 
@@ -173,8 +177,16 @@ class Worker:
             self._ticker.cancel()
         self._loop.remove_reader(self.hub.fileno())
         self._http.close()
+        if self.files is not None:
+            self.files.close()
         if self._authenticator is not None:
             self._authenticator.close()
+
+    async def closed(self) -> None:
+        """Wait for what features still write, and let go of what they keep."""
+        await self.core.close()
+        if self.files is not None:
+            await self.files.closed()
 
     def _stop_listening(self) -> None:
         if self._listening is not None:
@@ -354,9 +366,17 @@ class Worker:
     def _services(self) -> Services | None:
         """What features are opened with; None where there is no store for what they keep."""
         database = self._foundation.database
-        if database is None:
+        if database is None or self.files is None:
             return None
-        return Services(settings=self._settings, clock=self._clock, spawn=self._spawn, database=database)
+        return Services(
+            settings=self._settings,
+            clock=self._clock,
+            spawn=self._spawn,
+            database=database,
+            blobs=self.files.blobs,
+            url_secret=self.files.url_secret,
+            post=post,
+        )
 
     def _greet(self, number: int, identity: Identity) -> bytes:
         return self._welcome.json(number, json_string(identity.user), identity.tenant)
@@ -368,6 +388,9 @@ class Worker:
         under = dict.fromkeys(paths, upgrade_required)
         return HttpServer(
             Routes({**pages, **told}, under=under),
+            fallback=None if self.files is None else self.files.factory,
+            fallback_under=() if self.files is None else self.files.under,
+            files_origin="/".join(settings.chat_files_url.split("/")[:3]),
             admin_routes=Routes({**pages, **self._system_routes(True)}, under=under),
             hsts_s=0 if settings.loopback else settings.tls_hsts_s,
             request_timeout_s=settings.handshake_timeout_s,
@@ -390,7 +413,8 @@ class Worker:
         """Whether traffic may be sent here, by what it depends on."""
         listener = "draining" if self._gate.draining else "ok"
         checks = {"listener": listener, **self._network.checks(), **self._foundation.checks()}
-        return Report(all(state == "ok" for state in checks.values()), {"checks": checks})
+        files = {} if self.files is None else self.files.checks()
+        return Report(all(state == "ok" for state in checks.values()), {"checks": {**checks, **files}})
 
     def _token_stats(self) -> Mapping[str, int]:
         return {} if self._authenticator is None else self._authenticator.stats()
@@ -402,6 +426,7 @@ class Worker:
             **self._network.stats(),
             **self.guard.stats(),
             **self._token_stats(),
+            **({} if self.files is None else self.files.stats()),
         }
 
     def _render_metrics(self) -> bytes:

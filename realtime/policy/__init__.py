@@ -6,6 +6,7 @@ something else is an error that names the file, the place in it and what would d
 """
 
 from realtime.policy.access import Access
+from realtime.policy.chat import Chat, ChatRule, Classifier
 from realtime.policy.issuers import Issuer
 from realtime.policy.loading import load_policy
 from realtime.policy.network import Network
@@ -13,4 +14,15 @@ from realtime.policy.page import Policy
 from realtime.policy.rooms import RoomRule
 from realtime.policy.tenants import Quotas
 
-__all__ = ["Access", "Issuer", "Network", "Policy", "Quotas", "RoomRule", "load_policy"]
+__all__ = [
+    "Access",
+    "Chat",
+    "ChatRule",
+    "Classifier",
+    "Issuer",
+    "Network",
+    "Policy",
+    "Quotas",
+    "RoomRule",
+    "load_policy",
+]

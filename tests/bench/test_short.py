@@ -48,6 +48,7 @@ def test_a_short_run_of_arrivals_counts_each_of_them():
         ("bench.tls", [], "bytes a connection"),
         ("bench.sealing", ["--only", "boxes,sqlite"], "of plain"),
         ("bench.audit", [], "entries/s"),
+        ("bench.chat", ["--only", "embedded"], "on the other's screen"),
     ],
 )
 def test_a_short_run_of_what_is_kept_finds_all_of_it(module: str, arguments: list[str], figures: str):

@@ -14,7 +14,7 @@ AT_ONCE = Options(uniform=lambda: 0.0)
 
 @pytest.fixture
 def room() -> str:
-    return f"chat:{uuid.uuid4()}"
+    return f"playlist:{uuid.uuid4()}"
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ async def test_members_hear_each_other_and_the_disk_holds_none_of_it(sealed, key
         assert await heard(his, 3) == [said] * 3
         assert await heard(hers, 3) == [said] * 3
         assert [each.content for each in (await his.history()).messages] == [said] * 3
-        open_room = await ada.join("chat:open")
+        open_room = await ada.join("playlist:open")
         await open_room.publish("chat_message", f"plain {marker}")
     sealed.stop()
     kept = b"".join(file.read_bytes() for file in tmp_path.glob("store.db*"))
@@ -154,8 +154,8 @@ async def test_who_has_no_key_sends_nothing_plain_and_sees_what_it_cannot_read(s
 
 async def test_a_room_with_keys_is_sealed_though_the_server_does_not_ask_for_it(sealed, key):
     async with connect(sealed.ws_url, user="ada") as ada, connect(sealed.ws_url, user="eve") as eve:
-        hers = await ada.join("chat:open", keys=ring(key))
-        plain = await eve.join("chat:open")
+        hers = await ada.join("playlist:open", keys=ring(key))
+        plain = await eve.join("playlist:open")
         assert not hers.end_to_end
         await hers.publish("chat_message", "words")
         await plain.publish("chat_message", "as if it were ours")
@@ -250,20 +250,20 @@ async def test_typing_is_sealed_too(sealed, key):
 
 async def test_who_is_put_out_of_a_room_hears_it_and_does_not_come_back(sealed, path: Path):
     async with connect(sealed.ws_url, user="ada", options=AT_ONCE) as ada:
-        room = await ada.join("chat:open")
+        room = await ada.join("playlist:open")
         change(sealed, path, '[[access.rules]]\neffect = "deny"\nactions = ["join"]\n')
-        with pytest.raises(Forbidden, match="let us out of chat:open: forbidden"):
+        with pytest.raises(Forbidden, match="let us out of playlist:open: forbidden"):
             await heard(room, 1)
         assert not room.joined
         with pytest.raises(Forbidden, match="may not join"):
-            await ada.join("chat:open")
+            await ada.join("playlist:open")
 
 
 async def test_a_room_that_is_sealed_under_a_member_without_a_key_takes_nothing_plain(sealed, path: Path):
     async with connect(sealed.ws_url, user="ada", options=AT_ONCE) as ada:
-        room = await ada.join("chat:open")
+        room = await ada.join("playlist:open")
         await room.publish("chat_message", "words")
-        change(sealed, path, POLICY.replace("events:secret-*", "chat:open"))
+        change(sealed, path, POLICY.replace("events:secret-*", "playlist:open"))
         await asyncio.to_thread(sealed.wait_for_line, "reloaded")
         with pytest.raises(BadMessage, match="sealed end to end"):
             await room.publish("chat_message", "words")

@@ -3,6 +3,7 @@
 A broker may answer at once or with an awaitable; `get` takes both.
 """
 
+import asyncio
 import inspect
 import json
 from typing import Any
@@ -259,6 +260,20 @@ async def test_publishing_from_outside_reaches_subscribers_and_continues_the_ord
     await get(broker.publish(LOBBY, CHAT, "chat_message", ALICE, b"2"))
     assert room.offsets == [2]
     assert (await room.recover(0, receipt[1])).recovered is True
+
+
+async def test_a_signal_from_outside_reaches_subscribers_and_has_no_place_in_the_order(broker):
+    room = Subscriber(broker)
+    assert (await room.publish())[0] == 1  # from here on a broker that seals has its key at hand
+    broker.signal(RoomId(TenantId("default"), RoomName("chat:other")), CHAT, b"elsewhere")
+    broker.signal(LOBBY, CHAT, b"here")
+    async with asyncio.timeout(10):
+        while True:
+            await asyncio.sleep(0)
+            if len(room.pushes) == 2:
+                break
+    assert sorted(room.offsets) == [0, 1]
+    assert room.pushes[room.offsets.index(0)] == b"here"
 
 
 async def test_after_close_nothing_is_delivered_and_the_order_goes_on(broker):

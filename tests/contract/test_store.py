@@ -392,6 +392,12 @@ async def test_a_repeated_number_is_named(place, store, folder):
         await store.migrate("playlist", folder)
 
 
+async def test_a_migration_of_comments_alone_does_nothing(place, store, folder):
+    (folder / place.dialect / "003_later.sql").write_text("-- Nothing yet.")
+    assert await store.migrate("playlist", folder) == ["001_songs.sql", "002_artists.sql", "003_later.sql"]
+    assert await store.migrate("playlist", folder) == []
+
+
 async def test_a_badly_named_migration_is_named(place, store, folder):
     (folder / place.dialect / "3-late.sql").write_text("CREATE TABLE late (a TEXT);")
     with pytest.raises(StartupError, match=r"3-late\.sql must be named NNN_words\.sql"):

@@ -26,6 +26,15 @@ class FarBroker:
     def publish(self, *given: Any) -> Any:
         raise NotImplementedError
 
+    def signal(self, room: RoomId, kind: RoomKind, push: bytes) -> None:
+        raise NotImplementedError
+
+    async def expunge(self, room: RoomId, kind: RoomKind, upto: int) -> None:
+        pass
+
+    def drop_history(self, room: RoomId) -> None:
+        pass
+
     def tick(self) -> None:
         pass
 

@@ -27,8 +27,17 @@ class SlowBroker:
     def open(self, room: RoomId, kind: RoomKind, deliver: Deliver, *told: Any) -> SlowStream:
         return SlowStream(self, self._inner.open(room, kind, deliver, *told))
 
+    def signal(self, room: RoomId, kind: RoomKind, push: bytes) -> None:
+        self._inner.signal(room, kind, push)
+
     def publish(self, *given: Any) -> Any:
         return self.later(lambda: self._inner.publish(*given))
+
+    async def expunge(self, room: RoomId, kind: RoomKind, upto: int) -> None:
+        pass
+
+    def drop_history(self, room: RoomId) -> None:
+        pass
 
     def tick(self) -> None:
         self._inner.tick()

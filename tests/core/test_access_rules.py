@@ -255,3 +255,21 @@ def test_what_is_remembered_is_bounded(monkeypatch):
         compiled.allows(who, "join", f"chat:{number}")
     assert len(compiled._known_rooms) <= 100
     assert len(compiled._known_who) <= 100
+
+
+def test_a_power_is_granted_by_a_rule_that_names_it_and_by_no_other():
+    boss = Identity(UserId("boss"), roles=frozenset({"boss"}))
+    for rule, granted in (
+        ({"actions": ["moderate"], "roles": ["boss"], "rooms": ["chat:*"]}, True),
+        ({"actions": ["*"], "roles": ["boss"], "rooms": ["*"]}, False),
+        ({"actions": ["mod*"], "roles": ["boss"], "rooms": ["*"]}, False),
+        ({"actions": ["moderate"], "roles": ["other"], "rooms": ["*"]}, False),
+        ({"actions": ["moderate"], "roles": ["boss"], "rooms": ["doc:*"]}, False),
+    ):
+        section = read_policy({"access": {"rules": [rule]}}, "test").access
+        assert Rules(section, CATALOG).grants(boss, "moderate", "chat:a") is granted, rule
+    allowed = {"actions": ["moderate"], "rooms": ["*"]}
+    denied = {"effect": "deny", "actions": ["*"], "roles": ["boss"], "rooms": ["chat:a"]}
+    both = Rules(read_policy({"access": {"rules": [allowed, denied]}}, "test").access, CATALOG)
+    assert not both.grants(boss, "moderate", "chat:a")
+    assert both.grants(boss, "moderate", "chat:b")

@@ -17,23 +17,28 @@ from realtime.core.catalog import Catalog
 from realtime.core.cluster import Cluster, Whereabouts
 from realtime.core.contracts import Broker
 from realtime.core.core import Core
+from realtime.core.database import Database
 from realtime.core.feature import Feature
 from realtime.core.limits import Limits
 from realtime.core.revocations import RevocationList
 from realtime.core.room_rules import RoomRules
 from realtime.core.router import Spawn
+from realtime.core.services import Services
 from realtime.errors import TokenExpired, Unauthorized
 from realtime.features import discover
 from realtime.ids import TenantId, UserId
 from realtime.policy import Access
 from realtime.policy.loading import read_policy
+from realtime.settings import Settings
 from tests.oracles.hub import FakeClock, FakeConnection, FakeHub
 
 Message = dict[str, Any]
 
 
 class World:
-    """A core and everything around it. `tokens` are the identities that tokens stand for."""
+    """A core and everything around it. `tokens` are the identities that tokens stand for. Features that keep
+    tables of their own run where there is a `database`.
+    """
 
     def __init__(
         self,
@@ -49,6 +54,7 @@ class World:
         rules: RoomRules | None = None,
         token_warning_s: float = 0.0,
         spawn: Spawn | None = None,
+        database: Database | None = None,
         **broker_options: Any,
     ) -> None:
         self.clock = clock or FakeClock()
@@ -76,7 +82,13 @@ class World:
             audit=audit,
             rules=rules,
             token_warning_s=token_warning_s,
+            services=None if database is None else self._services(database),
         )
+
+    def _services(self, database: Database) -> Services:
+        """What features run with."""
+        spawn = self.waiting.append
+        return Services(settings=Settings(), clock=self.clock, spawn=spawn, database=database)
 
     def grant(self, token: str) -> Grant | Awaitable[Grant]:
         if token not in self.grants:

@@ -20,7 +20,7 @@ ENDED = Gap(None, None, "epoch_changed")
 
 @pytest.fixture
 def room() -> str:
-    return f"chat:{uuid.uuid4()}"
+    return f"playlist:{uuid.uuid4()}"
 
 
 class Listener:

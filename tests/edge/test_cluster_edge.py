@@ -203,7 +203,7 @@ async def test_what_a_durable_room_acked_is_found_after_redis_has_forgotten_all(
     server = serve(workers=2, node="n", **common)
     assert (await until_ready(server))["store"] == "ok"
     both = await on_each(server)
-    room = "chat:lobby"
+    room = "playlist:lobby"
     for ws in both.values():
         await enter(ws, room)
     for n in range(5):

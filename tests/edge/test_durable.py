@@ -16,7 +16,7 @@ from realtime.ids import DEFAULT_TENANT, RoomId, RoomName
 from tests.contract.stores import SqlitePlace
 from tests.edge.peer import PATIENCE_S, ask, get, metric, receive
 
-ROOM = "chat:lobby"
+ROOM = "playlist:lobby"
 
 
 @pytest_asyncio.fixture(params=["sqlite", "postgres"])
@@ -204,8 +204,8 @@ async def test_a_disk_that_takes_nothing_is_told_and_nothing_is_lost_or_doubled_
         assert (answer["content"]["name"], answer["content"]["temporary"]) == ("unavailable", True)
         assert answer["content"]["retry_after"] > 0
         await until_store_is("failing", server)
-        other = await ask(ws, type="join", id=2, room="chat:other")
-        assert (await say(ws, "elsewhere", room="chat:other"))["offset"] == other["content"]["offset"] + 1
+        other = await ask(ws, type="join", id=2, room="playlist:other")
+        assert (await say(ws, "elsewhere", room="playlist:other"))["offset"] == other["content"]["offset"] + 1
         await place.accept()
         assert await say(ws, "lost", key="lost") == {"offset": 2, "epoch": joined["epoch"]}
         await until_store_is("ok", server)

@@ -78,7 +78,7 @@ async def store(request, tmp_path):
 
 
 async def test_a_tenant_keeps_as_much_as_it_may_also_after_kill_9_and_others_go_on(serve, store, tmp_path):
-    room = "chat:store"
+    room = "playlist:store"
     quotas = policy(tmp_path / "policy.toml", acme={"storage_bytes": 20_000})
     server = serve(**quotas, **store)
     await until_ready(server)
@@ -101,10 +101,10 @@ async def test_a_tenant_keeps_as_much_as_it_may_also_after_kill_9_and_others_go_
 async def test_a_repeat_of_what_is_kept_is_known_though_the_tenant_is_full(serve, tmp_path):
     quotas = policy(tmp_path / "policy.toml", acme={"storage_bytes": 3000})
     server = serve(**quotas, sqlite_path=str(tmp_path / "store.sqlite"))
-    async with member(server, room="chat:a") as ws:
-        first = await say(ws, "chat:a", key="once")
-        await fill(ws, "chat:a")
-        again = await say(ws, "chat:a", key="once")
+    async with member(server, room="playlist:a") as ws:
+        first = await say(ws, "playlist:a", key="once")
+        await fill(ws, "playlist:a")
+        again = await say(ws, "playlist:a", key="once")
         assert again["content"] == {**first["content"], "duplicate": True}
 
 
@@ -155,7 +155,9 @@ async def test_a_rate_is_one_for_both_workers(workers):
     by_node = {}
     async with contextlib.AsyncExitStack() as stack:
         while len(by_node) < 2:
-            ws = await stack.enter_async_context(member(server, f"u{uuid.uuid4().hex[:6]}", room="chat:full"))
+            ws = await stack.enter_async_context(
+                member(server, f"u{uuid.uuid4().hex[:6]}", room="playlist:full")
+            )
             by_node.setdefault(ws.greeting["node"], ws)
 
         async def taken_of(ws):
@@ -173,18 +175,20 @@ async def test_storage_is_counted_over_both_workers_within_a_second(workers):
     by_node = {}
     async with contextlib.AsyncExitStack() as stack:
         while len(by_node) < 2:
-            ws = await stack.enter_async_context(member(server, f"u{uuid.uuid4().hex[:6]}", room="chat:full"))
+            ws = await stack.enter_async_context(
+                member(server, f"u{uuid.uuid4().hex[:6]}", room="playlist:full")
+            )
             by_node.setdefault(ws.greeting["node"], ws)
         first, second = by_node.values()
-        taken, refusal = await fill(first, "chat:full")
+        taken, refusal = await fill(first, "playlist:full")
         assert refusal["limit"] == "storage_bytes_per_tenant"
         assert 30_000 / 1400 < taken < 30_000 / 1000
-        more, refusal = await fill(second, "chat:full")
+        more, refusal = await fill(second, "playlist:full")
         assert refusal["limit"] == "storage_bytes_per_tenant"
         # It may have one look's time before it knows; what it gets through then is what it sends one by one.
         assert more < 1000
-        assert (await fill(second, "chat:full"))[0] == 0
-        assert (await say(first, "chat:full"))["content"]["name"] == "quota_exceeded"
+        assert (await fill(second, "playlist:full"))[0] == 0
+        assert (await say(first, "playlist:full"))["content"]["name"] == "quota_exceeded"
 
 
 # -- while it runs ------------------------------------------------------------------------------------------
@@ -194,8 +198,8 @@ async def test_quotas_change_under_live_connections(serve, tmp_path):
     path = tmp_path / "policy.toml"
     settings = policy(path, acme={"rooms": 1})
     server = serve(**settings, tenant_metrics="acme,globex", sqlite_path=str(tmp_path / "store.sqlite"))
-    async with member(server, room="chat:1") as ws:
-        refused = (await ask(ws, type="join", id=1, room="chat:2"))["content"]
+    async with member(server, room="playlist:1") as ws:
+        refused = (await ask(ws, type="join", id=1, room="playlist:2"))["content"]
         assert (refused["limit"], refused["allowed"]) == ("rooms_per_tenant", 1)
         policy(
             path,
@@ -209,8 +213,8 @@ async def test_quotas_change_under_live_connections(serve, tmp_path):
         )
         server.process.send_signal(signal.SIGHUP)
         await asyncio.to_thread(server.wait_for_line, "reloaded")
-        assert (await ask(ws, type="join", id=2, room="chat:2"))["type"] == "joined"
-        assert (await fill(ws, "chat:2"))[1]["limit"] == "storage_bytes_per_tenant", "counted from now on"
+        assert (await ask(ws, type="join", id=2, room="playlist:2"))["type"] == "joined"
+        assert (await fill(ws, "playlist:2"))[1]["limit"] == "storage_bytes_per_tenant", "counted from now on"
         async with connect(server.ws_url, additional_headers=bearer(token("bob", tenant="acme"))) as late:
             code, reason = await closed(late)
         assert (code, json.loads(reason)["limit"]) == (4504, "connections_per_tenant")

@@ -26,16 +26,18 @@ from realtime.core.limits import Limits
 from realtime.core.outside import HISTORY, MEMBERS, PUBLISH, Look, Publication
 from realtime.errors import RealtimeError
 from realtime.features import discover
-from realtime.ids import RoomName, TenantId, UserId
+from realtime.ids import RoomId, RoomName, TenantId, UserId
 from realtime.policy import Quotas
 from realtime.protocol.messages import FROM_CLIENT
 from tests.core.world import Member, World
+from tests.features.chat import samples as chat
 from tests.oracles.hub import FakeClock, FakeHub
 
 CATALOG = Catalog(discover())
 TYPES = sorted(FROM_CLIENT.keys() | CATALOG.messages.keys())
 """Every type that a client may send."""
-# Contents for types that take no free one; a new type that is to be played needs its own here.
+# Contents for types that take no free one; a new type that is to be played needs its own, here or where its
+# feature's tests have them.
 SAMPLES: dict[str, Any] = {"connect": None, "refresh": {"token": "alice"}}
 USERS = ("alice", "bob", "carol")
 IDS = ("1", "alice")
@@ -43,6 +45,7 @@ KEYS = ("once", "twice")
 TOKEN_IDS = ("jti-1", "jti-2")
 TENANTS = ("acme", "globex")
 MARKER = "marker-of-"
+GATED = "session"  # the kind of rooms that have a gate here
 STRICT = Limits(
     connections_per_user=2,
     rooms_per_connection=2,
@@ -84,6 +87,14 @@ def tape(rng: random.Random, length: int) -> list[Act]:
     return seats + acts
 
 
+def content_of(type: str, text: str) -> Any:
+    """Return a content for a feature's message that says `text`."""
+    if type in chat.SAMPLES:
+        return chat.sample(type, chat.About(text=text))[0]
+    assert CATALOG.messages[type].content is None, f"a sample for {type}"
+    return {"text": text}
+
+
 def room_for(rng: random.Random, type: str) -> str:
     """Return a room for a message: of a kind that takes it, or of any."""
     message = CATALOG.messages.get(type)
@@ -116,6 +127,8 @@ VALUES: dict[str, Callable[[random.Random], tuple[Any, ...]]] = {
     "members": lambda rng: (any_room(rng),),
     "history": lambda rng: (any_room(rng), rng.choice((None, 2)), rng.choice((None, 1))),
     "quotas": lambda rng: (rng.choice((2, 4)),),
+    "forget": lambda rng: (any_room(rng), rng.randrange(4)),
+    "review": lambda rng: (f"{GATED}:{rng.choice(IDS)}", rng.choice((None, *USERS)), rng.random() < 0.5),
     "wait": lambda rng: (rng.choice((0.1, 0.1, 0.1, 0.5, 1.0, 3.0)),),
 }
 OFTEN = {"arrive": 12, "join": 12, "rest": 4, "send": 30, "publish": 8, "wait": 6, "notify": 3, "history": 3}
@@ -133,6 +146,8 @@ class Stage:
         self.members: dict[tuple[str, int], Member] = {}
         self.heard: dict[str, list[bytes]] = {tenant: [] for tenant in tenants}
         self._tables: dict[str, Quotas] = {}
+        self._banned: set[tuple[RoomId, str | None]] = set()
+        self.world.core.membership.gates.add(GATED, self._admits)
         self._tokens()
 
     def play(self, acts: list[Act]) -> None:
@@ -201,8 +216,7 @@ class Stage:
             if type == "refresh":
                 self.world.tokens["alice"] = Identity(UserId("alice"), TenantId(tenant))
         else:
-            assert type in FROM_CLIENT or CATALOG.messages[type].content is None, f"a sample for {type}"
-            content = {} if type in FROM_CLIENT else {"text": MARKER + tenant}
+            content = {} if type in FROM_CLIENT else content_of(type, MARKER + tenant)
         fields: dict[str, Any] = {"key": key} if how & 1 and type in CATALOG.messages else {}
         self._say(tenant, seat, type, room, content, **fields)
 
@@ -256,6 +270,18 @@ class Stage:
     def _quotas(self, tenant: str, rooms: int) -> None:
         self._tables[tenant] = Quotas(rooms=rooms)
         self.world.core.quotas.replace(dict(self._tables))
+
+    def _review(self, tenant: str, room: str, user: str | None, banned: bool) -> Any:
+        """Ban a user from a room, or everybody, or let them in again; those who are there are asked anew."""
+        key = RoomId(TenantId(tenant), RoomName(room))
+        (self._banned.add if banned else self._banned.discard)((key, user))
+        return self._now(self.world.core.admission.review(key, None if user is None else UserId(user)))
+
+    def _forget(self, tenant: str, room: str, upto: int) -> Any:
+        return self._now(self.world.core.forget_history(RoomId(TenantId(tenant), RoomName(room)), upto))
+
+    async def _admits(self, identity: Identity, room: RoomId) -> bool:
+        return not {(room, None), (room, identity.user)} & self._banned
 
     def _outside(self, verb: str, body: Any) -> Any:
         """Ask as a process outside of the ring does."""

@@ -62,7 +62,7 @@ def settings(tmp_path: Path) -> dict[str, Any]:
 
 async def plant(server: Any, markers: Markers, room: str, name: str, count: int = 20) -> None:
     """Say the marker in a room in every way there is; see that a second member has it, and can page it."""
-    word, durable = markers.of(room), room.startswith("chat:")
+    word, durable = markers.of(room), room.startswith("playlist:")
     type_ = "chat_message" if durable else "publish"
     async with (
         connect(server.ws_url, user="al", options=AT_ONCE) as al,
@@ -111,13 +111,13 @@ async def test_a_file_and_its_log_hold_no_plain_text_whenever_they_are_taken(
     folder = tmp_path / "data"
     folder.mkdir()
     server = serve(sqlite_path=folder / "rooms.sqlite", **settings)
-    for room in ("chat:secret", "chat:open", "events:secret"):
+    for room in ("playlist:secret", "playlist:open", "events:secret"):
         await plant(server, markers, room, "before")
     server.kill()
     assert markers.found(everything_in(folder)) >= {f"open {MESSAGE}", f"open {KEY}"}
     assert "secret" not in markers.found(everything_in(folder)), "the log of a server that was killed"
     server.start()
-    for room in ("chat:secret", "chat:open"):
+    for room in ("playlist:secret", "playlist:open"):
         await plant(server, markers, room, "after")
     server.stop()
     found = markers.found(everything_in(folder))
@@ -171,12 +171,12 @@ async def test_a_cluster_holds_no_plain_text_over_a_failover(
     url = await own_postgres.new_database()
     server = serve(workers=2, node="n", **deployment(own_redis_cluster.url, postgres_url=url, **settings))
     await until_ready(server)
-    rooms = ("chat:secret", "chat:open", "events:secret", "events:open")
+    rooms = ("playlist:secret", "playlist:open", "events:secret", "events:open")
     for room in rooms:
         await plant(server, markers, room, "before")
     dump = pg_dump(url)
     files = redis_files(nodes)
-    slot = slot_of(b"x:{default/chat:secret}")
+    slot = slot_of(b"x:{default/playlist:secret}")
     own_redis_cluster.master_of(slot).kill()
     own_redis_cluster.wait_until_ok()
     for room in rooms:
@@ -196,7 +196,7 @@ async def test_a_cluster_holds_no_plain_text_over_a_failover(
 async def test_redis_alone_holds_no_plain_text_and_keys_are_there(serve, own_redis_node, settings, markers):
     keep_on_disk([own_redis_node])
     server = serve(**deployment(own_redis_node.url, **settings))
-    for room in ("chat:secret", "chat:open", "events:secret", "events:open"):
+    for room in ("playlist:secret", "playlist:open", "events:secret", "events:open"):
         await plant(server, markers, room, "one")
     data = redis_files([own_redis_node])
     found = markers.found(data)

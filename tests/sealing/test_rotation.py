@@ -29,8 +29,8 @@ from tests.sealing.stage import ALL
 from tests.tree import ROOT
 
 KEY = "key.use"
-SECRET_ROOM, OPEN_ROOM = "chat:secret", "chat:open"
-POLICY = '[[rooms]]\nrooms = ["chat:secret"]\nencrypted = true\n'
+SECRET_ROOM, OPEN_ROOM = "playlist:secret", "playlist:open"
+POLICY = '[[rooms]]\nrooms = ["playlist:secret"]\nencrypted = true\n'
 ALL_SEALED = '[[rooms]]\nrooms = ["*"]\nencrypted = true\n'
 
 

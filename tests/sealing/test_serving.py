@@ -32,12 +32,12 @@ def new_key(name: str = "m1") -> str:
     return f"{name}:{base64.b64encode(os.urandom(32)).decode()}"
 
 
-async def say(server: Any, text: str, room: str = "chat:secret") -> None:
+async def say(server: Any, text: str, room: str = "playlist:secret") -> None:
     async with connect(server.ws_url, user="alice") as client:
         await (await client.join(room)).publish("chat_message", text)
 
 
-async def history(server: Any, room: str = "chat:secret") -> list[str]:
+async def history(server: Any, room: str = "playlist:secret") -> list[str]:
     async with connect(server.ws_url, user="bob") as client:
         page = await (await client.join(room)).history(limit=100)
     return [message.content for message in page.messages]
@@ -68,7 +68,7 @@ async def test_a_server_keeps_its_keys_in_vault(serve, tmp_path, policy):
         waiting = asyncio.create_task(say(server, "after a restart"))  # it joins when Vault is back
         told = "tenant default has no key to seal with: vault key realtime: Vault cannot be asked"
         await asyncio.to_thread(server.wait_for_line, told)
-        await say(server, "not encrypted", "chat:open")
+        await say(server, "not encrypted", "playlist:open")
         assert not waiting.done()
         await vault.start()
         async with asyncio.timeout(PATIENCE_S):
@@ -92,7 +92,7 @@ async def test_a_missing_master_key_is_loud_and_no_crash_and_others_are_served(s
     settings = {"sqlite_path": tmp_path / "rooms.sqlite", "policy_path": policy}
     server = serve(**settings, encryption_keys=new_key("m1"))
     await say(server, "secret")
-    await say(server, "open", "chat:open")
+    await say(server, "open", "playlist:open")
     assert (await ready(server))[1]["keys"] == "ok"
     server.stop()
     server = serve(**settings, encryption_keys=new_key("m2"))
@@ -104,8 +104,8 @@ async def test_a_missing_master_key_is_loud_and_no_crash_and_others_are_served(s
     with pytest.raises(RealtimeError, match=r"offset 1 cannot be read: .* needs master key m1") as caught:
         await history(server)
     assert caught.value.code == "unreadable"
-    assert await history(server, "chat:open") == ["open"]
-    await say(server, "still open", "chat:open")
+    assert await history(server, "playlist:open") == ["open"]
+    await say(server, "still open", "playlist:open")
 
 
 async def test_a_server_does_not_start_with_keys_that_will_not_do(serve, tmp_path, policy):

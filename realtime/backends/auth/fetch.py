@@ -1,4 +1,4 @@
-"""One GET over HTTP/1.1, for documents of keys: small, bounded, followed nowhere.
+"""One GET or POST over HTTP/1.1, for documents of keys and answers as small: bounded, followed nowhere.
 
 A client library would bring pools, redirects and proxies, all of which are to be off here. What is fetched is
 a document of some KB, once in minutes: a connection each, closed behind it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -28,15 +29,23 @@ class Document(NamedTuple):
     max_age_s: float | None
 
 
-async def fetch(url: str, *, tls: ssl.SSLContext | None = None, timeout_s: float = TIMEOUT_S) -> Document:
+async def fetch(
+    url: str,
+    *,
+    tls: ssl.SSLContext | None = None,
+    timeout_s: float = TIMEOUT_S,
+    body: bytes | None = None,
+    headers: Mapping[str, str] = {},
+) -> Document:
     """Return the document at an http or https `url`; `tls` is what https is checked by (None: the system's).
+    With a `body` it is what answers a POST of it. `headers` are ours: their names and values are plain.
 
     Raises:
         FetchError: no answer in `timeout_s`, another one than 200, or one that is none or too large.
     """
     try:
         async with asyncio.timeout(timeout_s):
-            return await _fetch(url, tls)
+            return await _fetch(url, tls, body, headers)
     except TimeoutError:
         raise FetchError(f"no answer in {timeout_s:g} s") from None
     except ssl.SSLError as error:
@@ -54,7 +63,9 @@ def tls_context(ca_file: str) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=str(Path(ca_file)) if ca_file else None)
 
 
-async def _fetch(url: str, tls: ssl.SSLContext | None) -> Document:
+async def _fetch(
+    url: str, tls: ssl.SSLContext | None, body: bytes | None, headers: Mapping[str, str]
+) -> Document:
     parts = urlsplit(url)
     assert parts.hostname is not None, "the policy has checked the URL"
     tls = (tls or tls_context("")) if parts.scheme == "https" else None
@@ -63,12 +74,18 @@ async def _fetch(url: str, tls: ssl.SSLContext | None) -> Document:
     try:
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         host = parts.netloc
+        own = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        if body is not None:
+            own += f"Content-Length: {len(body)}\r\n"
         writer.write(
-            f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: application/json\r\n"
-            "Accept-Encoding: identity\r\nUser-Agent: realtime\r\nConnection: close\r\n\r\n".encode("ascii")
+            f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: {host}\r\n"
+            f"Accept: application/json\r\nAccept-Encoding: identity\r\nUser-Agent: realtime\r\n{own}"
+            "Connection: close\r\n\r\n".encode("ascii")
         )
-        headers = await _head(reader)
-        return Document(await _body(reader, headers), _max_age(headers.get("cache-control", "")))
+        if body:
+            writer.write(body)
+        fields = await _head(reader)
+        return Document(await _body(reader, fields), _max_age(fields.get("cache-control", "")))
     finally:
         writer.transport.abort()  # nothing more is wanted of it, whatever it still says
 

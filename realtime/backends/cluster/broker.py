@@ -111,6 +111,7 @@ class RedisBroker:
         self._retries: deque[tuple[float, RedisStream]] = deque()
         self._refreshes: deque[tuple[float, RedisStream]] = deque()
         self._judgements: deque[tuple[float, Shares]] = deque()
+        self._drops: deque[tuple[float, RedisStream]] = deque()
         self._unshared: deque[tuple[float, tuple[RoomId, Shares]]] = deque()
         self._untold: deque[RedisStream] = deque()  # whose shares are to be told anew
 
@@ -143,6 +144,24 @@ class RedisBroker:
         """Publish to a room whether or not anybody here is in it, as `Broker.publish`."""
         return self._writer(room, kind).publish(type, sender, content, terms)
 
+    def signal(self, room: RoomId, kind: RoomKind, push: bytes) -> None:
+        """Give one push to who is there now, whether or not anybody here is, as `Broker.signal`."""
+        writer = self._writer(room, kind)
+        writer.signal(push)
+        self.rest(writer)
+
+    async def expunge(self, room: RoomId, kind: RoomKind, upto: int) -> None:
+        """Without a store Redis has all that there is, and keeps it; `KeepingBroker` has one."""
+
+    def drop_history(self, room: RoomId) -> None:
+        """Have nothing of what was published in memory, as `Broker.drop_history`; once more after a moment,
+        where this worker was behind and fetching what is to go.
+        """
+        stream = self._streams.get(room)
+        if stream is not None:
+            stream.drop_history()
+            self._drops.append((self._clock.monotonic() + DOUBT_S, stream))
+
     def order(
         self,
         room: RoomId,
@@ -163,6 +182,8 @@ class RedisBroker:
             stream.give_up(waiting)
         for stream in _due(self._doubts, now):
             stream.look_again()
+        for stream in _due(self._drops, now):
+            stream.drop_history()
         for stream in _due(self._retries, now):
             stream.retry()
         for shares in _due(self._judgements, now):

@@ -7,6 +7,7 @@ lost with a Redis master's tail; that is a new epoch, which everybody is told of
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -15,7 +16,7 @@ from typing import Final, Protocol
 from realtime.backends.cluster.broker import RedisBroker
 from realtime.backends.cluster.deep import DeepHistory
 from realtime.backends.cluster.mender import Mender
-from realtime.backends.cluster.names import RoomNames
+from realtime.backends.cluster.names import RoomNames, epoch_text
 from realtime.backends.cluster.ordering import Ordered
 from realtime.backends.cluster.pacer import Pacer
 from realtime.backends.cluster.reader import RoomReader
@@ -105,6 +106,35 @@ class KeepingBroker:
             return self.ordering.publish(room, kind, type, sender, content, terms)
         order = partial(self.ordering.order, room, kind)
         return self.keep(room, kind, order, type, sender, content, terms)
+
+    def signal(self, room: RoomId, kind: RoomKind, push: bytes) -> None:
+        """Give one push to who is there now, as `Broker.signal`."""
+        self.ordering.signal(room, kind, push)
+
+    async def expunge(self, room: RoomId, kind: RoomKind, upto: int) -> None:
+        """Have Redis forget what the room published up to offset `upto`, as `Broker.expunge`.
+
+        It keeps whole runs, so what came in one run with that goes too, and is in the store before.
+        """
+        if not kind.durable:
+            return
+        reader = self.ordering.reader(room, kind)
+        run = await reader.run_at(upto)
+        if run is None:
+            return
+        if run.last > upto:
+            after, last = Position(upto, epoch_text(run.epoch)), Position(run.last, epoch_text(run.epoch))
+            entries = await reader.entries(after, run.last - upto, last)
+            # Of an epoch that is over, those that are not kept are nobody's any more.
+            with contextlib.suppress(Superseded):
+                await self._mender.keep(room, [each for each in entries if each.position.offset <= run.last])
+        names = RoomNames(self.ordering.prefix, room)
+        least = b"%d-%d" % (run.epoch, run.last + 1)
+        await self.ordering.ask(names.slot, b"XTRIM", names.stream, b"MINID", least)
+
+    def drop_history(self, room: RoomId) -> None:
+        """Have the next answers from the store, as `Broker.drop_history`."""
+        self.ordering.drop_history(room)
 
     def tick(self) -> None:
         """Do what is due. Called about ten times a second."""

@@ -79,6 +79,20 @@ class RoomReader:
         """As `runs`, and of later epochs too, up to epoch `end`."""
         return await self._ask(b"XRANGE", b"%d-%d" % (epoch, first), b"(%d-0" % end)
 
+    async def run_at(self, offset: int) -> Run | None:
+        """Return the newest run that begins at an offset or before it; None: none is kept that does.
+
+        Raises:
+            Unavailable: no answer in time.
+        """
+        at = b"+"
+        while runs := await self._ask(b"XREVRANGE", at, b"-"):
+            for run in runs:
+                if run.first <= offset:
+                    return run
+            at = b"(%d-%d" % (runs[-1].epoch, runs[-1].last)
+        return None
+
     async def read(self, room: RoomId, after: int, limit: int) -> list[tuple[Position, bytes]]:
         """Return at most `limit` pushes of the present epoch above offset `after`, as `Store.read`."""
         place = self._place()

@@ -19,7 +19,7 @@ from realtime.backends.cluster.names import epoch_text
 from realtime.backends.cluster.ordering import Ordered
 from realtime.backends.cluster.reader import Place, RoomReader, Run
 from realtime.backends.cluster.shares import Shares
-from realtime.backends.cluster.writer import RETRY_S, Writer
+from realtime.backends.cluster.writer import RETRY_S, SIGNAL, Writer
 from realtime.backends.kept_order import KeptOrder, Source
 from realtime.backends.sealing.box import is_sealed
 from realtime.core.contracts import Deliver, Lost, Others, Page, Position, Receipt, Recovery, Terms
@@ -39,7 +39,7 @@ log: Final = logging.getLogger("realtime.broker")
 EPOCH_CHANGED: Final = "epoch_changed"
 UNRECOVERABLE: Final = "unrecoverable"  # Redis keeps it no longer
 
-RUN, SIGNAL, ENTRY, NO_ENTRY = 1, 2, 3, 4  # the first byte on a room's channel
+RUN, ENTRY, NO_ENTRY = 1, 3, 4  # the first byte on a room's channel; `SIGNAL` is 2
 _RUN: Final = Struct("<BQQ")
 # What may wait in a stream that is catching up; what comes after that is fetched.
 HELD_RUNS: Final = 256
@@ -161,14 +161,7 @@ class RedisStream:
 
     def signal(self, push: bytes) -> None:
         """Give one push to who is there now, as `Stream.signal`."""
-        names, seal = self._writer.names, self._seal
-        if seal is not None and seal.on:
-            try:
-                push = seal.seal_signal(push)
-            except Unavailable as error:
-                log.debug("%s: a signal was lost: %s", self.room.room, error.message)
-                return
-        self._broker.redis.send(names.slot, b"SPUBLISH", names.channel, bytes((SIGNAL,)) + push)
+        self._writer.signal(push)
 
     def share(self, entry: bytes | None) -> None:
         """Let other workers know `entry`, as `Stream.share`."""
@@ -269,6 +262,11 @@ class RedisStream:
         self._doubted = False
         if self._live and self._order is not None and self._known > self._order.offset:
             self._stop()
+
+    def drop_history(self) -> None:
+        """Have nothing of what was published in memory."""
+        if self._order is not None:
+            self._order.forget()
 
     def refresh(self) -> None:
         """Have Redis keep the room, and see whether anything has been missed."""

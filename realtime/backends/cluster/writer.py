@@ -32,6 +32,7 @@ log: Final = logging.getLogger("realtime.broker")
 BLOB_MESSAGES: Final = 64
 BLOB_BYTES: Final = 64 * 1024  # one publication that is larger goes alone
 RETRY_S: Final = 1.0
+SIGNAL: Final = 2  # the first byte of one on a room's channel
 
 
 class Waiting(NamedTuple):
@@ -128,6 +129,18 @@ class Writer:
             then(error)
         else:
             receipt.then(placed)
+
+    def signal(self, push: bytes) -> None:
+        """Give one push to who is there now, on all workers, as `Stream.signal`."""
+        seal = self.seal
+        if seal is not None and seal.on:
+            try:
+                push = seal.seal_signal(push)
+            except Unavailable as error:
+                log.debug("%s: a signal was lost: %s", self.room.room, error.message)
+                seal.prepare()  # for the next one
+                return
+        self._broker.redis.send(self.names.slot, b"SPUBLISH", self.names.channel, bytes((SIGNAL,)) + push)
 
     def release(self) -> None:
         """Send what was held back."""

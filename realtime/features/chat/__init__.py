@@ -10,7 +10,10 @@ from pathlib import Path
 
 from realtime.core.feature import Feature
 from realtime.features.chat.chat import Chat
+from realtime.features.chat.files.mount import WEB
 from realtime.features.chat.messages import MESSAGES, PERMISSIONS, ROOM_KEYS
+from realtime.features.chat.order.filters import Filters
+from realtime.features.chat.order.personal import ChatPersonal
 from realtime.features.chat.rules import KINDS
 
 FEATURE = Feature(
@@ -22,4 +25,7 @@ FEATURE = Feature(
     migrations=Path(__file__).with_name("migrations"),
     disown=Chat.on_disown,
     open=Chat,
+    personal=ChatPersonal(),
+    check_policy=lambda policy: Filters(policy.chat),
+    web=WEB,
 )

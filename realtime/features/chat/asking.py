@@ -45,7 +45,7 @@ def question(name: str, content: type[Content], ask: Ask[Content]) -> MessageTyp
         if message.room is not None:
             room = chat_room(session.tenant.id, message.room)
         asked = decode(decoder, message.content)
-        return _answer(session, message, room, ask(chat_of(core), session, room, asked))
+        return answered(session, message, room, ask(chat_of(core), session, room, asked))
 
     return MessageType(name=name, content=content, handler=handle)
 
@@ -75,9 +75,10 @@ def chat_room(tenant: TenantId, name: str) -> RoomId:
     return RoomId(tenant, RoomName(found))
 
 
-async def _answer(
+async def answered(
     session: Session, message: Envelope, room: RoomId | None, answer: Awaitable[object]
 ) -> None:
+    """Send what a question is answered, when it is there."""
     found = await answer
     if message.id is not None:
         named = None if room is None else json_string(room.room)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 from realtime.core.services import Gate, Services
@@ -17,6 +17,7 @@ from realtime.features.chat.search.search import Search
 from realtime.features.chat.signs.signs import Signs
 from realtime.features.chat.words.words import Words
 from realtime.ids import RoomId
+from realtime.policy import Policy
 
 if TYPE_CHECKING:
     from realtime.core.core import Core
@@ -32,12 +33,12 @@ class Chat:
         self.services = services
         self.ids = Ids()
         self.rooms = Rooms(self)
-        self.words = Words(self)
+        self.words: Words = Words(self)
         self.signs = Signs(self)
         self.search = Search(self)
         self.files = Files(self)
         self.order = Order(self)
-        self._parts: tuple[Part, ...] = (
+        self.parts: tuple[Part, ...] = (
             self.rooms,
             self.words,
             self.signs,
@@ -58,18 +59,22 @@ class Chat:
         """Who may be in chat rooms."""
         return {KIND: self.rooms.admits}
 
+    def prepare(self, policy: Policy) -> Callable[[], None]:
+        """As `Running.prepare`."""
+        return self.order.prepare(policy)
+
     def tick(self) -> None:
         """As `Running.tick`."""
-        for part in self._parts:
+        for part in self.parts:
             part.tick()
 
     def stats(self) -> dict[str, int]:
         """As `Running.stats`."""
-        return {name: value for part in self._parts for name, value in part.stats().items()}
+        return {name: value for part in self.parts for name, value in part.stats().items()}
 
     async def close(self) -> None:
         """As `Running.close`."""
-        for part in self._parts:
+        for part in self.parts:
             await part.close()
 
     @staticmethod
@@ -77,5 +82,5 @@ class Chat:
         """Drop what is known of rooms that other workers own now."""
         running = core.running.get("chat")
         if isinstance(running, Chat):
-            for part in running._parts:
+            for part in running.parts:
                 part.disown(slots)

@@ -6,6 +6,7 @@ one that is lower than another of the same millisecond that it gave before.
 
 from __future__ import annotations
 
+import random
 import secrets
 from typing import Final
 
@@ -14,6 +15,7 @@ from realtime.errors import BadMessage
 RANDOM_BITS: Final = 21
 DIGITS: Final = 19
 AT_MS_MIN: Final = 10**18 >> RANDOM_BITS  # in 1985: from here on an id has its 19 digits
+LAST: Final = str(2**63 - 1)
 AT_MS_MAX: Final = (1 << 63 - RANDOM_BITS) - 1  # in 2109
 
 
@@ -21,12 +23,14 @@ class Ids:
     """Gives ids."""
 
     def __init__(self) -> None:
+        # An id need not be hard to guess, and random bits of the kernel may cost a syscall each.
+        self._bits = random.Random(secrets.randbits(128)).getrandbits
         self._last: dict[int, int] = {}  # by millisecond, of the newest few
 
     def new(self, at_ms: int) -> int:
         """Return the id of something that is of `at_ms` (AT_MS_MIN to AT_MS_MAX)."""
         id = self._last.get(at_ms)
-        id = (at_ms << RANDOM_BITS | secrets.randbits(RANDOM_BITS - 1)) if id is None else id + 1
+        id = (at_ms << RANDOM_BITS | self._bits(RANDOM_BITS - 1)) if id is None else id + 1
         if len(self._last) >= 10_000:
             del self._last[next(iter(self._last))]
         self._last[at_ms] = id
@@ -44,7 +48,7 @@ def read_id(text: str) -> int:
     Raises:
         BadMessage: it is none.
     """
-    if len(text) != DIGITS or not text.isascii() or not text.isdigit():
+    if len(text) != DIGITS or not text.isascii() or not text.isdigit() or text > LAST:
         raise BadMessage(f"{text[:32]!r} is no message id: those are {DIGITS} digits")
     return int(text)
 

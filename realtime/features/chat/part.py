@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
+
+from realtime.core.database import Statement
 
 if TYPE_CHECKING:
     from realtime.features.chat.chat import Chat
@@ -20,6 +22,14 @@ class Part:
 
     def tick(self) -> None:
         """Look at the clock. About ten times a second; it never blocks."""
+
+    def erasure(self, room: int) -> Sequence[Statement]:
+        """Return what removes all that this part keeps of the room with number `room`, which is deleted.
+
+        Each statement takes a bounded number of rows and RETURNs something of each: it is repeated until it
+        returns nothing.
+        """
+        return ()
 
     def disown(self, slots: Collection[int]) -> None:
         """Drop what is known of rooms in these slots: others own them now."""

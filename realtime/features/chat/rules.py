@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Iterable
 from typing import Final
 
-from realtime.core.auth import Identity
 from realtime.core.kinds import RoomKind
 from realtime.ids import RoomName, UserId
 
@@ -16,15 +15,10 @@ KIND: Final = "chat"
 # random or a hashed rest.
 HIDDEN: Final = "~"
 NOTICE: Final = "chat_notice"
-"""What the server says of a room in its log; no client may."""
+"""What the server says of a room in its log. It is no message type, so no client may send it."""
 
 
-def may_publish(identity: Identity, id: str, type: str) -> bool:
-    """Whether a member may send a type at all; the owner of the room decides on the rest."""
-    return type != NOTICE
-
-
-KINDS: Final = (RoomKind(name=KIND, durable=True, may_publish=may_publish),)
+KINDS: Final = (RoomKind(name=KIND, durable=True),)
 
 
 def is_hidden(room: RoomName) -> bool:
@@ -37,7 +31,15 @@ def new_private_name() -> RoomName:
     return RoomName(f"{KIND}:{HIDDEN}{secrets.token_hex(12)}")
 
 
+def keyed_name(user: UserId, key: str) -> RoomName:
+    """Return the name of the room that a user creates by a key: the same for a repeat, and nobody else's."""
+    return _hashed(f"\0{user}\0{key}")  # of no users: their ids are not empty, and have no U+0000
+
+
 def direct_name(users: Iterable[UserId]) -> RoomName:
     """Return the name of the room of just these users: the same, whoever asks and in whatever order."""
-    told = "\0".join(sorted(set(users)))
+    return _hashed("\0".join(sorted(set(users))))
+
+
+def _hashed(told: str) -> RoomName:
     return RoomName(f"{KIND}:{HIDDEN}{hashlib.sha256(told.encode()).hexdigest()[:24]}")

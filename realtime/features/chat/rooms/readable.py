@@ -11,8 +11,16 @@ def readable(room: str) -> str:
     return f"""EXISTS (
         SELECT 1 FROM rooms readable LEFT JOIN chat_rooms about ON about.room = readable.id
         LEFT JOIN chat_members own ON own.room = readable.id AND own.user_id = $2
-        WHERE readable.id = {room} AND readable.tenant = $1 AND readable.name LIKE 'chat:%'
-            AND coalesce(own.banned_until_ms, 0) <= $3
-            AND CASE WHEN about.room IS NULL THEN $4 = 1 AND readable.name NOT LIKE 'chat:~%'
-                ELSE about.visibility = 'public' OR coalesce(own.role, 0) > 0 END
+        WHERE readable.id = {room} AND {may_enter("readable", "about", "own")}
     )"""
+
+
+def may_enter(rooms: str, about: str, own: str) -> str:
+    """Return the same condition for a question that has the tables at hand: a room's rows of `rooms` and
+    `chat_rooms`, and the user's of `chat_members`, by these aliases; the latter two need not be there.
+    """
+    return f"""{rooms}.tenant = $1 AND {rooms}.name LIKE 'chat:%'
+        AND coalesce({about}.visibility, 'public') <> 'deleted' AND coalesce({own}.banned_until_ms, 0) <= $3
+        AND CASE WHEN coalesce({about}.visibility, 'public') <> 'public' THEN coalesce({own}.role, 0) > 0
+            WHEN coalesce({about}.created_ms, 0) = 0 THEN $4 = 1 AND {rooms}.name NOT LIKE 'chat:~%'
+            ELSE 1 = 1 END"""

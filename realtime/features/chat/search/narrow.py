@@ -1,0 +1,103 @@
+"""What the indexes are asked for: in their own languages, and never less than what is looked for.
+
+What comes back is a little more at times (words of the same root that are another's forms, words of a phrase
+that do not stand side by side): `matching` decides. All that was typed goes in quoted, so nothing is syntax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final, Literal, NamedTuple
+
+from realtime.core.database import Dialect
+from realtime.features.chat.search.letters import GRAM, is_joined
+from realtime.features.chat.search.query import Query, Term
+from realtime.features.chat.search.stems import root, stem
+
+Kind = Literal["words", "grams", "about"]
+ABOUT_CHARS_MAX: Final = 250  # of a name, in PostgreSQL's index
+
+
+class Token(NamedTuple):
+    """One thing to be there: words side by side, characters side by side, or a mark of `about`."""
+
+    kind: Kind
+    words: tuple[str, ...]
+    prefix: bool = False
+
+
+def narrowing(query: Query, lang: str, rooms: Sequence[int], dialect: Dialect) -> str:
+    """Return what to ask the index of a store for; `rooms` are the numbers of those that are looked into,
+    none for all. Empty: the query says nothing that an index has.
+    """
+    wanted = [*_wanted(query, lang, rooms)]
+    if dialect == "sqlite":
+        return " AND ".join(f"({' OR '.join(map(_fts5, each))})" for each in wanted)
+    return " & ".join(f"({' | '.join(map(_tsquery, each))})" for each in wanted)
+
+
+def _wanted(query: Query, lang: str, rooms: Sequence[int]) -> Iterator[list[Token]]:
+    """Give what all has to be there, each as what of it one has to be."""
+    for term in query.terms:
+        if term.stemmed:
+            yield _forms(term.words[0], lang)
+        else:
+            yield from ([each] for each in _side_by_side(term))
+    if rooms:
+        yield [Token("about", (f"r{room}",)) for room in rooms]
+    if query.senders:
+        yield [Token("about", ("u", sender)) for sender in query.senders]
+    for each in query.has:
+        yield [Token("about", (f"h{each}",))]
+
+
+def _forms(word: str, lang: str) -> list[Token]:
+    stemmed = stem(word, lang)
+    if not stemmed:
+        return [Token("words", (word,))]
+    begins = Token("words", (root(stemmed),), prefix=True)
+    return [begins] if word.startswith(begins.words[0]) else [Token("words", (word,)), begins]
+
+
+def _side_by_side(term: Term) -> Iterator[Token]:
+    group: list[str] = []
+    for word in term.words:
+        if is_joined(word):
+            if group:
+                yield Token("words", tuple(group))
+                group = []
+            if len(word) < GRAM:
+                yield Token("grams", (word,), prefix=True)
+            else:
+                yield from (Token("grams", (word[at : at + GRAM],)) for at in range(len(word) - GRAM + 1))
+        else:
+            group.append(word)
+    if group:
+        yield Token("words", tuple(group), prefix=term.prefix)
+
+
+def _fts5(token: Token) -> str:
+    star = " *" if token.prefix else ""
+    match token.kind:
+        case "words":
+            return f'words : "{" ".join(token.words)}"{star}'
+        case "grams":
+            return f'grams : "{token.words[0].encode().hex()}"{star}'
+        case _:
+            return f'about : "{token.words[0]}{"".join(map(_hex, token.words[1:]))}"'
+
+
+def _hex(name: str) -> str:
+    return name.encode().hex().upper()
+
+
+def _tsquery(token: Token) -> str:
+    star = ":*" if token.prefix else ""
+    if token.kind == "about":
+        return _quoted("#" + token.words[0] + "".join(token.words[1:])[:ABOUT_CHARS_MAX])
+    *others, last = token.words
+    return " & ".join([*map(_quoted, others), _quoted(last) + star])
+
+
+def _quoted(lexeme: str) -> str:
+    return "'" + lexeme.replace("\\", "\\\\").replace("'", "''") + "'"
