@@ -120,16 +120,8 @@ class Core:
         stage = router, self._membership, tenants, users, clock, limits
         tokens = authenticator, greet, revoked, whereabouts, self.token_audit, token_warning_s
         self._entry = Entry(*stage, *tokens, self.quotas, refusals, headcount)
-        self._owners = Owners(
-            self,
-            catalog,
-            cluster,
-            clock,
-            publisher.permit,
-            publisher.publish_to,
-            self._membership.visit,
-            spawn,
-        )
+        ways = publisher.permit, publisher.publish_to, self._membership.visit, spawn
+        self._owners = Owners(self, catalog, cluster, clock, *ways)
         queries = Queries(self._membership, fanout, limits)
         # One object each, by which the relay knows them: every `publisher.publish` would be another.
         publish = self._publish = publisher.publish
@@ -152,7 +144,6 @@ class Core:
         forgetting = self._forgetting = Forgetting(catalog, broker, cluster, clock, spawn)
         self.forget_history = forgetting.forget  # (room, upto), for features that change what is stored
         self.membership = self._membership  # for features: rooms that are live here, and rights in them
-        self.running: dict[str, Running] = {}
         self._open_features(services)
         self._entry.open(self._handlers(queries, ping))
         cluster.watch(self._owners.on_change)
@@ -321,6 +312,7 @@ class Core:
         }
 
     def _open_features(self, services: Services | None) -> None:
+        self.running: dict[str, Running] = {}
         if services is None:
             return
         for feature in self.catalog.features:
