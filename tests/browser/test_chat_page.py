@@ -301,6 +301,19 @@ async def test_who_is_called_hears_of_it_in_another_room(keeping: Server, enter:
     await expect(message(ben, "the kettle boils").locator(".mention.mine")).to_have_text("@Ben")
 
 
+async def test_what_is_said_in_a_room_that_one_was_just_added_to_is_counted_at_once(
+    keeping: Server, enter: Enter
+):
+    ada, ben = await enter(keeping.url, "Ada"), await enter(keeping.url, "Ben")
+    await create_room(ada, "Garage", "Ben")
+    garage = ben.locator("#nav-lists button", has_text="Garage")
+    await expect(garage).to_be_visible()
+    await expect(ada.locator("#room-sub")).to_contain_text("Ben")  # who is in it as soon as they know of it
+    await say(ada, "It does not start")
+    await expect(garage.locator(".badge")).to_contain_text("1")
+    await expect(ben).to_have_title(re.compile(r"^\(1\) #lobby"))
+
+
 async def test_a_status_is_seen_by_others(keeping: Server, enter: Enter):
     ada, ben = await enter(keeping.url, "Ada"), await enter(keeping.url, "Ben")
     await create_room(ada, "Office", "Ben")
