@@ -120,16 +120,8 @@ class Core:
         stage = router, self._membership, tenants, users, clock, limits
         tokens = authenticator, greet, revoked, whereabouts, self.token_audit, token_warning_s
         self._entry = Entry(*stage, *tokens, self.quotas, refusals, headcount)
-        self._owners = Owners(
-            self,
-            catalog,
-            cluster,
-            clock,
-            publisher.permit,
-            publisher.publish_to,
-            self._membership.visit,
-            spawn,
-        )
+        ways = publisher.permit, publisher.publish_to, self._membership.visit
+        self._owners = Owners(self, catalog, cluster, clock, *ways, spawn)
         queries = Queries(self._membership, fanout, limits)
         # One object each, by which the relay knows them: every `publisher.publish` would be another. They
         # take (session, envelope); features publish after they have checked, and `permit` gives the room.
@@ -146,12 +138,7 @@ class Core:
         self.signals = Signals(broker, fanout, catalog, self._membership, users, cluster, whereabouts)
         self.control = self._make_control(users, fanout, revoked, revocations, clock)
         self._open_counts(users, headcount)
-        self.admission = Admission(self._membership, users, cluster, clock, spawn, FORBIDDEN)
-        forgetting = self._forgetting = Forgetting(catalog, broker, cluster, clock, spawn)
-        self.forget_history = forgetting.forget  # (room, upto), for features that change what is stored
-        self.membership = self._membership  # for features: rooms that are live here, and rights in them
-        self.running: dict[str, Running] = {}
-        self._open_features(services)
+        self._open_features(services, users, clock)
         self._entry.open(self._handlers(queries, ping))
         cluster.watch(self._owners.on_change)
 
@@ -322,7 +309,14 @@ class Core:
             **{limit: count for (whose, limit), count in self._quota_refusals.counts.items() if whose == id},
         }
 
-    def _open_features(self, services: Services | None) -> None:
+    def _open_features(self, services: Services | None, users: Users, clock: Clock) -> None:
+        """Make what features ask the core for, and open those that run here."""
+        membership, cluster, spawn = self._membership, self.cluster, self._spawn
+        self.membership = membership  # rooms that are live here, and rights in them
+        self.admission = Admission(membership, users, cluster, clock, spawn, FORBIDDEN)
+        self._forgetting = Forgetting(self.catalog, self._broker, cluster, clock, spawn)
+        self.forget_history = self._forgetting.forget  # (room, upto), after what is stored has changed
+        self.running: dict[str, Running] = {}
         if services is None:
             return
         for feature in self.catalog.features:

@@ -74,6 +74,19 @@ def test_what_differs_is_another_event(other: Event):
     assert [note.event for note in scene.notes] == [denied(), other]
 
 
+def test_acts_on_a_room_are_told_apart_by_what_was_done():
+    def act(**detail: str) -> Event:
+        done = {"action": Action.MANAGE, "outcome": Outcome.ALLOWED, "detail": detail}
+        return Event(tenant=ACME, actor="mona", target="chat:lobby", **done)
+
+    scene = Scene()
+    acts = [act(act="hide", message="1"), act(act="hide", message="2"), act(act="ban", user="1")]
+    scene.at(0.0, *acts, acts[0])
+    assert [note.event for note in scene.notes] == acts
+    scene.at(10.0)
+    assert [(note.event, note.events) for note in scene.notes[3:]] == [(acts[0], 1)]
+
+
 def test_a_window_of_none_notes_each_event():
     scene = Scene(window_s=0.0)
     scene.at(0.0, *[denied()] * 5)

@@ -100,9 +100,11 @@ def worker_pids(server):
     """The process ids of a supervisor's workers, by their number."""
     found = {}
     for pid in children(server.pid):
-        environ = dict(
-            line.split("=", 1) for line in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in line
-        )
+        try:
+            words = Path(f"/proc/{pid}/environ").read_text()
+        except OSError:
+            continue  # it has just ended
+        environ = dict(line.split("=", 1) for line in words.split("\0") if "=" in line)
         if leash.VARIABLE in environ:
             found[json.loads(environ[leash.VARIABLE])["number"]] = pid
     return found

@@ -17,7 +17,7 @@ from realtime.protocol.messages import FROM_CLIENT
 from tests.isolation import twins
 from tests.isolation.twins import TENANTS, TYPES, VALUES, Stage, differences, tape
 
-LENGTH = 400
+LENGTH = 650
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -46,8 +46,8 @@ def test_every_order_that_a_worker_takes_is_played():
     stage = Stage(TENANTS)
     verbs = set(stage.world.core.cluster._verbs._answers)
     # What the core's own parts ask of each other: commands for owners go through message types.
-    # `audit` takes what others report, and answers nothing.
-    internal = {"notify", "kick", "command", "audit"}
+    # `audit` and `presence_news` take what others report, and answer nothing.
+    internal = {"notify", "kick", "command", "audit", "presence_news"}
     assert verbs - internal <= VALUES.keys(), "a worker takes an order that no tape plays"
     played = {act.verb for act in tape(random.Random(2), LENGTH)}
     assert played >= set(VALUES) - {"quotas"} or played == set(VALUES)

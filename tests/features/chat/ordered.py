@@ -52,6 +52,7 @@ class Place:
             "policy_path": str(self.policy),
             "audit_path": str(self.audit),
             "chat_files_path": str(self.files),
+            "chat_url_secret": KEY,
         }
         self._serve = serve
         self._open: list = []

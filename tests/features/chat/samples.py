@@ -110,11 +110,6 @@ SAMPLES = {
     "chat_hide": lambda of: [{"id": of.id}, {"id": of.id, "hidden": False}],
     "chat_appeal": lambda of: {"id": of.id, "text": of.text},
     "chat_appeals": lambda of: [{}, {"state": ""}],
-    "chat_message": lambda text, id: {"text": text},
-    "chat_typing": lambda text, id: {"typing": True},
-    "chat_read_receipt": lambda text, id: {"id": id},
-    "chat_search": lambda text, id: {"query": text},
-    "chat_presence": lambda text, id: {"status": "online", "text": text},
 }
 
 

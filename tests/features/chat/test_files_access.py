@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from realtime.features.chat.files import tickets
 from realtime.features.chat.files.names import clean_name, disposition
+from realtime.features.chat.files.sniffing import HEAD_BYTES, sniff
 from realtime.features.chat.files.tickets import FileTicket, Tickets, UploadTicket
 from tests.edge.peer import PATIENCE_S, metric
 from tests.features.chat.rooming import Person
@@ -329,3 +330,19 @@ def test_a_ticket_is_for_one_thing():
     for length in range(0, len(text), 7):
         with pytest.raises(tickets.Forbidden):
             made.read_upload(text[:length] + os.urandom(3).hex() + text[length + 6 :], NO_ID, 99.0)
+
+
+@pytest.mark.parametrize(
+    ("head", "type"),
+    [
+        (b"\x80\x81 <a > in the middle of bytes", "application/octet-stream"),
+        (b"\n<a > \x80\x81 at their beginning", "text/html"),
+        (b"well <a href=x>", "text/html"),
+        (b"a < b and b > c", "text/plain"),
+        ("ü".encode() * 2048, "text/plain"),
+        (b"x" + "ü".encode() * 2048, "text/plain"),
+        (b"", "text/plain"),
+    ],
+)
+def test_what_has_a_tag_in_it_is_markup_where_it_is_text(head, type):
+    assert sniff(head[:HEAD_BYTES]) == type

@@ -413,3 +413,27 @@ async def test_a_room_that_is_deleted_is_gone_for_its_members_too(scene):
         scene.bob, scene.there, scene.nowhere, [type for type in types if type not in own]
     )
     assert told == []
+
+
+async def test_what_was_deleted_comes_back_to_nobody_from_any_memory(scene):
+    """Workers and Redis have the newest publications beside the store, and members may read them all."""
+    room, word = scene.room, "to-be-forgotten-51c9"
+    voices = [scene.alice, scene.bob]
+    first = await scene.alice.do("chat_message", room, text=f"{word} one")
+    await scene.alice.do("chat_edit", room, id=first["id"], text=f"{word} two")
+    second = await scene.bob.do("chat_message", room, text=f"{word} three")
+    start = {"offset": first["offset"] - 1, "epoch": first["epoch"]}
+    for voice in voices:
+        assert word in json.dumps(await voice.answer("join", room, {"since": start}))
+    await scene.alice.do("chat_delete", room, id=first["id"])
+    await scene.alice.do("chat_delete", room, id=second["id"])
+    for number in range(2):
+        voices.append(await scene.come("bob", number, MSGPACK))
+    for voice in voices:
+        joined = await voice.answer("join", room, {"since": start})
+        assert joined["content"]["recovered"] is True
+        told = [joined, await voice.answer("history", room, {"limit": 100})]
+        for type in ("chat_history", "chat_edits", "chat_search", "chat_pins"):
+            asked = {"id": first["id"]} if type == "chat_edits" else {}
+            told.append(await voice.answer(type, room, asked | ({"query": word} if "search" in type else {})))
+        assert word not in json.dumps(told).replace(f'"query": "{word}"', "")

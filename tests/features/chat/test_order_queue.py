@@ -41,6 +41,10 @@ async def test_rules_mask_refuse_flag_and_count_and_are_read_again(place):
     assert (await send(alice, "see http://evil.example/x"))["name"] == "forbidden"
     assert "2 links" in (await send(alice, "a.com and b.com"))["message"]
     assert "id" in await send(alice, "see a.com")
+    edited = await send(alice, "nothing wrong")
+    assert (await put(alice, "chat_edit", id=edited["id"], text="PLUGH"))["name"] == "forbidden"
+    assert "name" not in await put(alice, "chat_edit", id=edited["id"], text="grault then")
+    assert (await until(listener, "chat_edit"))["content"]["text"] == "****** then"
     flagged = await send(alice, "xyzzy")
     mod = await place.member("mona", "mod")
     while not (found := (await put(mod, "chat_reports"))["reports"]):

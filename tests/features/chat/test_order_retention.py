@@ -60,10 +60,11 @@ async def test_a_hold_keeps_a_room_and_what_its_members_change(place):
     mod = await place.member("mona", "mod")
     await put(mod, "chat_hide", id=said["id"], hidden=True)
     await until(bob, "chat_hide")
+    assert "name" not in await put(bob, "chat_delete", id=other["id"])
     await age(place, '"offset" > 0')
     await deleted(place, 1)  # of the other room
-    assert await place.rows("SELECT count(*) FROM chat_messages WHERE sender = 'bob'") == [(1,)]
-    assert len(await place.rows("SELECT 1 FROM publications")) == 4
+    assert await place.rows("SELECT text FROM chat_messages WHERE sender = 'bob'") == [("",)]
+    assert len(await place.rows("SELECT 1 FROM publications")) == 5
     refused = await place.run("user", "erase", "bob", "--tenant", "acme")
     assert (refused.returncode, "legal hold" in refused.stderr) == (1, True), refused
     exported = await place.run(
@@ -74,7 +75,8 @@ async def test_a_hold_keeps_a_room_and_what_its_members_change(place):
     messages = {line["id"]: line for line in lines if line["kept"] == "message"}
     assert messages[said["id"]]["content"]["text"] == "what I said at first"
     assert messages[said["id"]]["held"][0]["text"] == "what I said at first"
-    assert messages[other["id"]]["content"]["text"] == "bob's"
+    assert messages[other["id"]]["content"] == {"id": other["id"], "deleted": True}
+    assert messages[other["id"]]["held"][0]["text"] == "bob's"
     released = await place.run("chat", "release", "--tenant", "acme", "--room", ROOM)
     assert released.stdout == "released\n"
     assert await place.rows("SELECT count(*) FROM chat_held") == [(0,)]

@@ -78,6 +78,11 @@ async def test_a_public_room_is_created_described_found_and_talked_in(people):
     await bob.do("join", "chat:lunch")
     await bob.do("chat_message", "chat:lunch", text="soup?")
     assert await events(bob, "chat:lunch") == [("created", None), ("joined", None)]
+    await alice.do("join", "chat:lunch")
+    await alice.do("chat_message", "chat:lunch", text="no")
+    assert (await bob.do("chat_room", "chat:lunch"))["unread"] == 1
+    (listed,) = (await bob.do("chat_rooms", mine=True))["rooms"]
+    assert (listed["room"], listed["unread"]) == ("chat:lunch", 1)
     listed = (await bob.do("chat_members", "chat:lunch"))["members"]
     assert [(each["user"], each["role"]) for each in listed] == [("alice", "owner"), ("bob", "member")]
     await bob.do("chat_quit", "chat:lunch")
@@ -457,6 +462,20 @@ async def test_the_policy_makes_moderators_by_name_and_keeps_guests_from_creatin
         ("denied", "alice", "chat_ban"),
     ):
         assert expected in acts, expected
+
+
+async def test_a_room_sealed_end_to_end_may_be_created_and_is_told_nothing_plain(start, tmp_path):
+    path = tmp_path / "policy.toml"
+    path.write_text('[[rooms]]\nrooms = ["chat:sealed"]\nend_to_end = true\n')
+    server = start(jwt_secret=KEY, policy_path=str(path))
+    alice = await Person.come(server, "alice", additional_headers=bearer(token("alice")))
+    await alice.do("chat_room_create", name="sealed", title="Sealed", members=["bob"])
+    found = await alice.do("chat_room", "chat:sealed")
+    assert (found["title"], found["members"]) == ("Sealed", 2)
+    await alice.do("join", "chat:sealed")
+    assert (await alice.do("history", "chat:sealed"))["messages"] == []
+    assert (await alice.fail("chat_room_update", "chat:sealed", title="x"))[0] == "bad_message"
+    await alice.close()
 
 
 async def recorded(path, place):

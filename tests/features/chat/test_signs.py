@@ -1,11 +1,13 @@
 """Typing, reading and presence on a real server, on both stores."""
 
 import asyncio
+import json
 import uuid
 
+import pytest
 import pytest_asyncio
 
-from tests.edge.peer import PATIENCE_S
+from tests.edge.peer import PATIENCE_S, receive
 from tests.features.chat.signs_stage import (
     QUICK,
     a_room,
@@ -168,6 +170,33 @@ async def test_many_receipts_are_one_write_and_all_are_acked(chat):
     told = [each["id"] for each in await alice.pushes_until("chat_read_receipt", room, bob)]
     assert told == sorted(set(told))
     assert told[-1] == sent[-1]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"type": "chat_read_receipt", "content": {"offset": 1}},
+        {"type": "chat_presence", "content": {"status": "away"}},
+    ],
+)
+async def test_who_asks_for_too_many_acks_at_once_is_told_to_wait(chat, message):
+    room = a_room()
+    (bob,) = await pair(chat, room, "bob")
+    frame = "\n".join(json.dumps(message | {"id": n, "room": room}) for n in range(-60, 0))
+    while True:  # as long as no interval ends in between
+        for _ in range(2):
+            await bob.ws.send(frame)
+        answers = []
+        while len(answers) < 120:
+            got = await receive(bob.ws)
+            if got.get("id", 0) < 0:
+                answers.append(got)
+        refused = [each["content"] for each in answers if each["type"] == "error"]
+        if refused:
+            break
+    assert {each["name"] for each in refused} == {"rate_limited"}
+    assert all(each["retry_after"] > 0 for each in refused)
+    assert len(refused) <= 20
 
 
 async def quiet(chat, user, room, sent):

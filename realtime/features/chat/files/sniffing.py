@@ -20,6 +20,7 @@ _AVIF: Final = frozenset({b"avif", b"avis"})
 _MARKUP: Final = re.compile(
     rb"<(?:!doctype|html|head|body|script|svg|\?xml|iframe|img|a|div|style|title|table|!--)\b", re.I
 )
+_BEFORE_MARKUP: Final = b"\xef\xbb\xbf\t\n\x0c\r "
 _OTHER_NAMES: Final = {
     "audio/wave": "audio/wav",
     "audio/x-wav": "audio/wav",
@@ -35,12 +36,14 @@ def sniff(head: bytes) -> str:
         return known
     if head.startswith(b"PK\x03\x04"):
         return "application/zip"  # which of the many kinds only its contents say
-    if _MARKUP.search(head[:1024]):
+    # Three bytes of random ones may well look like a tag: in what is no text it has to come first.
+    text = _is_text(head)
+    if _MARKUP.search(head[:1024]) if text else _MARKUP.match(head.lstrip(_BEFORE_MARKUP)):
         return "image/svg+xml" if b"<svg" in head.lower() else "text/html"
     guessed = _guess(head)
     if guessed:
         return guessed
-    return "text/plain" if _is_text(head) else BINARY
+    return "text/plain" if text else BINARY
 
 
 def _certain(head: bytes) -> str:

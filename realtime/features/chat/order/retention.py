@@ -40,7 +40,13 @@ _FIRSTS = (
     'SELECT p."offset" AS place, p.at_ms AS at_ms, EXISTS (SELECT 1 FROM chat_messages m '
     "JOIN chat_holds h ON h.room = 0 AND h.user_id = m.sender AND h.tenant = $3 "
     'WHERE m.room = p.room AND m."offset" = p."offset" AND m.epoch = p.epoch) AS held '
-    'FROM publications p WHERE p.room = $1 ORDER BY p."offset" LIMIT $2'
+    "FROM publications p WHERE p.room = $1 "
+    'AND p."offset" < (SELECT max(l."offset") FROM publications l WHERE l.room = $1) '
+    'ORDER BY p."offset" LIMIT $2'
+)
+_ANY_OLD = (
+    "SELECT 1 AS old FROM chat_messages m WHERE m.room = $1 AND m.id < $2 AND NOT EXISTS ("
+    "SELECT 1 FROM chat_holds h WHERE h.tenant = $3 AND h.room = 0 AND h.user_id = m.sender) LIMIT 1"
 )
 _DELETE = (
     'DELETE FROM publications WHERE room = $1 AND "offset" <= $2 '
@@ -134,13 +140,16 @@ class Retention:
             if at_ms >= aged.before_ms or held:
                 break
             until = place
+        old_id, tenant = first_id(aged.before_ms), aged.room.tenant
+        if not until and not await self._database.read(_ANY_OLD, aged.number, old_id, tenant):
+            return 0
         if until:
             await self._chat.core.forget_history(aged.room, until)
         # The last offset is looked at in the transaction that deletes: what is published meanwhile is above
         # it.
         gone, old = await self._database.write(
             Statement(_DELETE, (aged.number, until)),
-            Statement(_OLD, (aged.number, first_id(aged.before_ms), aged.room.tenant, SLICE)),
+            Statement(_OLD, (aged.number, old_id, tenant, SLICE)),
         )
         changed = max((place for (place,) in [*gone, *old]), default=0)
         if changed:

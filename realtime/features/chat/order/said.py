@@ -7,13 +7,16 @@ from typing import Final, NamedTuple
 
 from realtime.features.chat.order.folding import Reading
 
-# With a scheme, or as people write them without. Possessive, and begun where a word begins: its time is linear.
+# With a scheme, or as people write them without. Possessive, and begun where a word begins: in linear time.
 _LINK: Final = re.compile(
     r"(?<![a-z0-9+.-])(?:[a-z][a-z0-9+.-]{1,15}+://|www\.)[^\s<>\"]{1,2000}+"
     r"|(?<![\w@.-])(?P<bare>[\w-]++(?:\.[\w-]++)++)(?P<path>(?::\d{1,5}+)?+(?:/[^\s<>\"]{0,2000}+)?+)"
 )
 _SUFFIXES: Final = frozenset(
-    "com net org info biz io me co ru cn xyz top de uk fr app dev link click shop site online gg ly".split()
+    {
+        *("com", "net", "org", "info", "biz", "io", "me", "co", "ru", "cn", "xyz", "top", "de", "uk", "fr"),
+        *("app", "dev", "link", "click", "shop", "site", "online", "gg", "ly"),
+    }
 )
 _SUFFIX: Final = re.compile(r"[a-z]{2,24}")
 _MENTION: Final = re.compile(r"(?<![\w@])@([\w.-]{1,64})")

@@ -33,10 +33,6 @@ _PUBLICATIONS: Final = (
     'room = $1 AND "offset" < (SELECT max("offset") FROM publications WHERE room = $1) '
     f'ORDER BY "offset" LIMIT {ROWS}) RETURNING "offset"'
 )
-_MESSAGES: Final = (
-    "DELETE FROM chat_messages WHERE room = $1 AND id IN "
-    f"(SELECT id FROM chat_messages WHERE room = $1 LIMIT {ROWS}) RETURNING id"
-)
 # Fewer: each is counted in the room's row.
 _MEMBERS: Final = (
     "DELETE FROM chat_members WHERE room = $1 AND user_id IN "
@@ -86,7 +82,7 @@ class Erasing:
     async def _erase(self, room: RoomId, number: int) -> None:
         database = self._rooms.database
         theirs = [each for part in self._rooms.chat.parts for each in part.erasure(number)]
-        ours = [Statement(sql, (number,)) for sql in (_PUBLICATIONS, _MESSAGES, _MEMBERS, _INVITES)]
+        ours = [Statement(sql, (number,)) for sql in (_PUBLICATIONS, _MEMBERS, _INVITES)]
         await self._forget(room, number)
         for statement in (*theirs, *ours):
             while (await database.write(statement))[0]:

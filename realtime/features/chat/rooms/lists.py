@@ -155,11 +155,8 @@ class Lists:
         return {"invites": invites}
 
     async def _unread(self, session: Session) -> dict[str, int]:
-        """Return how many messages somebody has not read, by room; nothing where nobody counts them."""
-        count = getattr(self._chat.signs, "unread", None)
-        if count is None:
-            return {}
-        found: Answer = await count(session)
+        """Return how many messages somebody has not read, by room, where they are counted."""
+        found = await self._chat.signs.unread(session)
         return {each["room"]: each["unread"] for each in found["rooms"]}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from realtime.features.chat.search.letters import Piece, is_joined, pieces_of
+from realtime.features.chat.search.letters import Piece, fold, is_joined, pieces_of
 from realtime.features.chat.search.query import Query, Term
 from realtime.features.chat.search.stems import root, stem
 
@@ -31,6 +31,9 @@ class Matcher:
 
     def find(self, text: str, lang: str) -> list[list[tuple[int, int]]] | None:
         """Return the places in a text of language `lang` of each term, or None where it is not looked for."""
+        folded = fold(text)
+        if not all(term.may_be_in(folded) for term in self._terms):
+            return None
         pieces = pieces_of(text)
         found: list[list[tuple[int, int]]] = []
         for term in self._terms:
@@ -51,6 +54,10 @@ class _Sought:
         self._lang = lang
         self._stem = stem(term.words[0], lang) if term.stemmed else ""
         self._root = root(self._stem)
+
+    def may_be_in(self, folded: str) -> bool:
+        """Whether its letters are there at all: most of what is not looked for is known by that."""
+        return all(word in folded for word in self._words) or bool(self._root and self._root in folded)
 
     def places(self, pieces: list[Piece], lang: str) -> list[tuple[int, int]]:
         """Return where it is."""

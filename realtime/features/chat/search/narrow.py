@@ -6,7 +6,7 @@ that do not stand side by side): `matching` decides. All that was typed goes in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Literal, NamedTuple
 
 from realtime.core.database import Dialect
@@ -30,21 +30,29 @@ def narrowing(query: Query, lang: str, rooms: Sequence[int], dialect: Dialect) -
     """Return what to ask the index of a store for; `rooms` are the numbers of those that are looked into,
     none for all. Empty: the query says nothing that an index has.
     """
-    wanted = [*_wanted(query, lang, rooms)]
+    match = _all(_wanted(query, lang), dialect)
+    return within(match, rooms, dialect) if rooms else match
+
+
+def within(match: str, rooms: Sequence[int], dialect: Dialect) -> str:
+    """Return what asks the same (all, where it is empty) of some rooms alone."""
+    alone = _all([[Token("about", (f"r{room}",)) for room in rooms]], dialect)
+    return f"{match}{' AND ' if dialect == 'sqlite' else ' & '}{alone}" if match else alone
+
+
+def _all(wanted: Iterable[list[Token]], dialect: Dialect) -> str:
     if dialect == "sqlite":
         return " AND ".join(f"({' OR '.join(map(_fts5, each))})" for each in wanted)
     return " & ".join(f"({' | '.join(map(_tsquery, each))})" for each in wanted)
 
 
-def _wanted(query: Query, lang: str, rooms: Sequence[int]) -> Iterator[list[Token]]:
+def _wanted(query: Query, lang: str) -> Iterator[list[Token]]:
     """Give what all has to be there, each as what of it one has to be."""
     for term in query.terms:
         if term.stemmed:
             yield _forms(term.words[0], lang)
         else:
             yield from ([each] for each in _side_by_side(term))
-    if rooms:
-        yield [Token("about", (f"r{room}",)) for room in rooms]
     if query.senders:
         yield [Token("about", ("u", sender)) for sender in query.senders]
     for each in query.has:

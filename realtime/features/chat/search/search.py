@@ -25,7 +25,7 @@ from realtime.ids import RoomId, RoomName
 if TYPE_CHECKING:
     from realtime.features.chat.chat import Chat
 
-FIRST_ROWS: Final = 128
+FIRST_ROWS: Final = 64
 ROWS_MAX: Final = 4_096
 EXAMINED_MAX: Final = 20_000
 """Rows that one question looks at; then it answers with what it has, and where to go on."""
@@ -212,7 +212,8 @@ class _Question:
         wanted = ", ".join(f"${number}" for number in range(3, len(hits) + 3))
         rows = await database.read(
             f"SELECT {columns(database.dialect, '$2')} FROM chat_messages m JOIN rooms r ON r.id = m.room "
-            f"WHERE r.tenant = $1 AND m.id IN ({wanted}) AND m.deleted_ms = 0 AND m.hidden_ms = 0",
+            # By id first: there may be many rooms.
+            f"WHERE r.tenant || '' = $1 AND m.id IN ({wanted}) AND m.deleted_ms = 0 AND m.hidden_ms = 0",
             self._tenant,
             self.asker.user,
             *[hit.candidate.id for hit in hits],

@@ -23,7 +23,7 @@ from realtime.core.pending import Pending
 from realtime.core.rosters import Spans
 from realtime.core.router import Spawn
 from realtime.core.session import Session
-from realtime.errors import BadMessage, RealtimeError, Unavailable
+from realtime.errors import BadMessage, RateLimited, RealtimeError, Unavailable
 from realtime.features.chat.rules import KIND
 from realtime.features.chat.signs import people
 from realtime.features.chat.signs.people import INVISIBLE, NOTHING, Key, People, Person, Said
@@ -38,6 +38,8 @@ VERB: Final = "chat_presence"
 SEEN_S: Final = 300.0
 """So often it is kept of all who are here that they are: a worker that dies loses no more of `last_seen`."""
 AGAIN_S: Final = 1.0
+ASKERS_MAX: Final = 100
+"""Acks of one user that wait for a status."""
 AT_ONCE: Final = 500
 """Users in one question to the table, and in one transaction."""
 
@@ -57,9 +59,10 @@ _decode_rooms = msgspec.msgpack.Decoder(list[RoomName]).decode
 class Unkept:
     """The newest that a user said of themselves since it was kept last, and who waits for it."""
 
-    __slots__ = ("kept", "status", "text")
+    __slots__ = ("askers", "kept", "status", "text")
 
     def __init__(self) -> None:
+        self.askers = 0
         self.status = people.ONLINE
         self.text = ""
         self.kept: Pending[Said] = Pending()
@@ -112,10 +115,18 @@ class Presence:
         return person.silent
 
     def set(self, key: Key, status: str, text: str) -> Pending[Said]:
-        """Have it kept and told what a user says of themselves; at most once an interval, the newest."""
+        """Have it kept and told what a user says of themselves; at most once an interval, the newest.
+
+        Raises:
+            RateLimited: too many of this user's wait to be kept.
+        """
         unkept = self._unkept.get(key)
         if unkept is None:
             unkept = self._unkept[key] = Unkept()
+        if unkept.askers >= ASKERS_MAX:
+            said = f"{ASKERS_MAX} statuses of yours wait to be kept: one in a second is enough"
+            raise RateLimited(said, retry_after_s=self._told.span_s)
+        unkept.askers += 1
         unkept.status, unkept.text = status, text
         return unkept.kept
 
@@ -170,7 +181,11 @@ class Presence:
         """Keep who was here, and what they said."""
         at_ms = self._now_ms
         self._seen.update(dict.fromkeys(self._people.connected(), at_ms))
-        await self._keep_seen(len(self._seen))
+        try:
+            while self._seen:
+                await self._keep_seen(AT_ONCE)
+        except Unavailable as error:
+            log.warning("presence: when users were last seen is not kept: %s", error.message)
         await self._keep_said(list(self._unkept), tell=False)
 
     @property
@@ -292,7 +307,11 @@ class Presence:
         for key in taken:
             self._told.begin(key)
         if tell:
-            rooms = await self.table.rooms(list(taken), self._now_ms)
+            try:
+                rooms = await self.table.rooms(list(taken), self._now_ms)
+            except Unavailable as error:
+                self._rest(error)
+                rooms = {}  # who is in a room now is told; it is kept, so it is acknowledged
             await asyncio.gather(
                 *(self._let_know(key, said[key], each, rooms.get(key, ())) for key, each in taken.items())
             )

@@ -18,7 +18,7 @@ from realtime.core.database import Database, Statement
 from realtime.core.pending import Pending
 from realtime.core.router import Spawn
 from realtime.core.session import Session
-from realtime.errors import BadMessage, RealtimeError, Unavailable
+from realtime.errors import BadMessage, RateLimited, RealtimeError, Unavailable
 from realtime.features.chat import ids
 from realtime.features.chat.signs.positions import Reached, advance, positions
 from realtime.ids import RoomId, UserId
@@ -30,6 +30,8 @@ WRITTEN_MAX: Final = 2_000
 """Positions in one transaction."""
 WAITING_MAX: Final = 50_000
 """Positions that wait to be written; above it a reader is refused."""
+ASKERS_MAX: Final = 100
+"""Acks of one user that wait for one position."""
 
 Key = tuple[RoomId, UserId]
 
@@ -37,9 +39,10 @@ Key = tuple[RoomId, UserId]
 class Unwritten:
     """The furthest that a user said of a room since the last write, and who waits for it to be kept."""
 
-    __slots__ = ("id", "kept", "offset")
+    __slots__ = ("askers", "id", "kept", "offset")
 
     def __init__(self) -> None:
+        self.askers = 0
         self.id = 0
         self.offset = 0
         self.kept: Pending[Reached] = Pending()
@@ -83,6 +86,7 @@ class Reading:
         Raises:
             BadMessage: it names no room, or not one of a message id and an offset.
             NotJoined, Forbidden: this session may not say so there.
+            RateLimited: too many of this user's wait for the same room.
             Unavailable: it is not kept, or nobody knows; a repeat does no harm.
         """
         if (id is None) == (offset is None):
@@ -119,6 +123,10 @@ class Reading:
             if len(self._waiting) >= WAITING_MAX:
                 raise Unavailable("too many positions wait to be kept", retry_after_s=self._interval_s)
             unwritten = self._waiting[key] = Unwritten()
+        if unwritten.askers >= ASKERS_MAX:
+            said = f"{ASKERS_MAX} positions of yours in this room wait to be kept: one in a second is enough"
+            raise RateLimited(said, retry_after_s=self._interval_s)
+        unwritten.askers += 1
         unwritten.id = max(unwritten.id, id)
         unwritten.offset = max(unwritten.offset, offset)
         return unwritten.kept

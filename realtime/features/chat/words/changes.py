@@ -6,6 +6,7 @@ counts from the moment on that it was published.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Collection
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -16,7 +17,7 @@ from realtime.core.cluster import room_slot
 from realtime.core.command import Command
 from realtime.core.personal import stamp
 from realtime.core.sealed import refuse_reader
-from realtime.errors import BadMessage, Conflict, Forbidden
+from realtime.errors import BadMessage, Conflict, Forbidden, Unavailable
 from realtime.features.chat import ids
 from realtime.features.chat.rooms.rooms import Owned
 from realtime.features.chat.rooms.state import DIRECT, Role, check_send
@@ -119,7 +120,16 @@ class Changes:
                 return {}
             said = {"id": asked.id, "by": command.identity.user or None}
             answer = self._publish(command, DELETE, seen.row.id, said)
-        return await answer
+        try:
+            return await answer
+        finally:
+            await self._forget(command)
+
+    async def _forget(self, command: Command) -> None:
+        """Have all workers forget what was said: with the deletion the store has written over it."""
+        with contextlib.suppress(Unavailable):  # it is tried again
+            position, _ = await command.newest()
+            await self._chat.core.forget_history(command.room, position.offset)
 
     async def react(self, command: Command, asked: React) -> Answer:
         """Give a message an emoji, or take it back: one of each is a user's. What is so already is left."""
