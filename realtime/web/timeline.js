@@ -331,6 +331,7 @@ export class Timeline {
   #onScroll() {
     const { scroller, pill } = this.#parts;
     const room = this.#room;
+    this.#tools.hidden = true;
     if (!room) return;
     const left = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight;
     this.#pinned = left < BOTTOM_PX && room.window.live;

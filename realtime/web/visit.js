@@ -32,6 +32,8 @@ export class Visit {
   #stopped = new AbortController();
   #timer = null;
   #unread = 0;
+  #opening = false;
+  #refused = new Set(); // names of rooms that did not let us in just now
   #secret;
   #first;
   #leave;
@@ -99,7 +101,7 @@ export class Visit {
     client.on("state", (state, detail) => this.#showState(state, detail));
     client.on("error", (error) => this.timeline.note(`The server says: ${error.message}`, "warn"));
     client.on("connected", () => this.chat.kept !== null && this.#refresh());
-    chat.on("rooms", () => this.#showTitle());
+    chat.on("rooms", () => { this.#showTitle(); this.#openOthers(); });
     chat.on("mention", (room, message) => this.actions.called(room, message));
     chat.on("called", ({ room, id, from, text }) =>
       this.actions.called({ name: room, about: chat.mine.get(room) ?? { room } }, { id, key: id, room, from, text }));
@@ -162,6 +164,7 @@ export class Visit {
   }
 
   async #refresh() {
+    this.#refused.clear();
     try {
       await this.chat.refresh();
       await this.#openOthers();
@@ -170,13 +173,20 @@ export class Visit {
 
   /** Be in our other rooms too, so that news of them come; of more than these the badges come later. */
   async #openOthers() {
-    const waiting = new Set(this.chat.outbox.entries.map(({ room }) => room));
-    const names = [...waiting, ...this.chat.mine.keys()].filter((name) => !this.chat.rooms.has(name));
-    for (const name of new Set(names)) {
-      if (this.#stopped.signal.aborted || this.chat.rooms.size >= ROOMS_OPEN_MAX) return;
+    if (this.#opening || this.#room === null) return;
+    this.#opening = true;
+    for (let name; (name = this.#nextToOpen()) !== undefined && !this.#stopped.signal.aborted;) {
       // One that will not have us tells so when somebody goes there.
-      await this.chat.open(name, { load: false }).catch(() => {});
+      await this.chat.open(name, { load: false }).catch(() => this.#refused.add(name));
     }
+    this.#opening = false;
+  }
+
+  #nextToOpen() {
+    if (this.chat.rooms.size >= ROOMS_OPEN_MAX) return undefined;
+    const waiting = this.chat.outbox.entries.map(({ room }) => room);
+    return [...waiting, ...this.chat.mine.keys()].find((name) =>
+      !this.chat.rooms.has(name) && !this.#refused.has(name));
   }
 
   /** Show a room. */

@@ -1,5 +1,6 @@
 """The chat on the page, end to end: people in a browser, a real server, its store in a file."""
 
+import asyncio
 import io
 import re
 from pathlib import Path
@@ -27,95 +28,129 @@ async def shown(page: Page) -> list[str]:
     return await bubbles(page).all_inner_texts()
 
 
-async def test_two_people_in_a_private_room_lose_nothing_though_the_server_is_killed(
-    keeping: Server, enter: Enter, open_page
-):
-    ada, ben = await enter(keeping.url, "Ada"), await enter(keeping.url, "Ben")
-    sent: list[str] = []
+class Talk:
+    """Two people in one room, and all that they have sent."""
 
-    async def tell(page: Page, *texts: str) -> None:
-        for text in texts:
-            await say(page, text)
-            sent.append(text)
+    def __init__(self, ada: Page, ben: Page) -> None:
+        self.ada = ada
+        self.ben = ben
+        self.pages = (ada, ben)
+        self.sent: list[str] = []
 
-    # A private room, which is in the other's list without a reload.
-    await create_room(ada, "Release party", "Ben")
-    await go_to(ben, "Release party")
-    await tell(ada, "Who brings the cake?")
-    await expect(bubbles(ben)).to_have_text(sent)
+    async def tell(self, page: Page, text: str) -> None:
+        await say(page, text)
+        self.sent.append(text)
 
-    # Typing, until the message is there.
+    async def both_have_all(self) -> None:
+        for page in self.pages:
+            await expect(bubbles(page)).to_have_count(len(self.sent))
+            await expect(page.locator("#pending li")).to_have_count(0)
+
+
+async def type_and_read(talk: Talk) -> None:
+    """Typing is shown until the message is there; read is what the other has on the screen."""
+    ada, ben = talk.pages
+    await talk.tell(ada, "Who brings the cake?")
+    await expect(bubbles(ben)).to_have_text(talk.sent)
     await text_box(ben).press_sequentially("I b")
     await expect(ada.locator("#typing")).to_have_text("Ben is typing…")
-    await tell(ben, "I bring the cake")
-    await expect(bubbles(ada)).to_have_text(sent)
+    await talk.tell(ben, "I bring the cake")
+    await expect(bubbles(ada)).to_have_text(talk.sent)
     await expect(ada.locator("#typing")).to_have_text("")
-
-    # Read marks: of what the other has on the screen, and not of what they have not.
-    await tell(ada, "Chocolate, please")
+    await talk.tell(ada, "Chocolate, please")
     await expect(ada.locator("#seen")).to_have_text("Seen by Ben")
     await go_to(ben, "lobby")
-    await tell(ada, "With elderberries")
-    await expect(ben.locator("#nav-lists button", has_text="Release party").locator(".badge")).to_contain_text("1")
+    await talk.tell(ada, "With elderberries")
+    room = ben.locator("#nav-lists button", has_text="Release party")
+    await expect(room.locator(".badge")).to_contain_text("1")
     await expect(ada.locator("#seen")).to_have_text("")
     await go_to(ben, "Release party")
     await expect(ada.locator("#seen")).to_have_text("Seen by Ben")
 
-    # An attachment: sent, seen small, seen large, and fetched as it was.
-    files = [
-        {"name": "cake.png", "mimeType": "image/png", "buffer": picture()},
-        {"name": "recipe.txt", "mimeType": "text/plain", "buffer": b"elderberries, sugar\n" * 50_000},
-    ]
-    await ada.locator("#composer input[type=file]").set_input_files(files)
+
+async def attach(talk: Talk) -> None:
+    """Files are sent, seen small and large, and fetched as they were."""
+    ada, ben = talk.pages
+    recipe = b"elderberries, sugar\n" * 50_000
+    await ada.locator("#composer input[type=file]").set_input_files(
+        [
+            {"name": "cake.png", "mimeType": "image/png", "buffer": picture()},
+            {"name": "recipe.txt", "mimeType": "text/plain", "buffer": recipe},
+        ]
+    )
     await expect(ada.locator('.chip[data-state="done"]')).to_have_count(2)
-    await tell(ada, "Like this one")
-    for page in (ada, ben):
+    await talk.tell(ada, "Like this one")
+    for page in talk.pages:
         await expect(page.locator("#log .picture img")).to_have_js_property("complete", True)
         await expect(page.locator("#log .picture img")).not_to_have_js_property("naturalWidth", 0)
-    async with ben.expect_download() as downloading:
-        await ben.get_by_role("button", name="recipe.txt").click()
-    assert Path(await (await downloading.value).path()).read_bytes() == files[1]["buffer"]
+    assert await fetched(ben, "recipe.txt") == recipe
     await ben.get_by_role("button", name="Open cake.png").click()
-    await expect(ben.get_by_role("dialog", name="cake.png").locator("img")).not_to_have_js_property("naturalWidth", 0)
+    large = ben.get_by_role("dialog", name="cake.png").locator("img")
+    await expect(large).not_to_have_js_property("naturalWidth", 0)
     await ben.keyboard.press("Escape")
 
-    # The server is killed. What is written meanwhile waits, and a reload forgets none of it.
-    keeping.kill()
-    for page in (ada, ben):
+
+async def fetched(page: Page, name: str) -> bytes:
+    """The bytes of a file, by its button."""
+    async with page.expect_download() as downloading:
+        await page.get_by_role("button", name=name).click()
+    path = await (await downloading.value).path()
+    return await asyncio.to_thread(Path(path).read_bytes)
+
+
+async def survive(talk: Talk, server: Server) -> None:
+    """The server is killed; what is written meanwhile waits, and all goes on where it was."""
+    ada, ben = talk.pages
+    await asyncio.to_thread(server.kill)
+    for page in talk.pages:
         await expect(page.locator("#banner")).to_contain_text("What you write is sent when it is back")
-    await tell(ada, "Is anybody there?")
+    await talk.tell(ada, "Is anybody there?")
     await expect(ada.locator("#pending .state")).to_have_text(["Waiting for the connection"])
-    await tell(ben, "I am, but alone")
+    await talk.tell(ben, "I am, but alone")
     await expect(ben.locator("#pending li")).to_have_count(1)
-    await restart(keeping)
-    for page in (ada, ben):
+    await asyncio.to_thread(server.start)
+    for page in talk.pages:
         await expect(page.locator("#status")).to_have_attribute("data-state", "online")
-        await expect(page.locator("#pending li")).to_have_count(0)
-        await expect(bubbles(page)).to_have_count(len(sent))
-    await tell(ben, "Now we are back")
-    await tell(ada, "And nothing is lost")
-    for page in (ada, ben):
-        await expect(bubbles(page)).to_have_count(len(sent))
-    assert await shown(ada) == await shown(ben)
-    assert sorted(await shown(ada)) == sorted(sent)
-    assert await ada.locator(".message.own .bubble").all_inner_texts() == [
-        text for text in await shown(ben) if text not in await ben.locator(".message.own .bubble").all_inner_texts()
-    ]
+    await talk.both_have_all()
+    await talk.tell(ben, "Now we are back")
+    await talk.tell(ada, "And nothing is lost")
+    await talk.both_have_all()
 
-    # It is found again, from before and after, and shown where it stands.
-    for words, where in (("elderberries", "With elderberries"), ("alone", "I am, but alone")):
-        await ben.get_by_role("button", name="Search", exact=True).click()
-        await ben.get_by_label("Search messages").fill(words)
-        await ben.keyboard.press("Enter")
-        await expect(ben.locator(".cards mark")).to_have_text([words])
-        await ben.locator(".card-message").click()
-        await expect(message(ben, where)).to_be_focused()
-        await expect(message(ben, where)).to_be_in_viewport()
 
+async def find(page: Page, words: str, where: str) -> None:
+    """Find a message, and be led to it."""
+    await page.get_by_role("button", name="Search", exact=True).click()
+    await page.get_by_label("Search messages").fill(words)
+    await page.keyboard.press("Enter")
+    await expect(page.locator(".cards mark")).to_have_text([words])
+    await page.locator(".card-message").click()
+    await expect(message(page, where)).to_be_focused()
+    await expect(message(page, where)).to_be_in_viewport()
+
+
+async def test_two_people_in_a_private_room_lose_nothing_though_the_server_is_killed(
+    keeping: Server, enter: Enter, open_page
+):
+    talk = Talk(await enter(keeping.url, "Ada"), await enter(keeping.url, "Ben"))
+    ada, ben = talk.pages
+    await create_room(ada, "Release party", "Ben")
+    await go_to(ben, "Release party")  # it is in the list without a reload
+    await type_and_read(talk)
+    await attach(talk)
+    await survive(talk, keeping)
+    # What both screens show is what was sent, in one order, in which each one's own is in theirs.
+    screen = await shown(ada)
+    assert await shown(ben) == screen
+    assert sorted(screen) == sorted(talk.sent)
+    for page in talk.pages:
+        own = await page.locator("#log .message.own .bubble").all_inner_texts()
+        assert own == [text for text in talk.sent if text in own]
+    await find(ben, "elderberries", "With elderberries")
+    await find(ben, "alone", "I am, but alone")
     # Whoever comes later has the same, and who is no member has nothing.
-    before = await shown(ada)
     await ben.reload()
-    await expect(bubbles(ben)).to_have_text(before)
+    await expect(bubbles(ben)).to_have_text(screen)
+    await expect(ben.locator("#log .picture img")).not_to_have_js_property("naturalWidth", 0)
     eve = await open_page()
     await eve.goto(f"{keeping.url}/?name=Eve&{urlparse(ada.url).query.split('&')[0]}")
     await expect(eve.locator("#banner")).to_be_visible()
@@ -127,7 +162,7 @@ async def test_what_waits_to_be_sent_outlives_the_page(keeping: Server, enter: E
     ada, ben = await enter(keeping.url, "Ada"), await enter(keeping.url, "Ben")
     await say(ada, "before")
     await expect(bubbles(ben)).to_have_text(["before"])
-    keeping.kill()
+    await asyncio.to_thread(keeping.kill)
     await expect(ada.locator("#banner")).to_be_visible()
     await say(ada, "written offline")
     await expect(ada.locator("#pending li")).to_have_count(1)
@@ -266,13 +301,28 @@ async def test_who_is_called_hears_of_it_in_another_room(keeping: Server, enter:
     await expect(message(ben, "the kettle boils").locator(".mention.mine")).to_have_text("@Ben")
 
 
+async def test_what_is_said_in_a_room_that_one_was_just_added_to_is_counted_at_once(
+    keeping: Server, enter: Enter
+):
+    ada, ben = await enter(keeping.url, "Ada"), await enter(keeping.url, "Ben")
+    await create_room(ada, "Garage", "Ben")
+    garage = ben.locator("#nav-lists button", has_text="Garage")
+    await expect(garage).to_be_visible()
+    await expect(ada.locator("#room-sub")).to_contain_text("Ben")  # who is in it as soon as they know of it
+    await say(ada, "It does not start")
+    await expect(garage.locator(".badge")).to_contain_text("1")
+    await expect(ben).to_have_title(re.compile(r"^\(1\) #lobby"))
+
+
 async def test_a_status_is_seen_by_others(keeping: Server, enter: Enter):
     ada, ben = await enter(keeping.url, "Ada"), await enter(keeping.url, "Ben")
     await create_room(ada, "Office", "Ben")
     await ben.locator("#me").click()
     await ben.get_by_role("menuitemradio", name="Busy").click()
     await expect(ben.locator("#me-status")).to_have_text("Busy")
-    await expect(ada.locator("#members li", has_text="Ben").locator(".avatar")).to_have_attribute("data-status", "busy")
+    await expect(ada.locator("#members li", has_text="Ben").locator(".avatar")).to_have_attribute(
+        "data-status", "busy"
+    )
 
 
 async def test_moderators_hear_of_reports_and_hide_messages(keeping: Server, enter: Enter):
@@ -299,7 +349,9 @@ async def test_moderators_hear_of_reports_and_hide_messages(keeping: Server, ent
     await expect(bubbles(ben)).to_have_text(["buy my wonderful things"])
 
 
-async def test_a_file_goes_on_where_it_stopped_when_the_connection_is_back(keeping: Server, enter: Enter, open_page):
+async def test_a_file_goes_on_where_it_stopped_when_the_connection_is_back(
+    keeping: Server, enter: Enter, open_page
+):
     open_page.expected = re.compile("ERR_CONNECTION_RESET")
     ada = await enter(keeping.url, "Ada")
     lost: list[str] = []
@@ -319,6 +371,4 @@ async def test_a_file_goes_on_where_it_stopped_when_the_connection_is_back(keepi
     await expect(ada.locator('.chip[data-state="done"]')).to_have_count(1)
     assert lost
     await say(ada, "here it is")
-    async with ada.expect_download() as downloading:
-        await ada.get_by_role("button", name="large.bin").click()
-    assert Path(await (await downloading.value).path()).read_bytes() == whole
+    assert await fetched(ada, "large.bin") == whole

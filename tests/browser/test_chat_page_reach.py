@@ -20,7 +20,7 @@ EVIL = "<img src=x onerror=\"document.title='owned'\">"
 
 
 async def broken(page: Page, *, but: str = "") -> list[str]:
-    """What axe finds wrong with the page as it is now: WCAG 2.2 A and AA, and its best practices `but` one."""
+    """What axe finds wrong with the page as it is: WCAG 2.2 A and AA, and its best practices `but` one."""
     found: Any = await Axe().run(page)
     return [
         f"{rule['id']}: {rule['help']}: {node['html'][:160]}"
@@ -142,7 +142,13 @@ async def test_names_titles_texts_and_files_are_never_markup(keeping: Server, en
     await go_to(ben, EVIL)
     await expect(ben.locator("#room-sub")).to_have_text(EVIL)
     await ben.locator("#composer input[type=file]").set_input_files(
-        [{"name": EVIL.replace("/", ""), "mimeType": "text/html", "buffer": b"<script>document.title='owned'</script>"}]
+        [
+            {
+                "name": EVIL.replace("/", ""),
+                "mimeType": "text/html",
+                "buffer": b"<script>document.title='owned'</script>",
+            }
+        ]
     )
     await expect(ben.locator('.chip[data-state="done"]')).to_have_count(1)
     await say(ben, f"**{EVIL}** `{EVIL}` javascript:alert(1) [x](javascript:alert(1)) data:text/html,{EVIL}")
@@ -162,7 +168,8 @@ async def test_names_titles_texts_and_files_are_never_markup(keeping: Server, en
     await expect(ada.locator(".card-message")).not_to_have_count(0)
     for page in (ada, ben):
         made = await page.evaluate(
-            """() => [...document.querySelectorAll("#chat img, #chat b, #chat script, #chat iframe, [onerror]")]
+            """() => [...document.querySelectorAll(
+                "#chat img, #chat b, #chat script, #chat iframe, [onerror]")]
               .map((node) => node.outerHTML)"""
         )
         assert made == []
@@ -174,7 +181,9 @@ async def test_names_titles_texts_and_files_are_never_markup(keeping: Server, en
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_nothing_of_it_is_wider_than_a_phone(keeping: Server, enter: Enter, scheme: str):
     ada = await enter(keeping.url, "Ada", color_scheme=scheme)
-    ben = await enter(keeping.url, "Ben", width=360, height=640, color_scheme=scheme, has_touch=True, is_mobile=True)
+    ben = await enter(
+        keeping.url, "Ben", width=360, height=640, color_scheme=scheme, has_touch=True, is_mobile=True
+    )
     await create_room(ada, "A room whose name has no end " + "x" * 60, "Ben")
     await ben.get_by_role("button", name=re.compile("Conversations$")).click()
     assert await overflow(ben) <= 0

@@ -19,7 +19,8 @@ async def test_a_window_has_each_message_once_and_in_order(module):
     assert await module(
         FOLD
         + """
-        const said = (id, text) => ({ type: "chat_message", room: "chat:a", from: "al", content: { id, text } });
+        const said = (id, text) =>
+          ({ type: "chat_message", room: "chat:a", from: "al", content: { id, text } });
         const window = new Window("me", 4);
         for (const id of ["3", "4", "4"]) window.take(said(id, id));
         window.before([shownOf(said("2", "2")), shownOf(said("3", "3"))], true);
@@ -35,7 +36,8 @@ async def test_our_own_reaction_counts_once_however_often_it_is_told(module):
     assert await module(
         FOLD
         + """
-        const message = shownOf({ from: "al", content: { id: "1", text: "x", reactions: { "👍": { count: 1, mine: true } } } });
+        const reactions = { "👍": { count: 1, mine: true } };
+        const message = shownOf({ from: "al", content: { id: "1", text: "x", reactions } });
         const react = (user, emoji, remove = false) =>
           change(message, { type: "chat_react", content: { id: "1", emoji, user, remove } }, "me");
         const told = [react("me", "👍"), react("al", "👍"), react("me", "👍", true), react("me", "👍", true)];
@@ -71,17 +73,22 @@ async def test_a_message_of_any_form_can_be_shown(module, content):
     ],
 )
 async def test_entities_become_elements_and_text_stays_text(module, text, entities, html):
-    shaped = [dict(kind=kind, **{"from": a, "to": b}, **(more[0] if more else {})) for kind, a, b, *more in entities]
-    assert await module(
-        """
+    shaped = [
+        dict(kind=kind, **{"from": a, "to": b}, **(more[0] if more else {})) for kind, a, b, *more in entities
+    ]
+    assert (
+        await module(
+            """
         const { formatted } = await import("/format.js");
         const node = document.createElement("p");
         node.append(...formatted(values[0], values[1], "me"));
         return node.innerHTML;
         """,
-        text,
-        shaped,
-    ) == html
+            text,
+            shaped,
+        )
+        == html
+    )
 
 
 async def test_links_lead_out_without_telling_where_from(module):

@@ -109,7 +109,8 @@ async def _on_presence(core: Core, session: Session, message: Envelope) -> None:
 
 
 async def _of(chat: Chat, session: Session, room: RoomId | None, asked: PresenceOf) -> Answer:
-    users = [UserId(user) for user in dict.fromkeys(asked.users)]
+    # PostgreSQL reads no U+0000 in JSON; no user has it in their id.
+    users = [UserId(user) for user in dict.fromkeys(asked.users) if "\0" not in user]
     return {"users": await chat.signs.presence.seen_by(session, users)}
 
 

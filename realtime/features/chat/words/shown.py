@@ -38,7 +38,8 @@ class Row(NamedTuple):
 
 def columns(dialect: Dialect, user: str) -> str:
     """Return what to select of message `m` (chat_messages) in room `r` (rooms) for user `user` ("$2")."""
-    array, cell, end = ("json_group_array", "json_array", "")
+    # As text: what SQLite knows to be JSON it puts as an array into the row that is read.
+    array, cell, end = ("json_group_array", "json_array", " || ''")
     if dialect == "postgres":
         array, cell, end = ("json_agg", "json_build_array", "::text")
     return f"""m.id AS id, r.name AS room, m.sender AS sender, m."offset" AS place, m.epoch AS epoch,
