@@ -94,7 +94,6 @@ class Member:
                 found = await look()
                 if found:
                     return found
-                await asyncio.sleep(0.02)
 
 
 async def member(server, user="alice", room=LOBBY, join=True, **how):

@@ -72,14 +72,7 @@ class Changes:
         async with self._chat.rooms.turn(command.room) as owned:
             role = await self._role(command, owned)
             seen = await self._see(command, asked.id)
-            if seen.row.hidden_ms:
-                raise Forbidden("this message is hidden by a moderator")
-            if not command.trusted and seen.row.sender != identity.user:
-                raise Forbidden("only its author may edit a message")
-            now_ms = self._chat.rooms.now_ms
-            age_s = (now_ms - ids.at_ms(seen.row.id)) / 1000
-            if settings.chat_edit_s and age_s > settings.chat_edit_s and not command.trusted:
-                raise Forbidden(f"a message may be edited for {settings.chat_edit_s} s")
+            self._check_editable(command, seen)
             await self._check_edits(owned, seen, settings.chat_edits_max)
             was = self._said(seen)
             draft = Draft(text=asked.text, lang=asked.lang)
@@ -98,7 +91,7 @@ class Changes:
                 entities=found.entities or None,
                 mentions=found.mentions or None,
                 here=found.here,
-                edited_at=stamp(now_ms),
+                edited_at=stamp(self._chat.rooms.now_ms),
                 scheduled="",
             )
             self._chat.order.sent(command, seen.row.id, draft)
@@ -224,6 +217,18 @@ class Changes:
             return saying.decode(seen.row.content)
         except msgspec.MsgspecError as error:
             raise BadMessage("this message is none that can be edited") from error
+
+    def _check_editable(self, command: Command, seen: Seen) -> None:
+        """Raise Forbidden where the sender of a command may not edit a message, or not any more."""
+        if seen.row.hidden_ms:
+            raise Forbidden("this message is hidden by a moderator")
+        if command.trusted:
+            return
+        if seen.row.sender != command.identity.user:
+            raise Forbidden("only its author may edit a message")
+        within_s = self._chat.services.settings.chat_edit_s
+        if within_s and self._chat.rooms.now_ms - ids.at_ms(seen.row.id) > within_s * 1000:
+            raise Forbidden(f"a message may be edited for {within_s} s")
 
     async def _check_edits(self, owned: Owned, seen: Seen, most: int) -> None:
         found = await self._chat.services.database.read(

@@ -262,7 +262,7 @@ CREATE TRIGGER chat_message_removed AFTER DELETE ON chat_messages
 -- A publication that says nothing any more: its sender was erased (core.personal), or it was deleted above.
 CREATE FUNCTION chat_forget() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
-    was json := chat_json(OLD.push);
+    was json;
     now json;
     of bigint;
 BEGIN
@@ -270,6 +270,7 @@ BEGIN
         DELETE FROM chat_messages WHERE room = OLD.room AND "offset" = OLD."offset" AND epoch = OLD.epoch;
         RETURN NULL;
     END IF;
+    was := chat_json(OLD.push);
     now := chat_json(NEW.push);
     IF was IS NULL OR now IS NULL OR now #> '{content,id}' IS NOT NULL THEN
         RETURN NULL;

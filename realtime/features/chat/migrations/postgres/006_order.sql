@@ -50,22 +50,33 @@ CREATE TABLE chat_held (
 );
 CREATE INDEX chat_held_of ON chat_held (room, id);
 
+-- What a push hides or shows; `id` is null where it cannot be told.
+CREATE FUNCTION chat_hide_of(push bytea, OUT id bigint, OUT hidden boolean, OUT by_user text)
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    p json;
+BEGIN
+    p := convert_from(push, 'UTF8')::json;
+    by_user := coalesce(p ->> 'from', '');
+    hidden := coalesce(p #>> '{content,hidden}' = 'true', false);
+    IF p #>> '{content,id}' ~ '^[0-9]{19}$' THEN
+        id := (p #>> '{content,id}')::bigint;
+    END IF;
+EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+    id := NULL;
+END
+$$;
+
 CREATE FUNCTION chat_hide() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     asked record;
 BEGIN
     FOR asked IN
-        SELECT said.room, said.at_ms, coalesce(said.p ->> 'from', '') AS by_user,
-            (said.c ->> 'id')::bigint AS id, (said.c ->> 'hidden')::boolean AS hidden
-        FROM (
-            SELECT read.*, read.p -> 'content' AS c FROM (
-                SELECT a.room, a."offset" AS place, a.at_ms, convert_from(a.push, 'UTF8')::json AS p
-                FROM added a JOIN rooms r ON r.id = a.room
-                WHERE get_byte(a.push, 0) = 123 AND r.name LIKE 'chat:%'
-                    AND position('"chat_hide"'::bytea IN a.push) > 0
-            ) AS read
-            WHERE read.p ->> 'type' = 'chat_hide'
-        ) AS said ORDER BY said.room, said.place
+        SELECT a.room, a.at_ms, said.id, said.hidden, said.by_user
+        FROM added a JOIN rooms r ON r.id = a.room, LATERAL chat_hide_of(a.push) AS said
+        WHERE substr(a.push, 1, 19) = '{"type":"chat_hide"'::bytea AND r.name LIKE 'chat:%'
+            AND said.id IS NOT NULL
+        ORDER BY a.room, a."offset"
     LOOP
         IF asked.hidden THEN
             INSERT INTO chat_hidden (room, id, sender, content, hidden_by, at_ms)

@@ -51,8 +51,8 @@ CREATE TABLE chat_held (
 CREATE INDEX chat_held_of ON chat_held (room, id);
 
 CREATE TRIGGER chat_hide_follows AFTER INSERT ON publications
-WHEN substr(NEW.push, 1, 1) = X'7B' AND json_extract(CAST(NEW.push AS TEXT), '$.type') = 'chat_hide'
-    AND (SELECT name FROM rooms WHERE id = NEW.room) GLOB 'chat:*'
+WHEN substr(NEW.push, 1, 33) = X'7B2274797065223A22636861745F68696465222C22726F6F6D223A22636861743A' -- {"type":"chat_hide","room":"chat:
+    AND json_valid(CAST(NEW.push AS TEXT)) AND json_type(CAST(NEW.push AS TEXT), '$.content.id') = 'text'
 BEGIN
     INSERT INTO chat_hidden (room, id, sender, content, hidden_by, at_ms)
     SELECT m.room, m.id, m.sender, m.content, coalesce(json_extract(CAST(NEW.push AS TEXT), '$.from'), ''), NEW.at_ms
