@@ -75,10 +75,10 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
     What keeps a room's state in memory does so at the room's owner: `own` says what came to this worker
     (nothing of it is known here yet), `disown` what went: its state is to be dropped, others write there now.
 
-    What keeps tables of its own is given `open`, which makes what is `Core.running` under the feature's name,
-    on workers that have a store. What it keeps of users there it hands out and erases by `personal`.
-    `check_policy` raises SettingsError for a policy that it could not follow.
-    What takes or gives files over HTTP says so by `web`.
+    `metrics` says what its numbers mean (`Running.stats`), by name. What keeps tables of its own is given
+    `open`, which makes what is `Core.running` under the feature's name, on workers that have a store. What it
+    keeps of users there it hands out and erases by `personal`. `check_policy` raises SettingsError for a
+    policy that it could not follow. What takes or gives files over HTTP says so by `web`.
     """
 
     name: str
@@ -90,6 +90,7 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
     own: OnSlots | None = None
     disown: OnSlots | None = None
     open: Open | None = None
+    metrics: Mapping[str, str] = {}
     web: Web | None = None
     personal: PersonalData | None = None
     check_policy: Callable[[Policy], object] | None = None

@@ -6,10 +6,12 @@ import os
 import resource
 import time
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Final, Literal
 
 from realtime.core.quotas import OF_TENANTS
 from realtime.edge.metrics import Distribution, Metric, Sample, counter, gauge
+from realtime.features import discover
 
 # The hub's name -> our metric without its prefix, and what it says.
 HUB_COUNTERS: Final = {
@@ -77,7 +79,7 @@ CORE_GAUGES: Final = {
     "room_token_sessions": ("room_token_sessions", "Connections that are in private rooms."),
     "acks_owed": ("acks_owed", "Publications received whose commit is waited for."),
 }
-# What backends, and features over them, count, `_total` for a counter; which of it there is depends on what
+# What backends count, `_total` for a counter; which of it there is depends on what
 # the server stands on.
 BACKEND_HELP: Final = {
     "audit_coalesced_total": "Audit events that became part of another one's count.",
@@ -89,9 +91,6 @@ BACKEND_HELP: Final = {
     "audit_ok": "1 while the audit log takes entries, 0 while it fails.",
     "audit_queued_entries": "Audit entries that wait to be committed.",
     "broker_failures_total": "Times that a durable room had to look what the store has kept.",
-    "chat_rooms_owing": "Chat rooms whose last change has still to be told.",
-    "chat_rooms_owned": "Chat rooms that this worker owns and has in memory.",
-    "chat_standings_known": "What users are in those rooms, in memory.",
     "store_failed_rows_total": "Rows that the store gave up.",
     "store_refused_rows_total": "Rows that came too late: their room had gone on in a later epoch.",
     "store_groups_total": "Groups of rows committed.",
@@ -121,22 +120,6 @@ BACKEND_HELP: Final = {
     "sealing_tenants": "Tenants whose data keys are at hand.",
     "sealing_tenants_without_key": "Tenants of them whose newest key cannot be had.",
     "sealing_unreadable_total": "Times that something sealed could not be read: a lost key, or tampering.",
-}
-# What the chat's attachments count, where some are kept.
-FILES_HELP: Final = {
-    "chat_blobs_collected_total": "Files deleted here that no message referred to any more.",
-    "chat_download_bytes_total": "Bytes of attachments sent.",
-    "chat_downloads_running": "Attachments that are being sent.",
-    "chat_files_collected_total": "Attachments that were removed, and whose rows were deleted here.",
-    "chat_files_linked_total": "Attachments that somebody was given a URL of.",
-    "chat_files_ok": "1 while what keeps the files answers, 0 while it does not.",
-    "chat_files_used_total": "Attachments that messages came to refer to.",
-    "chat_upload_bytes_total": "Bytes of attachments received.",
-    "chat_upload_pieces_collected_total": "Remains of uploads whose time was over, deleted here.",
-    "chat_uploads_begun_total": "Uploads that were asked for.",
-    "chat_uploads_finished_total": "Uploads that came to be files.",
-    "chat_uploads_refused_total": "Uploads that were whole and refused for what they were.",
-    "chat_uploads_running": "Uploads that are being received.",
 }
 # What the guard counts.
 GUARD_HELP: Final = {
@@ -281,13 +264,19 @@ def api_metrics(stats: Mapping[str, int]) -> Iterator[Metric]:
     yield from process_metrics()
 
 
+@cache
+def features_help() -> Mapping[str, str]:
+    """What features count: each says it itself."""
+    return {name: help for feature in discover() for name, help in feature.metrics.items()}
+
+
 def _by_name(name: str, value: float) -> Metric:
     help = (
         BACKEND_HELP.get(name)
         or CLUSTER_HELP.get(name)
         or GUARD_HELP.get(name)
         or TLS_HELP.get(name)
-        or FILES_HELP.get(name)
+        or features_help().get(name)
         or f"{name.removesuffix('_total').replace('_', ' ').capitalize()}."
     )
     return (counter if name.endswith("_total") else gauge)(f"realtime_{name}", help, value)

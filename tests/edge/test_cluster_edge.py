@@ -21,6 +21,7 @@ from realtime.edge.telemetry import (
     GUARD_HELP,
     HUB_COUNTERS,
     HUB_GAUGES,
+    features_help,
 )
 from realtime.settings import Settings
 from tests.conftest import ROOT
@@ -62,6 +63,7 @@ async def test_every_number_of_a_worker_has_its_meaning(serve, redis_node, postg
     said = set(re.findall(r"^# HELP realtime_(\w+)", get(f"{server.url}/metrics")[2].decode(), re.MULTILINE))
     tables = (HUB_COUNTERS, HUB_GAUGES, CORE_COUNTERS, CORE_GAUGES)
     known = {name for table in tables for name, _ in table.values()} | BACKEND_HELP.keys() | GUARD_HELP.keys()
+    known |= features_help().keys()
     # Commands are counted where a feature has any.
     assert {name for name in CLUSTER_HELP if not name.startswith("commands_")} <= said
     assert said - known - CLUSTER_HELP.keys() == {

@@ -12,6 +12,7 @@ from realtime.core.feature import Feature
 from realtime.features.chat.chat import Chat
 from realtime.features.chat.files.mount import WEB
 from realtime.features.chat.messages import MESSAGES, PERMISSIONS, ROOM_KEYS
+from realtime.features.chat.metrics import METRICS
 from realtime.features.chat.order.filters import Filters
 from realtime.features.chat.order.personal import ChatPersonal
 from realtime.features.chat.rules import KINDS
@@ -28,4 +29,5 @@ FEATURE = Feature(
     personal=ChatPersonal(),
     check_policy=lambda policy: Filters(policy.chat),
     web=WEB,
+    metrics=METRICS,
 )
