@@ -55,7 +55,12 @@ class ChatSettings(SecuritySettings, frozen=True, kw_only=True):
     ] = 100
     chat_edit_s: Annotated[
         int,
-        Meta(ge=0, description="How long a message may be edited by its author; 0: always.", extra=Seconds),
+        Meta(
+            ge=0,
+            le=315_360_000,
+            description="How long a message may be edited by its author; 0: always.",
+            extra=Seconds,
+        ),
     ] = 0
     chat_pins_max: Annotated[
         int, Meta(ge=0, le=100, description="Messages that a chat room may have pinned.", extra=Count)
