@@ -261,6 +261,12 @@ steps = st.lists(
 )
 
 
+def test_a_repeated_id_in_one_group_calls_nobody(log):
+    first = {"id": 0, "text": "one"}
+    again = {"id": 0, "text": "two", "here": True, "mentions": ["bob"]}
+    log.run(agree(log, [[("chat_message", "alice", first), ("chat_message", "alice", again)]]))
+
+
 def test_a_fold_of_the_log_says_what_the_tables_say(log):
     @settings(max_examples=120, suppress_health_check=list(HealthCheck))
     @given(steps)

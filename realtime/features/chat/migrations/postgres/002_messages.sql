@@ -177,10 +177,10 @@ BEGIN
                 THEN (extract(epoch FROM (c ->> 'expires_at')::timestamptz) * 1000)::bigint END
         FROM told ORDER BY room, "offset"
         ON CONFLICT DO NOTHING
-        RETURNING room, id
+        RETURNING room, id, "offset"
     ), named AS (
         SELECT chat_name_mentions(t.room, a.id, t.c) FROM added a
-        JOIN told t ON t.room = a.room AND (t.c ->> 'id')::bigint = a.id
+        JOIN told t ON t.room = a.room AND t."offset" = a."offset"
         WHERE t.c -> 'mentions' IS NOT NULL OR t.c -> 'here' IS NOT NULL
     ), sent AS (
         DELETE FROM chat_scheduled s USING told t
