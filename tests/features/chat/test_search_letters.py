@@ -89,6 +89,37 @@ async def test_postgres_has_just_our_words(postgres):
         assert set(terms) - {"#r1", "#ualice", "#l"} == ours, f"U+{ord(text[1]):04X}"
 
 
+async def test_postgres_has_the_same_terms_of_ascii_the_short_way(postgres):
+    texts = [
+        "",
+        "  ",
+        "a" * 250,
+        "a" * 251,
+        "two\nlines",
+        "HTTP://x",
+        "see WWW.x",
+        "http:x",
+        "tab\there",
+        "\\ 'q' \"r\"",
+    ]
+    texts += [f"{sign}a{sign}B{sign}{sign}7{sign}" for sign in map(chr, range(1, 128))]
+    connection = await asyncpg.connect(await postgres.new_database())
+    try:
+        await connection.execute(f"CREATE TABLE chat_messages ({COLUMNS.format(integer='bigint')})")
+        await connection.execute((FOLDER / "postgres/004_search.sql").read_text())
+        of = "(text, lang, 1, sender, content)"
+        rows = await connection.fetch(
+            f"SELECT text, chat_terms{of} AS terms, chat_terms_folded{of} AS folded "
+            "FROM unnest($1::text[]) text, unnest(ARRAY['de', '']) lang, "
+            """unnest(ARRAY['Ann Ö', NULL]) sender, unnest(ARRAY['{}', '{"attachments":[{}]}']) content""",
+            texts,
+        )
+    finally:
+        await connection.close()
+    assert len(rows) == 8 * len(texts)
+    assert [row["text"] for row in rows if row["terms"] != row["folded"]] == []
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

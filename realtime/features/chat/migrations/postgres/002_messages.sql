@@ -166,25 +166,26 @@ BEGIN
         SELECT g.room, g."offset", g.epoch, convert_from(g.said, 'UTF8')::json AS p
         FROM unnest(given) AS g WHERE substr(g.said, 15, 8) = 'message"'
     ), told AS MATERIALIZED (
-        SELECT r.*, p -> 'content' AS c FROM read r WHERE json_typeof(p #> '{content,id}') = 'string'
-            AND json_typeof(p #> '{content,text}') = 'string' AND p #>> '{content,id}' ~ '^[0-9]{19}$'
-            AND p #>> '{content,id}' COLLATE "C" <= '9223372036854775807'
+        SELECT r.room, r."offset", r.epoch, r.p ->> 'from' AS sender, r.p -> 'content' AS c, x.*
+        FROM read r, json_to_record(CASE json_typeof(r.p -> 'content') WHEN 'object' THEN r.p -> 'content' END)
+            AS x (id json, text json, lang text, thread text, expires_at text, scheduled text)
+        WHERE json_typeof(x.id) = 'string' AND json_typeof(x.text) = 'string'
+            AND x.id #>> '{}' ~ '^[0-9]{19}$' AND x.id #>> '{}' COLLATE "C" <= '9223372036854775807'
     ), added AS (
         INSERT INTO chat_messages (id, room, "offset", epoch, sender, text, lang, thread, content, expires_ms)
-        SELECT (c ->> 'id')::bigint, room, "offset", epoch, p ->> 'from', c ->> 'text', coalesce(c ->> 'lang', ''),
-            CASE WHEN c ->> 'thread' ~ '^[0-9]{19}$' THEN (c ->> 'thread')::bigint END, c::text,
-            CASE WHEN c ->> 'expires_at' ~ '^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$'
-                THEN (extract(epoch FROM (c ->> 'expires_at')::timestamptz) * 1000)::bigint END
+        SELECT (id #>> '{}')::bigint, room, "offset", epoch, sender, text #>> '{}', coalesce(lang, ''),
+            CASE WHEN thread ~ '^[0-9]{19}$' THEN thread::bigint END, c::text,
+            CASE WHEN expires_at ~ '^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$'
+                THEN (extract(epoch FROM expires_at::timestamptz) * 1000)::bigint END
         FROM told ORDER BY room, "offset"
         ON CONFLICT DO NOTHING
-        RETURNING room, id, "offset"
+        RETURNING room, id, content
     ), named AS (
-        SELECT chat_name_mentions(t.room, a.id, t.c) FROM added a
-        JOIN told t ON t.room = a.room AND t."offset" = a."offset"
-        WHERE t.c -> 'mentions' IS NOT NULL OR t.c -> 'here' IS NOT NULL
+        SELECT chat_name_mentions(room, id, content::json) FROM added
+        WHERE strpos(content, '"mentions"') > 0 OR strpos(content, '"here"') > 0
     ), sent AS (
         DELETE FROM chat_scheduled s USING told t
-        WHERE t.c ->> 'scheduled' ~ '^[0-9]{19}$' AND s.id = (t.c ->> 'scheduled')::bigint
+        WHERE t.scheduled ~ '^[0-9]{19}$' AND s.id = t.scheduled::bigint
     )
     SELECT count(*) INTO one FROM named;
     FOR one IN

@@ -76,8 +76,18 @@ CREATE INDEX chat_scheduled_of ON chat_scheduled (tenant, user_id, at_ms);
 -- is of other features, which costs them one comparison a row. What cannot be a message (no JSON, no id of 19 digits,
 -- text that SQLite cannot hold: U+0000, lone surrogates) is passed over: nothing here may fail, or what is published
 -- would not be kept. In escaped text `\\` goes first, so that `\\u0000` is not taken for a `\u0000`.
--- In hexadecimal: {"type":"chat_message","room":"chat: and so on, and the names of keys that few have.
-CREATE TRIGGER chat_message_kept AFTER INSERT ON publications
+-- In hexadecimal: {"type":"chat_ and so on, and the names of keys that few have.
+-- What is taken goes through a view that nobody reads: others have one trigger, which adds 0.7 us to the 5 of a row; with
+-- one for each kind of publication it was 3.8.
+CREATE VIEW chat_taken AS SELECT NULL AS room, NULL AS "offset", NULL AS epoch, NULL AS push, NULL AS at_ms;
+
+CREATE TRIGGER chat_takes AFTER INSERT ON publications WHEN substr(NEW.push, 1, 14) = X'7B2274797065223A22636861745F'
+BEGIN
+    INSERT INTO chat_taken (room, "offset", epoch, push, at_ms)
+    VALUES (NEW.room, NEW."offset", NEW.epoch, NEW.push, NEW.at_ms);
+END;
+
+CREATE TRIGGER chat_message_kept INSTEAD OF INSERT ON chat_taken
 WHEN substr(NEW.push, 1, 36) = X'7B2274797065223A22636861745F6D657373616765222C22726F6F6D223A22636861743A'
 BEGIN
     INSERT OR IGNORE INTO chat_messages (id, room, "offset", epoch, sender, text, lang, thread, content, expires_ms)
@@ -108,9 +118,8 @@ BEGIN
 END;
 
 -- What becomes of messages: it speaks of those that were published before it.
-CREATE TRIGGER chat_change_kept AFTER INSERT ON publications
-WHEN substr(NEW.push, 1, 14) = X'7B2274797065223A22636861745F'
-    AND substr(NEW.push, 15, 3) <> X'6D6573'
+CREATE TRIGGER chat_change_kept INSTEAD OF INSERT ON chat_taken
+WHEN substr(NEW.push, 15, 3) <> X'6D6573'
     AND (substr(NEW.push, 15, 19) = X'65646974222C22726F6F6D223A22636861743A'
         OR substr(NEW.push, 15, 21) = X'64656C657465222C22726F6F6D223A22636861743A'
         OR substr(NEW.push, 15, 20) = X'7265616374222C22726F6F6D223A22636861743A'

@@ -58,7 +58,8 @@ CREATE TRIGGER chat_files_dropped AFTER DELETE ON chat_files BEGIN
 END;
 
 CREATE TRIGGER chat_files_sent AFTER INSERT ON chat_messages
-WHEN json_valid(NEW.content) AND json_type(NEW.content, '$.attachments') = 'array'
+WHEN instr(NEW.content, '"attachments"') AND json_valid(NEW.content)
+    AND json_type(NEW.content, '$.attachments') = 'array'
 BEGIN
     UPDATE chat_files SET message = NEW.id
     WHERE message IS NULL AND used_ms > 0 AND id IN (

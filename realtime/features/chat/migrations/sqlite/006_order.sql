@@ -50,7 +50,7 @@ CREATE TABLE chat_held (
 );
 CREATE INDEX chat_held_of ON chat_held (room, id);
 
-CREATE TRIGGER chat_hide_follows AFTER INSERT ON publications
+CREATE TRIGGER chat_hide_follows INSTEAD OF INSERT ON chat_taken
 WHEN substr(NEW.push, 1, 33) = X'7B2274797065223A22636861745F68696465222C22726F6F6D223A22636861743A' -- {"type":"chat_hide","room":"chat:
     AND json_valid(CAST(NEW.push AS TEXT)) AND json_type(CAST(NEW.push AS TEXT), '$.content.id') = 'text'
 BEGIN
