@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import hashlib
 import random
 import shutil
 import sqlite3
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import asyncpg
@@ -30,11 +31,13 @@ from bench import report
 from bench.raw import Client
 from bench.servers import Server, Traffic, realtime_command, running
 from realtime.features.chat.ids import RANDOM_BITS, text_of
+from realtime.features.chat.search.forms import stemmable
 from realtime.features.chat.search.language import language_of
 from realtime.features.chat.search.letters import fold, words_of
 
 QUESTION = "how long until the newest 20 messages that have a word are there?"
 SAMPLE = Path(__file__).parent.parent / "tests/data/irc/ubuntu_irc_sample.tsv"
+MIGRATIONS = Path(__file__).parent.parent / "realtime/features/chat/migrations/sqlite"
 ROOMS = 42
 BEGAN_MS = 1_600_000_000_000
 CLASSES = (
@@ -75,6 +78,11 @@ def rows(said: Sequence[tuple[str, str]], count: int) -> Iterator[Row]:
         yield (id, 1 + number % ROOMS, number // ROOMS + 1, "e", sender, text, langs[chosen], content)
 
 
+def words_said(said: Sequence[tuple[str, str]]) -> set[str]:
+    """Return what the server lists of the same."""
+    return {word for _, text in said for word in stemmable(text)}
+
+
 def questions(said: Sequence[tuple[str, str]], count: int) -> dict[str, list[str]]:
     """Return the queries of each class, by a seed."""
     rng = random.Random(2)
@@ -112,7 +120,7 @@ SETUP = (
 )
 
 
-def fill_sqlite(path: Path, all_rows: Iterator[Row]) -> float:
+def fill_sqlite(path: Path, all_rows: Iterator[Row], listed: Collection[str]) -> float:
     """Fill a file that a server has made; return how long it took, in seconds."""
     db = sqlite3.connect(path, isolation_level=None)
     db.execute("PRAGMA synchronous = off")
@@ -122,12 +130,15 @@ def fill_sqlite(path: Path, all_rows: Iterator[Row]) -> float:
         db.execute(statement)
     places = ", ".join("?" * len(_COLUMNS))
     db.executemany(f"INSERT INTO chat_messages ({', '.join(_COLUMNS)}) VALUES ({places})", all_rows)
+    # As the server lists them.
+    db.executemany("INSERT INTO chat_words (word) VALUES (?)", [(word,) for word in listed])
+    db.execute("DELETE FROM chat_unlisted")
     db.execute("COMMIT")
     db.close()
     return time.perf_counter() - begun
 
 
-async def fill_postgres(url: str, all_rows: Iterator[Row]) -> float:
+async def fill_postgres(url: str, all_rows: Iterator[Row], listed: Collection[str]) -> float:
     """The same for a database."""
     db = await asyncpg.connect(url, server_settings={"search_path": "realtime", "synchronous_commit": "off"})
     begun = time.perf_counter()
@@ -135,7 +146,9 @@ async def fill_postgres(url: str, all_rows: Iterator[Row]) -> float:
         await db.execute(statement)
     names = [name.strip('"') for name in _COLUMNS]
     await db.copy_records_to_table("chat_messages", records=all_rows, columns=names, timeout=3600)
-    await db.execute("VACUUM ANALYZE chat_messages", timeout=3600)
+    await db.executemany("INSERT INTO chat_words (word) VALUES ($1)", [(word,) for word in listed])
+    await db.execute("TRUNCATE chat_unlisted")
+    await db.execute("VACUUM ANALYZE", timeout=3600)
     await db.close()
     return time.perf_counter() - begun
 
@@ -167,7 +180,10 @@ def measure(port: int, asked: dict[str, list[str]], rows_there: int) -> None:
 @contextlib.contextmanager
 def sqlite_server(all_rows: Sequence[tuple[str, str]], count: int) -> Iterator[Server]:
     """A server on a filled file, which is kept for the next run."""
-    kept = Path(tempfile.gettempdir()) / f"realtime-bench-search-{count}.sqlite"
+    made = hashlib.sha256(b"".join(each.read_bytes() for each in sorted(MIGRATIONS.iterdir()))).hexdigest()[
+        :8
+    ]
+    kept = Path(tempfile.gettempdir()) / f"realtime-bench-search-{count}-{len(all_rows)}-{made}.sqlite"
     with tempfile.TemporaryDirectory(prefix="realtime-bench-") as folder:
         path = Path(folder) / "rooms.sqlite"
 
@@ -180,7 +196,7 @@ def sqlite_server(all_rows: Sequence[tuple[str, str]], count: int) -> Iterator[S
         else:
             with running(server):
                 pass
-            took = fill_sqlite(path, rows(all_rows, count))
+            took = fill_sqlite(path, rows(all_rows, count), words_said(all_rows))
             print(f"  sqlite: filled in {took:.0f} s, {took / count * 1e6:.0f} us a message")
             shutil.copy(path, kept)
         yield server
@@ -199,7 +215,7 @@ def postgres_server(all_rows: Sequence[tuple[str, str]], count: int) -> Iterator
         )
         with running(server):
             pass
-        took = asyncio.run(fill_postgres(url, rows(all_rows, count)))
+        took = asyncio.run(fill_postgres(url, rows(all_rows, count), words_said(all_rows)))
         print(f"  postgres: filled in {took:.0f} s, {took / count * 1e6:.0f} us a message")
         yield server
     finally:

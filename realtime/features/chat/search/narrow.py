@@ -6,7 +6,7 @@ that do not stand side by side): `matching` decides. All that was typed goes in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 from realtime.core.database import Dialect
@@ -26,11 +26,14 @@ class Token(NamedTuple):
     prefix: bool = False
 
 
-def narrowing(query: Query, lang: str, rooms: Sequence[int], dialect: Dialect) -> str:
-    """Return what to ask the index of a store for; `rooms` are the numbers of those that are looked into,
-    none for all. Empty: the query says nothing that an index has.
+def narrowing(
+    query: Query, lang: str, forms: Mapping[str, Sequence[str]], rooms: Sequence[int], dialect: Dialect
+) -> str:
+    """Return what to ask the index of a store for; `forms` are of words, as `Forms.of` gives them, and
+    `rooms` the numbers of those that are looked into, none for all. Empty: the query says nothing that an
+    index has.
     """
-    match = _all(_wanted(query, lang), dialect)
+    match = _all(_wanted(query, lang, forms), dialect)
     return within(match, rooms, dialect) if rooms else match
 
 
@@ -46,11 +49,11 @@ def _all(wanted: Iterable[list[Token]], dialect: Dialect) -> str:
     return " & ".join(f"({' | '.join(map(_tsquery, each))})" for each in wanted)
 
 
-def _wanted(query: Query, lang: str) -> Iterator[list[Token]]:
+def _wanted(query: Query, lang: str, forms: Mapping[str, Sequence[str]]) -> Iterator[list[Token]]:
     """Give what all has to be there, each as what of it one has to be."""
     for term in query.terms:
         if term.stemmed:
-            yield _forms(term.words[0], lang)
+            yield _forms(term.words[0], lang, forms)
         else:
             yield from ([each] for each in _side_by_side(term))
     if query.senders:
@@ -59,7 +62,9 @@ def _wanted(query: Query, lang: str) -> Iterator[list[Token]]:
         yield [Token("about", (f"h{each}",))]
 
 
-def _forms(word: str, lang: str) -> list[Token]:
+def _forms(word: str, lang: str, forms: Mapping[str, Sequence[str]]) -> list[Token]:
+    if word in forms:
+        return [Token("words", (form,)) for form in forms[word]]
     stemmed = stem(word, lang)
     if not stemmed:
         return [Token("words", (word,))]

@@ -14,6 +14,7 @@ from realtime.features.chat.part import Part
 from realtime.features.chat.rules import KIND
 from realtime.features.chat.search.draft import Search as Asked
 from realtime.features.chat.search.finding import Asker, Candidate, Finding
+from realtime.features.chat.search.forms import Forms
 from realtime.features.chat.search.language import language_of
 from realtime.features.chat.search.letters import fold, words_of
 from realtime.features.chat.search.matching import Matcher, has_link, score, snippet
@@ -51,6 +52,7 @@ class Search(Part):
 
     def __init__(self, chat: Chat) -> None:
         super().__init__(chat)
+        self._forms = Forms(self.database, self.clock)
         self._running = 0
         self._asked = 0
         self._examined = 0
@@ -62,6 +64,15 @@ class Search(Part):
     def stats(self) -> dict[str, int]:
         """As `Part.stats`."""
         return {"chat_searches_total": self._asked, "chat_search_rows_total": self._examined}
+
+    def tick(self) -> None:
+        """As `Part.tick`."""
+        if self._forms.tick():
+            self.chat.services.spawn(self._forms.list())
+
+    async def close(self) -> None:
+        """As `Part.close`."""
+        self._forms.close()
 
     async def ask(self, session: Session, room: RoomId | None, asked: Asked) -> dict[str, Any]:
         """Return what is found, a page of it: the answer to `chat_search`.
@@ -85,7 +96,9 @@ class Search(Part):
         numbers = await question.rooms(room)
         if numbers == []:
             return {"hits": [], "more": False}
-        match = narrowing(question.query, question.lang, numbers or [], self.database.dialect)
+        words = [term.words[0] for term in question.query.terms if term.stemmed]
+        forms = await self._forms.of(words, question.lang)
+        match = narrowing(question.query, question.lang, forms, numbers or [], self.database.dialect)
         if not match:
             raise BadMessage("say what to look for: a word, from:, in: or has:")
         low = ids.first_id(question.query.after_ms or 0)

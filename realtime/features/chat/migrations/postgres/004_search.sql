@@ -125,3 +125,21 @@ ALTER TABLE chat_messages ADD COLUMN terms tsvector GENERATED ALWAYS AS (
 -- The list of what is not sorted in yet is read by every search: it stays short.
 CREATE INDEX chat_messages_found ON chat_messages USING gin (terms) WITH (gin_pending_list_limit = 512);
 CREATE INDEX chat_messages_newest ON chat_messages (id);
+
+-- Words that may have a stem, and what was said since they were listed: search/forms.py.
+CREATE TABLE chat_words (word text COLLATE "C" PRIMARY KEY);
+CREATE TABLE chat_unlisted (n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, message bigint NOT NULL);
+
+INSERT INTO chat_unlisted (message) SELECT id FROM chat_messages;
+
+CREATE FUNCTION chat_unlist() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO chat_unlisted (message) SELECT id FROM said WHERE text <> '';
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER chat_words_said AFTER INSERT ON chat_messages
+    REFERENCING NEW TABLE AS said FOR EACH STATEMENT EXECUTE FUNCTION chat_unlist();
+CREATE TRIGGER chat_words_changed AFTER UPDATE ON chat_messages
+    REFERENCING NEW TABLE AS said FOR EACH STATEMENT EXECUTE FUNCTION chat_unlist();

@@ -106,3 +106,19 @@ BEGIN
     INSERT INTO chat_indexing (verb, id, about, text)
     SELECT 'delete', id, about, text FROM chat_indexed WHERE id = OLD.id;
 END;
+
+-- Words that may have a stem, and what was said since they were listed: search/forms.py.
+CREATE TABLE chat_words (word text PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE chat_unlisted (n INTEGER PRIMARY KEY AUTOINCREMENT, message bigint NOT NULL);
+
+INSERT INTO chat_unlisted (message) SELECT id FROM chat_messages;
+
+CREATE TRIGGER chat_words_said AFTER INSERT ON chat_messages
+BEGIN
+    INSERT INTO chat_unlisted (message) VALUES (NEW.id);
+END;
+
+CREATE TRIGGER chat_words_changed AFTER UPDATE OF id, text ON chat_messages WHEN NEW.text <> ''
+BEGIN
+    INSERT INTO chat_unlisted (message) VALUES (NEW.id);
+END;
