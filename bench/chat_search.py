@@ -159,6 +159,7 @@ def measure(port: int, asked: dict[str, list[str]], rows_there: int) -> None:
         with Client(port, user) as client:
             for name in CLASSES:
                 times, found, short = [], 0, 0
+                slowest = ""
                 for number, query in enumerate(asked[name]):
                     content = {"query": query, "limit": 20, "lang": "en"}
                     if user == "guest" and name == "in room":
@@ -166,13 +167,15 @@ def measure(port: int, asked: dict[str, list[str]], rows_there: int) -> None:
                     begun = time.perf_counter()
                     answer = client.ask({"type": "chat_search", "id": f"{name}{number}", "content": content})
                     times.append((time.perf_counter() - begun) * 1e3)
+                    slowest = content["query"] if times[-1] == max(times) else slowest
                     found += len(answer["hits"])
                     short += answer["more"] and len(answer["hits"]) < 20
                 times.sort()
                 p50, p99 = statistics.median(times), times[int(len(times) * 0.99)]
                 print(
                     f"    {user:7} {name:12} p50 {p50:7.2f} ms  p99 {p99:7.2f} ms  max {times[-1]:7.2f} ms  "
-                    f"{found / len(times):5.1f} hits a page, {short} pages cut short",
+                    f"{found / len(times):5.1f} hits a page, {short} pages cut short; "
+                    f"slowest {slowest}",
                     flush=True,
                 )
 

@@ -61,10 +61,10 @@ class Forms:
         """Return, by word that has a stem, its forms that were said, itself included; without those of which
         that cannot be told.
         """
-        stems = {word: found for word in words if (found := stem(word, lang))}
+        stems = {word: stemmed for word in words if (stemmed := stem(word, lang))}
         if not stems:
             return {}
-        roots = sorted({root(found) for found in stems.values()})
+        roots = sorted({root(stemmed) for stemmed in stems.values()})
         rows = await self._database.read(_question(len(roots)), *roots, *(each + _LAST for each in roots))
         counts = [0] * len(roots)
         said: set[str] = set()

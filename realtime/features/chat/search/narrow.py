@@ -17,6 +17,10 @@ from realtime.features.chat.search.stems import root, stem
 Kind = Literal["words", "grams", "about"]
 ABOUT_CHARS_MAX: Final = 250  # of a name, in PostgreSQL's index
 
+SLICE_BITS: Final = (38, 43, 48, 53)
+"""Bits of an id below a slice of time in PostgreSQL's index: 2 minutes, 70 minutes, 37 hours, 50 days."""
+SLICES_MAX: Final = 40
+
 
 class Token(NamedTuple):
     """One thing to be there: words side by side, characters side by side, or a mark of `about`."""
@@ -41,6 +45,16 @@ def within(match: str, rooms: Sequence[int], dialect: Dialect) -> str:
     """Return what asks the same (all, where it is empty) of some rooms alone."""
     alone = _all([[Token("about", (f"r{room}",)) for room in rooms]], dialect)
     return f"{match}{' AND ' if dialect == 'sqlite' else ' & '}{alone}" if match else alone
+
+
+def between(match: str, low: int, high: int) -> str:
+    """Return what asks PostgreSQL's index the same of a window of ids; what it finds may lie beside it."""
+    for level, bits in enumerate(SLICE_BITS):
+        first, last = low >> bits, (high - 1) >> bits
+        if last - first < SLICES_MAX:
+            slices = " | ".join(f"'#{level}{number}'" for number in range(first, last + 1))
+            return f"({match}) & ({slices})"
+    return match
 
 
 def _all(wanted: Iterable[list[Token]], dialect: Dialect) -> str:

@@ -35,6 +35,7 @@ PATIENCE_S: Final = 0.5
 RANKED: Final = 200
 AT_ONCE_MAX: Final = 64
 """Questions that one worker has under way; the next are told to come again."""
+ALONE_MAX: Final = 10_000
 _EVER: Final = (1 << 63) - 1
 _POSITION: Final = re.compile(r"n(\d{1,19})|r(\d{1,19})\.(\d{1,9})\.(\d{1,19})")
 
@@ -52,6 +53,7 @@ class Search(Part):
 
     def __init__(self, chat: Chat) -> None:
         super().__init__(chat)
+        self._alone: set[tuple[str, str]] = set()
         self._forms = Forms(self.database, self.clock)
         self._running = 0
         self._asked = 0
@@ -103,10 +105,21 @@ class Search(Part):
             raise BadMessage("say what to look for: a word, from:, in: or has:")
         low = ids.first_id(question.query.after_ms or 0)
         high = min(top, ids.first_id(question.query.before_ms) if question.query.before_ms else _EVER)
-        finding = Finding(self.database, question.asker, match, low, high)
+        who = question.asker[:2]
+        finding = Finding(self.database, question.asker, match, low, high, alone=who in self._alone)
         if asked.order == "rank":
-            return await self._ranked(question, finding, asked.limit, after)
-        return await self._newest(question, finding, asked.limit)
+            answer = await self._ranked(question, finding, asked.limit, after)
+        else:
+            answer = await self._newest(question, finding, asked.limit)
+        if finding.alone:
+            self._remember(who)
+        return answer
+
+    def _remember(self, who: tuple[str, str]) -> None:
+        """Keep in mind who reads few rooms: their next question begins with these."""
+        if len(self._alone) >= ALONE_MAX:
+            self._alone.clear()
+        self._alone.add(who)
 
     async def _newest(self, question: _Question, finding: Finding, limit: int) -> dict[str, Any]:
         hits: list[Hit] = []

@@ -20,7 +20,7 @@ CREATE TABLE chat_letters AS SELECT
 -- without the scripts that have no spaces, whose characters are in `grams`, three together from each place on, in
 -- hexadecimal. `about`: what filters ask for.
 CREATE VIRTUAL TABLE chat_found USING fts5 (
-    words, grams, about, content='', columnsize=0, prefix='2 3', tokenize='unicode61 remove_diacritics 2'
+    words, grams, about, content='', columnsize=0, prefix='2 3 4 5 6', tokenize='unicode61 remove_diacritics 2'
 );
 
 -- What goes in (verb is null) or out of it (verb is 'delete', and all has to be said as it was put in). A view that
