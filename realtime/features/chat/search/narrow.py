@@ -47,11 +47,13 @@ def within(match: str, rooms: Sequence[int], dialect: Dialect) -> str:
     return f"{match}{' AND ' if dialect == 'sqlite' else ' & '}{alone}" if match else alone
 
 
-def between(match: str, low: int, high: int) -> str:
-    """Return what asks PostgreSQL's index the same of a window of ids; what it finds may lie beside it."""
+def between(match: str, low: int, high: int, slices_max: int = SLICES_MAX) -> str:
+    """Return what asks PostgreSQL's index the same of a window of ids, in at most so many slices of time;
+    what it finds may lie beside it.
+    """
     for level, bits in enumerate(SLICE_BITS):
         first, last = low >> bits, (high - 1) >> bits
-        if last - first < SLICES_MAX:
+        if last - first < slices_max:
             slices = " | ".join(f"'#{level}{number}'" for number in range(first, last + 1))
             return f"({match}) & ({slices})"
     return match

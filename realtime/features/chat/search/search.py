@@ -12,6 +12,7 @@ from realtime.features.chat import ids
 from realtime.features.chat.asking import chat_room, identity_of
 from realtime.features.chat.part import Part
 from realtime.features.chat.rules import KIND
+from realtime.features.chat.search.draft import HITS_MAX
 from realtime.features.chat.search.draft import Search as Asked
 from realtime.features.chat.search.finding import Asker, Candidate, Finding
 from realtime.features.chat.search.forms import Forms
@@ -35,6 +36,7 @@ PATIENCE_S: Final = 0.5
 RANKED: Final = 200
 AT_ONCE_MAX: Final = 64
 """Questions that one worker has under way; the next are told to come again."""
+HITS_USUAL: Final = 20
 ALONE_MAX: Final = 10_000
 _EVER: Final = (1 << 63) - 1
 _POSITION: Final = re.compile(r"n(\d{1,19})|r(\d{1,19})\.(\d{1,9})\.(\d{1,19})")
@@ -235,14 +237,17 @@ class _Question:
         if not hits:
             return []
         database = self._chat.services.database
-        wanted = ", ".join(f"${number}" for number in range(3, len(hits) + 3))
+        # As many values each time: each number of them would be a statement of its own, to be planned anew.
+        numbers = [hit.candidate.id for hit in hits]
+        numbers += numbers[-1:] * ((HITS_USUAL if len(hits) <= HITS_USUAL else HITS_MAX) - len(hits))
+        wanted = ", ".join(f"${number}" for number in range(3, len(numbers) + 3))
         rows = await database.read(
             f"SELECT {columns(database.dialect, '$2')} FROM chat_messages m JOIN rooms r ON r.id = m.room "
             # By id first: there may be many rooms.
             f"WHERE r.tenant || '' = $1 AND m.id IN ({wanted}) AND m.deleted_ms = 0 AND m.hidden_ms = 0",
             self._tenant,
             self.asker.user,
-            *[hit.candidate.id for hit in hits],
+            *numbers,
         )
         messages = {(row[0], row[1]): shown(row) for row in rows}
         found = []
