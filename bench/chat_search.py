@@ -1,6 +1,7 @@
 """How long until the newest 20 of 1,000,000 messages that have a word are there, rare or common?
 
     python -m bench.chat_search [--short] [--rows N] [--questions N] [--only sqlite,postgres] [--irc FILE]
+        [--oracle]
 
 Messages of #ubuntu (see tests/data/irc; FILE has its form) in 42 rooms, drawn by a seed, inserted by SQL
 through the same triggers as all messages. Time is a whole question over WebSocket, one at a time, on a server
@@ -32,7 +33,7 @@ from bench.raw import Client
 from bench.servers import Server, Traffic, realtime_command, running
 from realtime.features.chat.ids import RANDOM_BITS, text_of
 from realtime.features.chat.search.forms import stemmable
-from realtime.features.chat.search.language import language_of
+from realtime.features.chat.search.language import STOP_WORDS, language_of
 from realtime.features.chat.search.letters import fold, words_of
 
 QUESTION = "how long until the newest 20 messages that have a word are there?"
@@ -180,6 +181,35 @@ def measure(port: int, asked: dict[str, list[str]], rows_there: int) -> None:
                 )
 
 
+def compare(port: int, texts: Sequence[tuple[str, str]], count: int, asked: int) -> None:
+    """Ask questions by chance, and hold the newest 20 that are found against a look at all messages."""
+    from tests.features.chat.search_questions import a_question
+    from tests.oracles.chat_search import Message, find
+
+    messages = [
+        Message(id, f"chat:day-{room - 1}", sender, text, lang)
+        for id, room, _, _, sender, text, lang, _ in rows(texts, count)
+    ]
+    readable = {f"chat:day-{n}" for n in range(ROOMS // 4, ROOMS)}
+    users, rng, some, wrong = sorted({each.sender for each in messages}), random.Random(3), 0, 0
+    with Client(port, "reader") as client:
+        for number in range(asked):
+            content, question, lang = a_question(rng, messages, users, sorted(readable))
+            expected = find(messages, question, lang, readable, STOP_WORDS)[:20]
+            hits: list[int] = []
+            more, position = True, ""
+            while more and len(hits) < 20:
+                page = content | {"limit": 20, "position": position}
+                answer = client.ask({"type": "chat_search", "id": f"{number} {position}", "content": page})
+                hits += [int(hit["message"]["id"]) for hit in answer["hits"]]
+                more, position = answer["more"], answer.get("position", "")
+            some += bool(expected)
+            if hits[:20] != expected:
+                wrong += 1
+                print(f"    differs: {content} {len(hits)} hits, {len(expected)} expected")
+    print(f"    {asked} questions of {count:,} messages, {some} with hits: {wrong} differ from the oracle")
+
+
 @contextlib.contextmanager
 def sqlite_server(all_rows: Sequence[tuple[str, str]], count: int) -> Iterator[Server]:
     """A server on a filled file, which is kept for the next run."""
@@ -234,7 +264,10 @@ def main() -> int:
     parser.add_argument("--questions", type=int, default=200)
     parser.add_argument("--only", default="sqlite,postgres")
     parser.add_argument("--irc", type=Path, default=SAMPLE)
+    parser.add_argument("--oracle", action="store_true", help="compare what is found; measure nothing")
     given = parser.parse_args()
+    if given.oracle:
+        given.rows = len(said(given.irc))
     count, asked = (20_000, 20) if given.short else (given.rows, given.questions)
     texts = said(given.irc)
     print(report.headline("chat_search", QUESTION, short=given.short))
@@ -245,7 +278,10 @@ def main() -> int:
         with opened(texts, count) as server:
             print(f"  {backend}")
             with running(server) as up:
-                measure(up.port, made, count)
+                if given.oracle:
+                    compare(up.port, texts, count, asked)
+                else:
+                    measure(up.port, made, count)
     return 0
 
 
