@@ -1,6 +1,7 @@
 """How long until the newest 20 of 1,000,000 messages that have a word are there, rare or common?
 
     python -m bench.chat_search [--short] [--rows N] [--questions N] [--only sqlite,postgres] [--irc FILE]
+        [--oracle]
 
 Messages of #ubuntu (see tests/data/irc; FILE has its form) in 42 rooms, drawn by a seed, inserted by SQL
 through the same triggers as all messages. Time is a whole question over WebSocket, one at a time, on a server
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import hashlib
 import random
 import shutil
 import sqlite3
@@ -21,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import asyncpg
@@ -30,11 +32,13 @@ from bench import report
 from bench.raw import Client
 from bench.servers import Server, Traffic, realtime_command, running
 from realtime.features.chat.ids import RANDOM_BITS, text_of
-from realtime.features.chat.search.language import language_of
+from realtime.features.chat.search.forms import stemmable
+from realtime.features.chat.search.language import STOP_WORDS, language_of
 from realtime.features.chat.search.letters import fold, words_of
 
 QUESTION = "how long until the newest 20 messages that have a word are there?"
 SAMPLE = Path(__file__).parent.parent / "tests/data/irc/ubuntu_irc_sample.tsv"
+MIGRATIONS = Path(__file__).parent.parent / "realtime/features/chat/migrations/sqlite"
 ROOMS = 42
 BEGAN_MS = 1_600_000_000_000
 CLASSES = (
@@ -75,6 +79,11 @@ def rows(said: Sequence[tuple[str, str]], count: int) -> Iterator[Row]:
         yield (id, 1 + number % ROOMS, number // ROOMS + 1, "e", sender, text, langs[chosen], content)
 
 
+def words_said(said: Sequence[tuple[str, str]]) -> set[str]:
+    """Return what the server lists of the same."""
+    return {word for _, text in said for word in stemmable(text)}
+
+
 def questions(said: Sequence[tuple[str, str]], count: int) -> dict[str, list[str]]:
     """Return the queries of each class, by a seed."""
     rng = random.Random(2)
@@ -112,7 +121,7 @@ SETUP = (
 )
 
 
-def fill_sqlite(path: Path, all_rows: Iterator[Row]) -> float:
+def fill_sqlite(path: Path, all_rows: Iterator[Row], listed: Collection[str]) -> float:
     """Fill a file that a server has made; return how long it took, in seconds."""
     db = sqlite3.connect(path, isolation_level=None)
     db.execute("PRAGMA synchronous = off")
@@ -122,12 +131,15 @@ def fill_sqlite(path: Path, all_rows: Iterator[Row]) -> float:
         db.execute(statement)
     places = ", ".join("?" * len(_COLUMNS))
     db.executemany(f"INSERT INTO chat_messages ({', '.join(_COLUMNS)}) VALUES ({places})", all_rows)
+    # As the server lists them.
+    db.executemany("INSERT INTO chat_words (word) VALUES (?)", [(word,) for word in listed])
+    db.execute("DELETE FROM chat_unlisted")
     db.execute("COMMIT")
     db.close()
     return time.perf_counter() - begun
 
 
-async def fill_postgres(url: str, all_rows: Iterator[Row]) -> float:
+async def fill_postgres(url: str, all_rows: Iterator[Row], listed: Collection[str]) -> float:
     """The same for a database."""
     db = await asyncpg.connect(url, server_settings={"search_path": "realtime", "synchronous_commit": "off"})
     begun = time.perf_counter()
@@ -135,7 +147,9 @@ async def fill_postgres(url: str, all_rows: Iterator[Row]) -> float:
         await db.execute(statement)
     names = [name.strip('"') for name in _COLUMNS]
     await db.copy_records_to_table("chat_messages", records=all_rows, columns=names, timeout=3600)
-    await db.execute("VACUUM ANALYZE chat_messages", timeout=3600)
+    await db.executemany("INSERT INTO chat_words (word) VALUES ($1)", [(word,) for word in listed])
+    await db.execute("TRUNCATE chat_unlisted")
+    await db.execute("VACUUM ANALYZE", timeout=3600)
     await db.close()
     return time.perf_counter() - begun
 
@@ -146,6 +160,7 @@ def measure(port: int, asked: dict[str, list[str]], rows_there: int) -> None:
         with Client(port, user) as client:
             for name in CLASSES:
                 times, found, short = [], 0, 0
+                slowest = ""
                 for number, query in enumerate(asked[name]):
                     content = {"query": query, "limit": 20, "lang": "en"}
                     if user == "guest" and name == "in room":
@@ -153,21 +168,55 @@ def measure(port: int, asked: dict[str, list[str]], rows_there: int) -> None:
                     begun = time.perf_counter()
                     answer = client.ask({"type": "chat_search", "id": f"{name}{number}", "content": content})
                     times.append((time.perf_counter() - begun) * 1e3)
+                    slowest = content["query"] if times[-1] == max(times) else slowest
                     found += len(answer["hits"])
                     short += answer["more"] and len(answer["hits"]) < 20
                 times.sort()
                 p50, p99 = statistics.median(times), times[int(len(times) * 0.99)]
                 print(
                     f"    {user:7} {name:12} p50 {p50:7.2f} ms  p99 {p99:7.2f} ms  max {times[-1]:7.2f} ms  "
-                    f"{found / len(times):5.1f} hits a page, {short} pages cut short",
+                    f"{found / len(times):5.1f} hits a page, {short} pages cut short; "
+                    f"slowest {slowest}",
                     flush=True,
                 )
+
+
+def compare(port: int, texts: Sequence[tuple[str, str]], count: int, asked: int) -> None:
+    """Ask questions by chance, and hold the newest 20 that are found against a look at all messages."""
+    from tests.features.chat.search_questions import a_question
+    from tests.oracles.chat_search import Message, find
+
+    messages = [
+        Message(id, f"chat:day-{room - 1}", sender, text, lang)
+        for id, room, _, _, sender, text, lang, _ in rows(texts, count)
+    ]
+    readable = {f"chat:day-{n}" for n in range(ROOMS // 4, ROOMS)}
+    users, rng, some, wrong = sorted({each.sender for each in messages}), random.Random(3), 0, 0
+    with Client(port, "reader") as client:
+        for number in range(asked):
+            content, question, lang = a_question(rng, messages, users, sorted(readable))
+            expected = find(messages, question, lang, readable, STOP_WORDS)[:20]
+            hits: list[int] = []
+            more, position = True, ""
+            while more and len(hits) < 20:
+                page = content | {"limit": 20, "position": position}
+                answer = client.ask({"type": "chat_search", "id": f"{number} {position}", "content": page})
+                hits += [int(hit["message"]["id"]) for hit in answer["hits"]]
+                more, position = answer["more"], answer.get("position", "")
+            some += bool(expected)
+            if hits[:20] != expected:
+                wrong += 1
+                print(f"    differs: {content} {len(hits)} hits, {len(expected)} expected")
+    print(f"    {asked} questions of {count:,} messages, {some} with hits: {wrong} differ from the oracle")
 
 
 @contextlib.contextmanager
 def sqlite_server(all_rows: Sequence[tuple[str, str]], count: int) -> Iterator[Server]:
     """A server on a filled file, which is kept for the next run."""
-    kept = Path(tempfile.gettempdir()) / f"realtime-bench-search-{count}.sqlite"
+    made = hashlib.sha256(b"".join(each.read_bytes() for each in sorted(MIGRATIONS.iterdir()))).hexdigest()[
+        :8
+    ]
+    kept = Path(tempfile.gettempdir()) / f"realtime-bench-search-{count}-{len(all_rows)}-{made}.sqlite"
     with tempfile.TemporaryDirectory(prefix="realtime-bench-") as folder:
         path = Path(folder) / "rooms.sqlite"
 
@@ -180,7 +229,7 @@ def sqlite_server(all_rows: Sequence[tuple[str, str]], count: int) -> Iterator[S
         else:
             with running(server):
                 pass
-            took = fill_sqlite(path, rows(all_rows, count))
+            took = fill_sqlite(path, rows(all_rows, count), words_said(all_rows))
             print(f"  sqlite: filled in {took:.0f} s, {took / count * 1e6:.0f} us a message")
             shutil.copy(path, kept)
         yield server
@@ -199,7 +248,7 @@ def postgres_server(all_rows: Sequence[tuple[str, str]], count: int) -> Iterator
         )
         with running(server):
             pass
-        took = asyncio.run(fill_postgres(url, rows(all_rows, count)))
+        took = asyncio.run(fill_postgres(url, rows(all_rows, count), words_said(all_rows)))
         print(f"  postgres: filled in {took:.0f} s, {took / count * 1e6:.0f} us a message")
         yield server
     finally:
@@ -215,7 +264,10 @@ def main() -> int:
     parser.add_argument("--questions", type=int, default=200)
     parser.add_argument("--only", default="sqlite,postgres")
     parser.add_argument("--irc", type=Path, default=SAMPLE)
+    parser.add_argument("--oracle", action="store_true", help="compare what is found; measure nothing")
     given = parser.parse_args()
+    if given.oracle:
+        given.rows = len(said(given.irc))
     count, asked = (20_000, 20) if given.short else (given.rows, given.questions)
     texts = said(given.irc)
     print(report.headline("chat_search", QUESTION, short=given.short))
@@ -226,7 +278,10 @@ def main() -> int:
         with opened(texts, count) as server:
             print(f"  {backend}")
             with running(server) as up:
-                measure(up.port, made, count)
+                if given.oracle:
+                    compare(up.port, texts, count, asked)
+                else:
+                    measure(up.port, made, count)
     return 0
 
 

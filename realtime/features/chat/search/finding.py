@@ -5,25 +5,32 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from realtime.core.database import Database
-from realtime.features.chat.rooms.readable import readable
-from realtime.features.chat.search.narrow import within
+from realtime.features.chat.rooms.readable import may_enter
+from realtime.features.chat.search.narrow import SLICES_MAX, between, within
 
-WINDOW_ROWS: Final = 4_000
-"""Messages that PostgreSQL looks through one by one, newest first, before it asks its index. What is common
-is found among them at once, where the index would first gather all there is; what is not costs 3 ms there.
+FIRST_ROWS: Final = 2_000
+"""Messages of PostgreSQL's first window of time. Its index gathers all that it has in a window, and reading
+those to sort them costs 8 us each: so windows begin small and grow by what was found.
 """
-GROWTH: Final = 12
-"""How many times wider each window of time is than the one before it."""
-
-
+GROWTH_MAX: Final = 64
+"""How many times wider, at most, each window is than the one before it."""
+SLICES_WIDE: Final = 2
+"""Slices of time of all windows but the first: GIN goes through the lists of many small ones from end to end
+(128,000 rows in 31 slices: 27 ms, in 2 slices: 3 ms), through a long one it skips.
+"""
+ENOUGH: Final = 128
+"""Rows that the next window is made to have, as far as the last one tells."""
+FEW_FOUND: Final = 32
+"""Below so many rows it does not matter which of them the asker may read."""
 FEW_ROOMS: Final = 64
-"""Where most of what is found is in rooms that the asker may not read, and those that it may are so few, the
-index is asked for these alone.
+"""Where most of what is found is in rooms that the asker may not read, and those that they may are so few,
+the index is asked for these alone.
 """
+_LAST: Final = (1 << 63) - 1
 
 
 class Asker(NamedTuple):
-    """Who asks, as `readable` takes it: values $1 to $4."""
+    """Who asks, as `may_enter` takes it: values $1 to $4."""
 
     tenant: str
     user: str
@@ -40,35 +47,48 @@ class Candidate(NamedTuple):
     lang: str
 
 
-_COLUMNS: Final = """SELECT f.id AS id, r.name AS room,
-    CASE WHEN r.id IS NULL THEN '' ELSE m.text END AS text,
-    CASE WHEN r.id IS NULL THEN '' ELSE m.lang END AS lang"""
-_SEEN: Final = f"""LEFT JOIN rooms r ON r.id = m.room AND {readable("m.room")}
-    AND (m.expires_ms IS NULL OR m.expires_ms > $3) ORDER BY f.id DESC LIMIT $8"""
+# The tables are joined: as a condition of its own (EXISTS) PostgreSQL would look at all rooms first.
+_JOINED: Final = """LEFT JOIN chat_rooms about ON about.room = r.id
+    LEFT JOIN chat_members own ON own.room = r.id AND own.user_id = $2"""
+_SEEN: Final = f"""LEFT JOIN (SELECT 1 AS yes) seen ON {may_enter("r", "about", "own")}
+    AND (m.expires_ms IS NULL OR m.expires_ms > $3)"""
+_COLUMNS: Final = """SELECT f.id AS id, CASE WHEN seen.yes = 1 THEN r.name END AS room,
+    CASE WHEN seen.yes = 1 THEN m.text ELSE '' END AS text,
+    CASE WHEN seen.yes = 1 THEN m.lang ELSE '' END AS lang"""
 _SQLITE: Final = f"""{_COLUMNS} FROM (
     SELECT rowid AS id FROM chat_found WHERE chat_found MATCH $5 AND rowid >= $6 AND rowid < $7
     ORDER BY rowid DESC LIMIT $8
-) f LEFT JOIN chat_messages m ON m.id = f.id {_SEEN}"""
-_NEWEST: Final = f"""{_COLUMNS} FROM (
-    SELECT * FROM (SELECT id, room, text, lang, expires_ms, terms FROM chat_messages
-        WHERE id >= $6 AND id < $7 ORDER BY id DESC LIMIT {WINDOW_ROWS}) newest
-    WHERE terms @@ $5::text::tsquery LIMIT $8
-) f JOIN LATERAL (SELECT f.room, f.text, f.lang, f.expires_ms) m ON true {_SEEN}"""
-# By the index of terms alone: for words that are rarer than it thinks the planner would look through all.
-_INDEXED: Final = f"""WITH f AS MATERIALIZED (
+) f LEFT JOIN chat_messages m ON m.id = f.id LEFT JOIN rooms r ON r.id = m.room {_JOINED} {_SEEN}
+ORDER BY f.id DESC LIMIT $8"""
+# By the index of terms alone (id + 0): for words that are rarer than it thinks the planner would look
+# through all.
+_POSTGRES: Final = f"""WITH f AS MATERIALIZED (
     SELECT id, room, text, lang, expires_ms FROM chat_messages
     WHERE terms @@ $5::text::tsquery AND id + 0 >= $6 AND id + 0 < $7 ORDER BY id + 0 DESC LIMIT $8
-) {_COLUMNS} FROM f JOIN LATERAL (SELECT f.room, f.text, f.lang, f.expires_ms) m ON true {_SEEN}"""
-_ROOMS: Final = f"""SELECT r.id AS id FROM rooms r WHERE r.tenant = $1 AND {readable("r.id")}
-    LIMIT {FEW_ROOMS + 1}"""
-_WINDOW: Final = f"""SELECT min(id) AS low FROM (SELECT id FROM chat_messages WHERE id >= $1 AND id < $2
-    ORDER BY id DESC LIMIT {WINDOW_ROWS}) newest"""
+) {_COLUMNS} FROM f JOIN LATERAL (SELECT f.room, f.text, f.lang, f.expires_ms) m ON true
+LEFT JOIN rooms r ON r.id = m.room {_JOINED} {_SEEN} ORDER BY f.id DESC LIMIT $8"""
+# Rooms that one is a member of, and those that are there for everybody: one may read no others.
+_ROOMS: Final = f"""SELECT r.id AS id FROM (
+    SELECT mine.room AS room FROM chat_members mine WHERE mine.user_id = $2
+    UNION ALL SELECT named.id FROM rooms named
+        WHERE named.tenant = $1 AND named.name LIKE 'chat:%' AND named.name NOT LIKE 'chat:~%'
+    UNION ALL SELECT given.room FROM chat_rooms given WHERE given.given = 1 AND given.visibility = 'public'
+) one JOIN rooms r ON r.id = one.room {_JOINED} WHERE {may_enter("r", "about", "own")}
+LIMIT {FEW_ROOMS * 2 + 1}"""
+_WINDOW: Final = f"""SELECT min(id) AS low, max(id) AS high,
+    (SELECT min(id) FROM chat_messages WHERE id >= $1) AS first FROM (
+    SELECT id FROM chat_messages WHERE id >= $1 AND id < $2 ORDER BY id DESC LIMIT {FIRST_ROWS}) newest"""
 
 
 class Finding:
-    """What the index has for `match` between two ids, given part by part, newest first."""
+    """What the index has for `match` between two ids, given part by part, newest first.
 
-    def __init__(self, database: Database, asker: Asker, match: str, low: int, high: int) -> None:
+    `alone` says whether to look from the beginning which rooms the asker reads.
+    """
+
+    def __init__(
+        self, database: Database, asker: Asker, match: str, low: int, high: int, *, alone: bool = False
+    ) -> None:
         self._database = database
         self._asker = asker
         self._match = match
@@ -76,7 +96,14 @@ class Finding:
         self._high = high  # what is above has been given
         self._window: int | None = None  # from which id on PostgreSQL looks now
         self._span = 0
-        self._alone = False  # whether it was looked whether the asker reads few rooms
+        self._slices = SLICES_MAX
+        self._found = 0  # in this window
+        self._ask_rooms = alone
+        self._looked = False
+        self._given = 0
+        self._unseen = 0
+        self.alone = False
+        """Whether the asker reads so few rooms that the index was asked for these alone."""
 
     @property
     def left(self) -> bool:
@@ -90,40 +117,53 @@ class Finding:
 
     async def more(self, count: int) -> list[Candidate]:
         """Return the next, at most `count`; none does not mean that none are `left`."""
+        if self._ask_rooms:
+            await self._look_alone()
+            if not self.left:
+                return []
         if self._database.dialect == "sqlite":
-            return await self._take(_SQLITE, self._low, count)
-        if self._window is None:
-            return await self._newest(count)
-        return await self._take(_INDEXED, self._window, count)
+            found = await self._take(_SQLITE, self._match, self._low, count)
+        else:
+            found = await self._in_windows(count)
+        self._given += len(found)
+        self._unseen += sum(row.room is None for row in found)
+        if not self._looked and self._given >= FEW_FOUND and self._unseen * 4 > self._given * 3:
+            self._ask_rooms = True
+        return found
 
-    async def _newest(self, count: int) -> list[Candidate]:
-        """Look through the newest; after them in windows, each wider than the last."""
-        if not self._span:
-            (low,) = (await self._database.read(_WINDOW, self._low, self._high))[0]
+    async def _in_windows(self, count: int) -> list[Candidate]:
+        """Look in windows of time, each wider than the last: as wide as it takes, it seems."""
+        if self._window is None:
+            ((low, high, first),) = await self._database.read(_WINDOW, self._low, self._high)
             if low is None:
                 self._high = self._low
                 return []
-            self._span = self._high - low
-            self._first = low
-        return await self._take(_NEWEST, self._first, count)
-
-    async def _take(self, sql: str, low: int, count: int) -> list[Candidate]:
-        values: tuple[Any, ...] = (*self._asker, self._match, low, self._high, count)
-        found = [Candidate(*row) for row in await self._database.read(sql, *values)]
-        if not self._alone and sum(row.room is None for row in found) * 4 > len(found) * 3:
-            await self._look_alone()
-        if len(found) == count:
-            self._high = found[-1].id
-        else:
-            self._high = low
-            self._span *= GROWTH
+            self._high, self._low = high + 1, first
+            self._window, self._span = low, self._high - low
+        low = self._window
+        match = between(self._match, low, self._high, self._slices) if low > self._low else self._match
+        found = await self._take(_POSTGRES, match, low, count)
+        self._found += len(found)
+        if self._high == low:
+            growth = min(GROWTH_MAX, max(1.0, ENOUGH / (self._found + 1)))
+            self._span = min(_LAST, int(self._span * growth))
             self._window = max(self._low, low - self._span)
+            self._found = 0
+            self._slices = SLICES_WIDE
+        return found
+
+    async def _take(self, sql: str, match: str, low: int, count: int) -> list[Candidate]:
+        values: tuple[Any, ...] = (*self._asker, match, low, self._high, count)
+        found = [Candidate(*row) for row in await self._database.read(sql, *values)]
+        self._high = found[-1].id if len(found) == count else low
         return found
 
     async def _look_alone(self) -> None:
-        self._alone = True
-        rooms = [int(id) for (id,) in await self._database.read(_ROOMS, *self._asker)]
+        self._ask_rooms, self._looked = False, True
+        rows = await self._database.read(_ROOMS, *self._asker)
+        rooms = sorted({int(id) for (id,) in rows})
         if not rooms:
             self._low = self._high  # there is nothing for them
-        elif len(rooms) <= FEW_ROOMS:
+        elif len(rooms) <= FEW_ROOMS and len(rows) <= FEW_ROOMS * 2:
+            self.alone = True
             self._match = within(self._match, rooms, self._database.dialect)

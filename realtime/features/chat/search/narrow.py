@@ -6,7 +6,7 @@ that do not stand side by side): `matching` decides. All that was typed goes in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 from realtime.core.database import Dialect
@@ -17,6 +17,10 @@ from realtime.features.chat.search.stems import root, stem
 Kind = Literal["words", "grams", "about"]
 ABOUT_CHARS_MAX: Final = 250  # of a name, in PostgreSQL's index
 
+SLICE_BITS: Final = (38, 43, 48, 53)
+"""Bits of an id below a slice of time in PostgreSQL's index: 2 minutes, 70 minutes, 37 hours, 50 days."""
+SLICES_MAX: Final = 40
+
 
 class Token(NamedTuple):
     """One thing to be there: words side by side, characters side by side, or a mark of `about`."""
@@ -26,11 +30,14 @@ class Token(NamedTuple):
     prefix: bool = False
 
 
-def narrowing(query: Query, lang: str, rooms: Sequence[int], dialect: Dialect) -> str:
-    """Return what to ask the index of a store for; `rooms` are the numbers of those that are looked into,
-    none for all. Empty: the query says nothing that an index has.
+def narrowing(
+    query: Query, lang: str, forms: Mapping[str, Sequence[str]], rooms: Sequence[int], dialect: Dialect
+) -> str:
+    """Return what to ask the index of a store for; `forms` are of words, as `Forms.of` gives them, and
+    `rooms` the numbers of those that are looked into, none for all. Empty: the query says nothing that an
+    index has.
     """
-    match = _all(_wanted(query, lang), dialect)
+    match = _all(_wanted(query, lang, forms), dialect)
     return within(match, rooms, dialect) if rooms else match
 
 
@@ -40,17 +47,29 @@ def within(match: str, rooms: Sequence[int], dialect: Dialect) -> str:
     return f"{match}{' AND ' if dialect == 'sqlite' else ' & '}{alone}" if match else alone
 
 
+def between(match: str, low: int, high: int, slices_max: int = SLICES_MAX) -> str:
+    """Return what asks PostgreSQL's index the same of a window of ids, in at most so many slices of time;
+    what it finds may lie beside it.
+    """
+    for level, bits in enumerate(SLICE_BITS):
+        first, last = low >> bits, (high - 1) >> bits
+        if last - first < slices_max:
+            slices = " | ".join(f"'#{level}{number}'" for number in range(first, last + 1))
+            return f"({match}) & ({slices})"
+    return match
+
+
 def _all(wanted: Iterable[list[Token]], dialect: Dialect) -> str:
     if dialect == "sqlite":
         return " AND ".join(f"({' OR '.join(map(_fts5, each))})" for each in wanted)
     return " & ".join(f"({' | '.join(map(_tsquery, each))})" for each in wanted)
 
 
-def _wanted(query: Query, lang: str) -> Iterator[list[Token]]:
+def _wanted(query: Query, lang: str, forms: Mapping[str, Sequence[str]]) -> Iterator[list[Token]]:
     """Give what all has to be there, each as what of it one has to be."""
     for term in query.terms:
         if term.stemmed:
-            yield _forms(term.words[0], lang)
+            yield _forms(term.words[0], lang, forms)
         else:
             yield from ([each] for each in _side_by_side(term))
     if query.senders:
@@ -59,7 +78,9 @@ def _wanted(query: Query, lang: str) -> Iterator[list[Token]]:
         yield [Token("about", (f"h{each}",))]
 
 
-def _forms(word: str, lang: str) -> list[Token]:
+def _forms(word: str, lang: str, forms: Mapping[str, Sequence[str]]) -> list[Token]:
+    if word in forms:
+        return [Token("words", (form,)) for form in forms[word]]
     stemmed = stem(word, lang)
     if not stemmed:
         return [Token("words", (word,))]

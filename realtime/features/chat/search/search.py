@@ -12,8 +12,10 @@ from realtime.features.chat import ids
 from realtime.features.chat.asking import chat_room, identity_of
 from realtime.features.chat.part import Part
 from realtime.features.chat.rules import KIND
+from realtime.features.chat.search.draft import HITS_MAX
 from realtime.features.chat.search.draft import Search as Asked
 from realtime.features.chat.search.finding import Asker, Candidate, Finding
+from realtime.features.chat.search.forms import Forms
 from realtime.features.chat.search.language import language_of
 from realtime.features.chat.search.letters import fold, words_of
 from realtime.features.chat.search.matching import Matcher, has_link, score, snippet
@@ -34,6 +36,8 @@ PATIENCE_S: Final = 0.5
 RANKED: Final = 200
 AT_ONCE_MAX: Final = 64
 """Questions that one worker has under way; the next are told to come again."""
+HITS_USUAL: Final = 20
+ALONE_MAX: Final = 10_000
 _EVER: Final = (1 << 63) - 1
 _POSITION: Final = re.compile(r"n(\d{1,19})|r(\d{1,19})\.(\d{1,9})\.(\d{1,19})")
 
@@ -51,6 +55,8 @@ class Search(Part):
 
     def __init__(self, chat: Chat) -> None:
         super().__init__(chat)
+        self._alone: set[tuple[str, str]] = set()
+        self._forms = Forms(self.database, self.clock)
         self._running = 0
         self._asked = 0
         self._examined = 0
@@ -62,6 +68,15 @@ class Search(Part):
     def stats(self) -> dict[str, int]:
         """As `Part.stats`."""
         return {"chat_searches_total": self._asked, "chat_search_rows_total": self._examined}
+
+    def tick(self) -> None:
+        """As `Part.tick`."""
+        if self._forms.tick():
+            self.chat.services.spawn(self._forms.list())
+
+    async def close(self) -> None:
+        """As `Part.close`."""
+        self._forms.close()
 
     async def ask(self, session: Session, room: RoomId | None, asked: Asked) -> dict[str, Any]:
         """Return what is found, a page of it: the answer to `chat_search`.
@@ -85,15 +100,28 @@ class Search(Part):
         numbers = await question.rooms(room)
         if numbers == []:
             return {"hits": [], "more": False}
-        match = narrowing(question.query, question.lang, numbers or [], self.database.dialect)
+        words = [term.words[0] for term in question.query.terms if term.stemmed]
+        forms = await self._forms.of(words, question.lang)
+        match = narrowing(question.query, question.lang, forms, numbers or [], self.database.dialect)
         if not match:
             raise BadMessage("say what to look for: a word, from:, in: or has:")
         low = ids.first_id(question.query.after_ms or 0)
         high = min(top, ids.first_id(question.query.before_ms) if question.query.before_ms else _EVER)
-        finding = Finding(self.database, question.asker, match, low, high)
+        who = question.asker[:2]
+        finding = Finding(self.database, question.asker, match, low, high, alone=who in self._alone)
         if asked.order == "rank":
-            return await self._ranked(question, finding, asked.limit, after)
-        return await self._newest(question, finding, asked.limit)
+            answer = await self._ranked(question, finding, asked.limit, after)
+        else:
+            answer = await self._newest(question, finding, asked.limit)
+        if finding.alone:
+            self._remember(who)
+        return answer
+
+    def _remember(self, who: tuple[str, str]) -> None:
+        """Keep in mind who reads few rooms: their next question begins with these."""
+        if len(self._alone) >= ALONE_MAX:
+            self._alone.clear()
+        self._alone.add(who)
 
     async def _newest(self, question: _Question, finding: Finding, limit: int) -> dict[str, Any]:
         hits: list[Hit] = []
@@ -209,14 +237,17 @@ class _Question:
         if not hits:
             return []
         database = self._chat.services.database
-        wanted = ", ".join(f"${number}" for number in range(3, len(hits) + 3))
+        # As many values each time: each number of them would be a statement of its own, to be planned anew.
+        numbers = [hit.candidate.id for hit in hits]
+        numbers += numbers[-1:] * ((HITS_USUAL if len(hits) <= HITS_USUAL else HITS_MAX) - len(hits))
+        wanted = ", ".join(f"${number}" for number in range(3, len(numbers) + 3))
         rows = await database.read(
             f"SELECT {columns(database.dialect, '$2')} FROM chat_messages m JOIN rooms r ON r.id = m.room "
             # By id first: there may be many rooms.
             f"WHERE r.tenant || '' = $1 AND m.id IN ({wanted}) AND m.deleted_ms = 0 AND m.hidden_ms = 0",
             self._tenant,
             self.asker.user,
-            *[hit.candidate.id for hit in hits],
+            *numbers,
         )
         messages = {(row[0], row[1]): shown(row) for row in rows}
         found = []

@@ -85,8 +85,12 @@ CREATE FUNCTION chat_fold(given text) RETURNS text LANGUAGE sql IMMUTABLE PARALL
 $$;
 
 -- What a message is found by: its words, without the scripts that have no spaces; of those three characters together
--- from each place on; and what filters ask for, which begins with # as no word does.
-CREATE FUNCTION chat_terms_folded(given text, lang text, room bigint, sender text, content text) RETURNS tsvector
+-- from each place on; and what filters ask for, which begins with # as no word does. #0 to #3 say when, in slices of
+-- 2 minutes, 70 minutes, 37 hours and 50 days: so the index itself finds the newest of what is common, where reading all
+-- rows to sort them costs 8 us each.
+CREATE FUNCTION chat_terms_folded(
+    id bigint, given text, lang text, room bigint, sender text, content text
+) RETURNS tsvector
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT array_to_tsvector(ARRAY(
         SELECT left(word[1], 250) FROM regexp_matches(folded,
@@ -113,6 +117,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
             generate_series(1, length(run[1])) AS place
         UNION ALL
         SELECT about FROM unnest(ARRAY[
+            '#0' || (id >> 38), '#1' || (id >> 43), '#2' || (id >> 48), '#3' || (id >> 53),
             '#r' || room, '#u' || left(sender, 250), '#l' || left(lang, 250),
             CASE WHEN lower(given COLLATE "C") ~ 'https?://|www\.' THEN '#hlink' END,
             CASE WHEN strpos(content, '"attachments":[{') > 0 THEN '#hattachment' END]) AS about
@@ -122,18 +127,38 @@ $$;
 
 -- The same, at half the cost (21 and 45 us a line of IRC) where all is ASCII, which needs no folding. It is one
 -- expression, so that it becomes part of the column's; a word of more than 250 characters is cut above.
-CREATE FUNCTION chat_terms(given text, lang text, room bigint, sender text, content text) RETURNS tsvector
+CREATE FUNCTION chat_terms(id bigint, given text, lang text, room bigint, sender text, content text) RETURNS tsvector
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT CASE WHEN length(given) > 250 OR given ~ '[^\n -~]' THEN chat_terms_folded(given, lang, room, sender, content)
+    SELECT CASE WHEN length(given) > 250 OR given ~ '[^\n -~]'
+        THEN chat_terms_folded(id, given, lang, room, sender, content)
         ELSE array_to_tsvector(
             string_to_array(btrim(regexp_replace(lower(given COLLATE "C"), '[^0-9a-z]+', ' ', 'g')), ' ')
-            || array_remove(ARRAY['#r' || room::text, '#u' || left(sender, 250), '#l' || left(lang, 250),
+            || array_remove(ARRAY['#0' || (id >> 38)::text, '#1' || (id >> 43)::text, '#2' || (id >> 48)::text,
+                '#3' || (id >> 53)::text, '#r' || room::text, '#u' || left(sender, 250), '#l' || left(lang, 250),
                 CASE WHEN given ~* 'https?://|www\.' THEN '#hlink' END,
                 CASE WHEN strpos(content, '"attachments":[{') > 0 THEN '#hattachment' END], NULL)) END
 $$;
 
 ALTER TABLE chat_messages ADD COLUMN terms tsvector GENERATED ALWAYS AS (
-    CASE WHEN deleted_ms = 0 AND hidden_ms = 0 THEN chat_terms(text, lang, room, sender, content) END) STORED;
+    CASE WHEN deleted_ms = 0 AND hidden_ms = 0 THEN chat_terms(id, text, lang, room, sender, content) END) STORED;
 -- The list of what is not sorted in yet is read by every search: it stays short.
 CREATE INDEX chat_messages_found ON chat_messages USING gin (terms) WITH (gin_pending_list_limit = 512);
 CREATE INDEX chat_messages_newest ON chat_messages (id);
+
+-- Words that may have a stem, and what was said since they were listed: search/forms.py.
+CREATE TABLE chat_words (word text COLLATE "C" PRIMARY KEY);
+CREATE TABLE chat_unlisted (n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, message bigint NOT NULL);
+
+INSERT INTO chat_unlisted (message) SELECT id FROM chat_messages;
+
+CREATE FUNCTION chat_unlist() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO chat_unlisted (message) SELECT id FROM said WHERE text <> '';
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER chat_words_said AFTER INSERT ON chat_messages
+    REFERENCING NEW TABLE AS said FOR EACH STATEMENT EXECUTE FUNCTION chat_unlist();
+CREATE TRIGGER chat_words_changed AFTER UPDATE ON chat_messages
+    REFERENCING NEW TABLE AS said FOR EACH STATEMENT EXECUTE FUNCTION chat_unlist();

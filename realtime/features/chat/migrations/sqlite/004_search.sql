@@ -20,7 +20,7 @@ CREATE TABLE chat_letters AS SELECT
 -- without the scripts that have no spaces, whose characters are in `grams`, three together from each place on, in
 -- hexadecimal. `about`: what filters ask for.
 CREATE VIRTUAL TABLE chat_found USING fts5 (
-    words, grams, about, content='', columnsize=0, prefix='2 3', tokenize='unicode61 remove_diacritics 2'
+    words, grams, about, content='', columnsize=0, prefix='2 3 4 5 6', tokenize='unicode61 remove_diacritics 2'
 );
 
 -- What goes in (verb is null) or out of it (verb is 'delete', and all has to be said as it was put in). A view that
@@ -105,4 +105,20 @@ CREATE TRIGGER chat_search_goes BEFORE DELETE ON chat_messages
 BEGIN
     INSERT INTO chat_indexing (verb, id, about, text)
     SELECT 'delete', id, about, text FROM chat_indexed WHERE id = OLD.id;
+END;
+
+-- Words that may have a stem, and what was said since they were listed: search/forms.py.
+CREATE TABLE chat_words (word text PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE chat_unlisted (n INTEGER PRIMARY KEY AUTOINCREMENT, message bigint NOT NULL);
+
+INSERT INTO chat_unlisted (message) SELECT id FROM chat_messages;
+
+CREATE TRIGGER chat_words_said AFTER INSERT ON chat_messages
+BEGIN
+    INSERT INTO chat_unlisted (message) VALUES (NEW.id);
+END;
+
+CREATE TRIGGER chat_words_changed AFTER UPDATE OF id, text ON chat_messages WHEN NEW.text <> ''
+BEGIN
+    INSERT INTO chat_unlisted (message) VALUES (NEW.id);
 END;
