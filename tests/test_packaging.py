@@ -21,6 +21,7 @@ from tests.tree import ROOT, files, under_git
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # What an import is called where its distribution is called otherwise.
 DISTRIBUTION = {
+    "axe_playwright_python": "axe-playwright-python",
     "PIL": "pillow",
     "jwt": "pyjwt",
     "moto": "moto",
