@@ -1,9 +1,10 @@
 """Which forms of a word have been said: so that an index is asked for these alone.
 
 All forms of a stem begin alike, but not all that begin so are forms of it: of 1,000,000 messages of the
-benchmark 10,329 have a word in `typ`. `chat_words` lists what was said as words that may have a stem. Triggers
-only queue what is said (`chat_unlisted`); a worker lists it within a second or so, and until then a search reads
-it there. So no form is missed; where it is not known which there are, the index is asked for the beginning.
+benchmark 10,329 have a word in `typ`. `chat_words` lists what was said as words that may have a stem.
+Triggers only queue what is said (`chat_unlisted`); a worker lists it within a second or so, and until then a
+search reads it there. So no form is missed; where it is not known which there are, the index is asked for the
+beginning.
 """
 
 from __future__ import annotations
