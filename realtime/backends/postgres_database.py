@@ -74,8 +74,8 @@ async def dial_readers(url: str, settings: dict[str, str], connections_max: int)
 
 
 async def _reset(connection: Any) -> None:
-    """Make a reader's connection ready for the next: nobody sets anything in its session, and to reset all of
-    that costs each question a round trip, and its prepared statements their plans.
+    """Make a reader's connection ready for the next: nobody sets anything in its session, and to reset that
+    costs each question a round trip.
     """
     if connection.is_in_transaction():
         await connection.reset()

@@ -145,12 +145,22 @@ def _are_forms(one: str, other: str, lang: str, stops) -> bool:
     """
     if lang not in _STEMMERS or not (one.isalpha() and other.isalpha()) or min(len(one), len(other)) < 3:
         return False
-    small = {"".join(map(_fold, word)) for word in stops.get(lang, ())}
-    stem = _STEMMERS[lang].stemWord(one)
+    small = _small(frozenset(stops.get(lang, ())))
+    stem = _stem(one, lang)
     if one in small or other in small or len(stem) < 3 or max(len(one), len(other)) > 40:
         return False
     begins = stem[:-1] if len(stem) > 3 and stem[-1] in "ei" else stem
-    return other.startswith(begins) and _STEMMERS[lang].stemWord(other) == stem
+    return other.startswith(begins) and _stem(other, lang) == stem
+
+
+@cache
+def _small(words: frozenset[str]) -> set[str]:
+    return {"".join(map(_fold, word)) for word in words}
+
+
+@cache
+def _stem(word: str, lang: str) -> str:
+    return _STEMMERS[lang].stemWord(word)
 
 
 def _fold(letter: str) -> str:

@@ -1,9 +1,9 @@
 """Which forms of a word have been said: so that an index is asked for these alone.
 
-All forms of a stem begin alike, but not all that begin so are forms of it: `typ*` are 10,000 of 1,000,000
-messages, and those of `typos` 40. `chat_words` lists what was said as words that may have a stem. Triggers
-only queue what is said (`chat_unlisted`); a worker lists it within a second or so, and until then a search
-reads it there. So no form is missed; where it is not known which there are, the index is asked for the
+All forms of a stem begin alike, but not all that begin so are forms of it: of 1,000,000 messages of the
+benchmark 10,329 have a word in `typ`. `chat_words` lists what was said as words that may have a stem.
+Triggers only queue what is said (`chat_unlisted`); a worker lists it within a second or so, and until then a
+search reads it there. So no form is missed; where it is not known which there are, the index is asked for the
 beginning.
 """
 
@@ -24,7 +24,7 @@ from realtime.features.chat.search.stems import STEM_CHARS_MIN, WORD_CHARS_MAX, 
 log: Final = logging.getLogger("realtime.chat")
 
 LISTED_AT_ONCE: Final = 200
-"""Messages that are listed in one transaction, in 2 ms."""
+"""Messages that are listed in one transaction."""
 EVERY_S: Final = 1.0
 UNLISTED_MAX: Final = 256
 """Messages of the queue that a search reads itself; where there are more, as after an import, it asks the
