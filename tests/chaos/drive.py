@@ -24,9 +24,9 @@ from tests.chaos.sdk import SdkMember
 from tests.chaos.world import BrokenPromiseError, StalledError, World
 from tests.conftest import Server
 
-# chat is durable; a slow reader of a session gets gaps, of the others it is cut.
-ROOMS = ["chat:a", "chat:b", "chat:c", "events:a", "events:b", "session:a"]
-DURABLE = {"chat"}  # kinds that outlive the server
+# playlists are durable; a slow reader of a session gets gaps, of the others it is cut.
+ROOMS = ["playlist:a", "playlist:b", "playlist:c", "events:a", "events:b", "session:a"]
+DURABLE = {"playlist"}  # kinds that outlive the server
 ROOMS_PER_MEMBER = 3
 RING = 300  # publications that a room keeps in memory: few enough for some to come back too late
 RECOVERS = 80  # behind: they are in the ring, and the largest of them together below `answer_bytes`

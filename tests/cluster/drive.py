@@ -24,7 +24,7 @@ from tests.cluster.roster import check_rosters
 from tests.cluster.world import PROBER, ClusterWorld, after
 
 # Three slots or more on each master, and kinds that a slow reader is cut from and gets gaps from.
-ROOMS = [f"{kind}:{name}" for kind in ("chat", "events", "session") for name in "abcd"]
+ROOMS = [f"{kind}:{name}" for kind in ("playlist", "events", "session") for name in "abcd"]
 PROBES = [f"events:{name}" for name in ("probe1", "probe2", "probe3", "probe4")]
 PROBERS = 4
 TALLIES = [f"tally:{name}" for name in "abcdef"]  # more than workers, so that most own some

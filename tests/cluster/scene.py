@@ -33,7 +33,7 @@ class Scene:
 
     async def play(self, plan: Plan, tell: Callable[[str], None]) -> Outcome:
         """Run the plan here; `tell` hears of each fault."""
-        durable = {"chat"} if self.postgres is not None else ()
+        durable = {"playlist"} if self.postgres is not None else ()
         return await Run(plan, self.hosts, self._stage, durable, tell=tell).go()
 
     def keep_logs(self) -> Path:
