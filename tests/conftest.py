@@ -1,9 +1,9 @@
 """What tests of several layers share: a real `realtime serve` in a process of its own.
 
 `server` is one server for the whole run, in open mode; a test that needs settings of its own, or restarts or
-kills the server, asks for `serve` and gets a fresh one. Both listen on a port that the system chose, count as
-up when the server says where it listens, and are stopped by their process id. A server that will not start,
-or that logged a traceback, fails the test with its whole log.
+kills the server, asks for `serve` and gets a fresh one. Both listen on a port of our own (tests/ports.py),
+count as up when the server says where it listens, and are stopped by their process id. A server that will not
+start, or that logged a traceback, fails the test with its whole log.
 """
 
 import os
@@ -21,6 +21,7 @@ import pytest
 
 from realtime.loading import CONFIG_VARIABLE
 from realtime.settings import KNOBS, as_text
+from tests.ports import free_port
 from tests.postgres import own_postgres, postgres  # noqa: F401 - fixtures
 from tests.redis_cluster import (  # noqa: F401 - fixtures
     own_redis_cluster,
@@ -34,13 +35,13 @@ hypothesis.settings.register_profile("realtime", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("realtime")
 
 ROOT = Path(__file__).parent.parent
-START_TIMEOUT_S = 30.0
-STOP_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
 _ADDRESS = re.compile(r"http://(?P<host>\[[^]]+\]|[^\s:/]+):(?P<port>\d+)")
 
 
 class Server:
-    """A `realtime serve` process. Settings are given by name; `port` 0 lets the system choose.
+    """A `realtime serve` process. Settings are given by name; its `port` is a free one, unless it is given.
 
     `module` is what runs it: `realtime`, or a module that adds features to it for a test. Without a
     `sqlite_path` or `audit_path` of its own it keeps nothing: servers of one run would meet in one file. A
@@ -53,7 +54,8 @@ class Server:
 
     def __init__(self, settings: dict[str, object], module: str = "realtime") -> None:
         self.module = module
-        self.settings = {"port": 0, "sqlite_path": "", "audit_path": "", "presence_grace_s": 0, **settings}
+        nothing_kept = {"sqlite_path": "", "audit_path": "", "presence_grace_s": 0}
+        self.settings = {"port": free_port(), **nothing_kept, **settings}
         self.log: list[str] = []
         self.may_log_tracebacks = False
         self._said = threading.Condition()
@@ -104,7 +106,7 @@ class Server:
         """Its WebSocket endpoint; `{ws_url}/alice` connects as alice."""
         return f"ws{self.url.removeprefix('http')}{self.settings.get('ws_path', '/ws')}"
 
-    def wait_for_line(self, pattern: str, *, after: int = 0, timeout_s: float = 10.0) -> re.Match[str]:
+    def wait_for_line(self, pattern: str, *, after: int = 0, timeout_s: float = 60.0) -> re.Match[str]:
         """Return the match of the first line from number `after` on that has `pattern`; fail without one."""
 
         def look() -> re.Match[str] | bool:

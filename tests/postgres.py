@@ -9,7 +9,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -19,6 +18,8 @@ from typing import Self
 
 import asyncpg
 import pytest
+
+from tests.ports import free_port
 
 START_TIMEOUT_S = 60.0
 INSTALL = "PostgreSQL is not installed: apt-get install postgresql, or `make test` as root, which does it"
@@ -167,12 +168,6 @@ def server_user() -> pwd.struct_passwd | None:
         if name in known:
             return known[name]
     pytest.fail("PostgreSQL does not run as root, and there is neither a user postgres nor nobody")
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 def children(pid: int) -> list[int]:

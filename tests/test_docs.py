@@ -137,7 +137,7 @@ def alike(got: dict[str, Any], said: dict[str, Any]) -> bool:
 
 
 def receive_until(connection: ClientConnection, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    while not wanted(message := json.loads(connection.recv(timeout=10))):
+    while not wanted(message := json.loads(connection.recv(timeout=60))):
         assert message["type"] != "error", message
     return message
 
@@ -192,10 +192,10 @@ def test_the_browser_example_of_the_readme_gets_what_the_readme_shows(serve: Cal
     path = re.search(r"ws://127\.0\.0\.1:8000(/ws/\w+)", example)[1]
     shown = re.search(r"^```json\n(.*?)^```", README, re.MULTILINE | re.DOTALL)[1].splitlines()
     with connect(f"ws{server.url.removeprefix('http')}{path}") as bob:
-        assert json.loads(bob.recv(timeout=10))["type"] == "connected"
+        assert json.loads(bob.recv(timeout=60))["type"] == "connected"
         for message in re.findall(r"socket\.send\('(.*)'\)", example):
             bob.send(message)
-        answers = [bob.recv(timeout=10) for _ in shown]
+        answers = [bob.recv(timeout=60) for _ in shown]
     for answer, line in zip(answers, shown, strict=True):
         # What the README leaves out stands as … there.
         pattern = ".*".join(re.escape(part) for part in line.split("…"))
@@ -204,7 +204,7 @@ def test_the_browser_example_of_the_readme_gets_what_the_readme_shows(serve: Cal
 
 @pytest.mark.parametrize("path", ["/", "/health", "/ready", "/metrics"])
 def test_every_page_that_the_readme_names_answers(server: Server, path: str):
-    with urllib.request.urlopen(server.url + path, timeout=10) as answer:
+    with urllib.request.urlopen(server.url + path, timeout=60) as answer:
         assert answer.status == 200
 
 
@@ -212,7 +212,7 @@ def test_the_metrics_page_has_what_a_server_says(serve: Callable[..., Server], t
     quotas = {"storage_bytes_per_tenant": 1_000_000, "tenant_metrics": "acme"}
     paths = {"sqlite_path": str(tmp_path / "rooms.sqlite"), "audit_path": str(tmp_path / "audit.sqlite")}
     server = serve(**paths, **quotas, jwt_secret="s" * 32)
-    with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=60) as answer:
         said = set(re.findall(r"^# TYPE (\w+) ", answer.read().decode(), re.MULTILINE))
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     geo = ("geo_ok", "geo_failures_total")

@@ -26,7 +26,8 @@ from tests.certificates import Authority
 from tests.conftest import ROOT, Server
 from tests.edge.peer import JSON, PATIENCE_S, bearer, closed, get, receive, token
 from tests.edge.workers import deployment
-from tests.postgres import children, free_port
+from tests.ports import free_port
+from tests.postgres import children
 
 SECRET_KNOBS = [knob for knob in KNOBS.values() if knob.secret]
 ORIGIN = "https://app.example.com"

@@ -225,7 +225,7 @@ def key_server(tls: ssl.SSLContext | None = None) -> Iterator[KeyServer]:
         server.server_close()
 
 
-async def asked_for(server: KeyServer, count: int, patience_s: float = 10.0) -> None:
+async def asked_for(server: KeyServer, count: int, patience_s: float = 60.0) -> None:
     """Wait until so many documents have been asked for."""
 
     def wait() -> bool:

@@ -8,7 +8,7 @@ import pytest
 from tests.attacks.wire import Bystander, Peer
 from tests.certificates import Authority
 from tests.conftest import Server
-from tests.postgres import free_port
+from tests.ports import free_port
 
 MESSAGE_BYTES_MAX = 256 * 1024
 

@@ -291,7 +291,7 @@ def test_a_tiny_segment_size_and_window_are_served(target, bystander: Bystander)
     with socket.socket() as small:
         small.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 88)
         small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, struct.calcsize("i") * 256)
-        small.settimeout(5)
+        small.settimeout(60)
         small.connect((target.host, target.port))
         small.sendall(upgrade_request("/echo"))
         assert small.recv(12) == b"HTTP/1.1 101"

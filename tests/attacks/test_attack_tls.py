@@ -16,7 +16,7 @@ from tests.attacks.wire import PING, PONG, TEXT, Bystander, Peer, frame, residen
 from tests.certificates import Authority
 from tests.conftest import Server
 from tests.edge.peer import metric
-from tests.postgres import free_port
+from tests.ports import free_port
 
 # A TLS 1.2 ClientHello's first bytes: a record of 512 bytes, of which nothing more ever comes.
 HALF_A_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
@@ -41,7 +41,7 @@ def fortified(serve: Callable[..., Server], authority: Authority) -> Callable[..
 
 def connect(target: OverTls) -> socket.socket:
     """A TCP connection to the TLS port that says nothing yet."""
-    return socket.create_connection((target.host, target.port), timeout=5)
+    return socket.create_connection((target.host, target.port), timeout=60)
 
 
 def ended(raw: socket.socket) -> bool:

@@ -21,8 +21,8 @@ from typing import Protocol, Self
 import pytest
 
 TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 1, 2, 8, 9, 10, 0
-DEADLINE_S = 5.0
-SERVED_S = 1.0  # how long another client may wait while somebody attacks
+DEADLINE_S = 60.0
+SERVED_S = 1.0  # how long the server may work before it serves another client, while somebody attacks
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = b64encode(sha1(KEY.encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()).decode()
 # What RFC 6455 and our protocol document; 1011 is missing on purpose: a client's bytes are no server error.
@@ -318,10 +318,14 @@ def _parse(data: bytes) -> tuple[Frame, int] | None:
 
 
 class Bystander(Peer):
-    """Another client, connected before the attack: it has to be served on within a second."""
+    """Another client, connected before the attack: it has to be served on within a second.
+
+    A second of the server's own: a machine that is busy with other things lets both of them wait for longer.
+    """
 
     def __init__(self, target: Target, *, source: str = "") -> None:
         super().__init__(target, source=source)
+        self._server = target.pid
         self._requests = itertools.count(1)
         self.upgrade()
         self.read_until('"connected"')
@@ -333,15 +337,22 @@ class Bystander(Peer):
             self.send(frame(PONG, got.payload))
         return got
 
-    def is_served(self) -> None:
-        """Send a ping of the protocol and see its pong in time."""
+    def is_served(self) -> float:
+        """Send a ping of the protocol and see its pong; return how long the server worked before it."""
         number = next(self._requests)
-        began = time.monotonic()
+        before_s, began = cpu_s(self._server), time.monotonic()
         self.send(message(f'{{"type":"ping","id":{number}}}'))
         reply = json.loads(self.read_until('"pong"'))
-        took_s = time.monotonic() - began
+        waited_s, worked_s = time.monotonic() - began, cpu_s(self._server) - before_s
         assert reply["id"] == number
-        assert took_s <= SERVED_S, f"another client waited {took_s:.2f} s"
+        assert worked_s <= SERVED_S, f"another waited {waited_s:.2f} s, {worked_s:.2f} s of the server's work"
+        return worked_s
+
+
+def cpu_s(pid: int) -> float:
+    """Return for how long a process has had a processor, all its threads together; hundredths of a second."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mb(pid: int) -> float:

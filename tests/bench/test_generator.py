@@ -14,7 +14,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from bench.build import BuildError, program
 from bench.servers import SERVERS, running
 
-TIMEOUT_S = 30
+TIMEOUT_S = 60.0
 Deliver = Callable[[list[ServerConnection], int, str], list[tuple[ServerConnection, str]]]
 
 

@@ -335,6 +335,7 @@ async def test_moderators_hear_of_reports_and_hide_messages(keeping: Server, ent
     await choose(ben, "wonderful", "Report")
     await ben.get_by_role("dialog").get_by_label("What is wrong with it").fill("advertising")
     await ben.get_by_role("dialog").get_by_role("button", name="Report").click()
+    await expect(ben.get_by_role("dialog")).to_have_count(0)  # the report is there
     await choose(ada, "wonderful", "Reports…")
     await expect(ada.locator(".report-reason")).to_contain_text("advertising")
     await ada.get_by_role("button", name="Hide it").click()

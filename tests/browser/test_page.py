@@ -105,6 +105,7 @@ async def test_both_go_on_after_the_server_was_killed_and_restarted(serve, enter
         await expect(lost).to_be_visible()
         await expect(page.locator("#members .who")).to_have_count(2)
     await say(ben, "after")
+    await expect(bubbles(ada).last).to_have_text("after")  # of two connections the server makes the order
     await say(ada, "yes")
     for page in (ada, ben):
         await expect(bubbles(page)).to_have_text(["before", "after", "yes"])

@@ -5,7 +5,7 @@ from playwright.async_api import expect
 
 from tests.browser.conftest import say
 from tests.certificates import Authority
-from tests.postgres import free_port
+from tests.ports import free_port
 
 
 @pytest.fixture

@@ -225,7 +225,7 @@ async def test_two_browsers_and_python_talk_and_the_server_keeps_no_word(serve, 
         assert await until_heard(ada, 9) == expected
         assert await until_heard(bo, 9) == expected
         seen = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             async for message in room:
                 seen.append([message.sender, message.content])
                 if len(seen) == 9:

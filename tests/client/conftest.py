@@ -59,7 +59,7 @@ class FakeClock:
 
     async def until_asleep(self, condition: Callable[[list[float]], bool]) -> None:
         """Wait until `condition(sleeps)` holds."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition(self.sleeps):
                 self._changed.clear()
                 await self._changed.wait()

@@ -122,7 +122,7 @@ class FakeServer:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until `condition` holds; it is looked at after everything that happens here."""
-        async with asyncio.timeout(10), self.changed:
+        async with asyncio.timeout(60), self.changed:
             await self.changed.wait_for(condition)
 
     async def close_all(self, code: int, reason: str = "") -> None:

@@ -73,7 +73,7 @@ async def test_what_no_answer_and_no_memory_holds_comes_from_the_store(running, 
         await hers.passive()
         text = "x" * 1000
         await asyncio.gather(*(his.publish("chat_message", [n, text]) for n in range(1500)))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             async for event in hers.events():
                 assert not isinstance(event, Message)
                 if isinstance(event, Unread) and event.count == 1500:

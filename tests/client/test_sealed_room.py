@@ -60,7 +60,7 @@ def ring(*keys: Key) -> Keyring:
 async def heard(room: Room, count: int) -> list:
     """The contents of the next messages."""
     found: list = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         async for message in room:
             found.append(message if isinstance(message, Gap) else message.content)
             if len(found) == count:
@@ -228,7 +228,7 @@ async def test_what_is_missed_while_away_is_opened_too(sealed, key):
             await hers.publish("chat_message", number)
         await his.active()
         found: list = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             async for item in his.events():
                 if isinstance(item, Message):
                     found.append(item.content)

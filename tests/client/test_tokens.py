@@ -15,7 +15,7 @@ SECRET = "0123456789abcdef0123456789abcdef"
 SIGNER = secret_signer(SECRET)
 AT_ONCE = Options(uniform=lambda: 0.0)
 EXACT = {"jwt_secret": SECRET, "jwt_leeway_s": 0, "reconnect_min_ms": 0, "reconnect_max_ms": 50}
-PATIENCE_S = 15.0
+PATIENCE_S = 60.0
 
 
 class Tokens:

@@ -7,7 +7,7 @@ import json
 
 import msgspec
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 CLOSED = "websocket.close"
 
 

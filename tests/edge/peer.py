@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 KEY = "0123456789abcdef0123456789abcdef"
 JSON = "realtime.v1.json"
 MSGPACK = "realtime.v1.msgpack"
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 def token(sub="alice", ttl_s=60.0, key=KEY, **claims):

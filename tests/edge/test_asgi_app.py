@@ -70,7 +70,7 @@ class Port:
 @pytest.fixture
 async def port() -> AsyncIterator[Port]:
     port = Port(App())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await port.factory.start()
         yield port
         port.server.close()
@@ -108,7 +108,7 @@ async def test_an_app_that_does_not_start_is_an_error() -> None:
 
 
 async def test_stopping_lets_requests_finish_and_then_shuts_the_app_down() -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         port = Port(App())
         await port.factory.start()
         port.app.release.clear()

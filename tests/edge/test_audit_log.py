@@ -61,7 +61,7 @@ def place(tmp_path: Path) -> Place:
 
 async def kept(server: Server) -> None:
     """Wait until all that the server was told of is kept."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while metric(server, "audit_queued_entries") or not metric(server, "audit_entries_total"):
             await asyncio.to_thread(get, f"{server.url}/health")
 

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from realtime import cli
 from tests.conftest import ROOT
 from tests.edge.peer import KEY, PATIENCE_S, ask, bearer, receive, token
-from tests.edge.workers import deployment, enter, greeted, labelled, until_ready
+from tests.edge.workers import deployment, enter, greeted, labelled, until_counted, until_ready
 
 ROOM = "chat:lobby"
 
@@ -114,6 +114,8 @@ async def test_a_user_is_notified_kicked_and_kept_out_on_all_servers(serve, redi
         for each in (ws, there):
             assert (await receive(each))["type"] == "connected"
             await ask(each, type="ping", id=1)
+        for server in (one, other):
+            await until_counted(server)
         (sent,) = await told(settings, "notify", "alice", "Dinner", "at eight", "--data", '{"n":1}')
         assert sent["connections"] == 2
         for each in (ws, there):
@@ -139,6 +141,9 @@ async def test_the_connection_one_too_many_over_all_servers_is_closed(serve, red
     _, one, other = await two_servers(serve, redis_cluster.url, max_connections_per_user=2)
     first, _ = await greeted(one)
     second, _ = await greeted(other)
+    # Who comes last is one too many, and it is Redis that says who came last.
+    for server in (one, other):
+        await until_counted(server)
     async with first, second:
         async with connect(f"{one.ws_url}/alice") as third:
             code, reason = await closed(third)

@@ -9,7 +9,7 @@ from websockets.sync.client import ClientConnection, connect
 from realtime.protocol.messages import FROM_SERVER
 from tests.conftest import Server
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 
 
 def receive(connection: ClientConnection) -> dict[str, object]:

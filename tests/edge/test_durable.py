@@ -81,7 +81,7 @@ async def test_kills_in_the_middle_of_publishing_lose_nothing_acked_and_double_n
     for _ in range(3):
         ws, joined = await enter(server)
         epochs.add(joined["epoch"])
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             for _ in range(300):
                 text += 1
                 message = {"type": "chat_message", "id": text, "room": ROOM, "content": text}

@@ -20,7 +20,7 @@ from tests.certificates import Authority
 from tests.conftest import ROOT, Server
 from tests.edge.peer import PATIENCE_S, ask, closed, receive
 from tests.oracles.proxyproto import v2
-from tests.postgres import free_port
+from tests.ports import free_port
 
 CONFIG = (ROOT / "systemd" / "haproxy.cfg").read_text(encoding="utf-8")
 ROOM = "chat:lobby"

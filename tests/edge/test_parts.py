@@ -102,7 +102,7 @@ def test_it_listens_where_it_says(host, shown):
     with listener.listen(settings) as listening:
         port = listening.getsockname()[1]
         assert listener.url(settings, listening) == f"http://{shown}:{port}"
-        with socket.create_connection((host, port), timeout=5):
+        with socket.create_connection((host, port), timeout=60):
             pass
 
 
@@ -112,7 +112,7 @@ def test_any_address_is_shown_as_one_that_a_browser_opens():
         port = listening.getsockname()[1]
         assert listener.url(settings, listening, "ws") == f"ws://localhost:{port}"
         for host in ("127.0.0.1", "::1"):
-            with socket.create_connection((host, port), timeout=5):
+            with socket.create_connection((host, port), timeout=60):
                 pass
 
 

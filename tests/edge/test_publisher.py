@@ -96,7 +96,7 @@ class Worker:
 
 async def until(is_so):
     """Let everybody go on until it is so."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not is_so():  # noqa: ASYNC110 - what is waited for has no event of its own
             await asyncio.sleep(0)
 

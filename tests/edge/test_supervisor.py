@@ -78,7 +78,7 @@ class World:
         self.run = asyncio.create_task(self.supervisor.run())
 
     async def next(self):
-        return await asyncio.wait_for(self._started.get(), 10)
+        return await asyncio.wait_for(self._started.get(), 60)
 
     async def _spawn(self, number):
         if self.out_of_processes:

@@ -23,7 +23,7 @@ from tests.certificates import Authority
 from tests.conftest import ROOT
 from tests.edge.peer import JSON, KEY, MSGPACK, PATIENCE_S, ask, bearer, closed, get, metric, receive, token
 from tests.edge.workers import deployment
-from tests.postgres import free_port
+from tests.ports import free_port
 
 ROOM = "chat:lobby"
 

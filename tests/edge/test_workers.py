@@ -2,14 +2,12 @@
 
 import asyncio
 import contextlib
+import http.client
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
-import urllib.error
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -28,6 +26,7 @@ from tests.edge.workers import (
     until_ready,
     worker_pids,
 )
+from tests.ports import free_ports
 
 ROOM = "events:lobby"
 
@@ -139,7 +138,7 @@ async def test_no_worker_outlives_its_supervisor(start):
 
 async def test_each_worker_answers_on_an_admin_port_of_its_own(start):
     base = free_ports(2)
-    server = start(admin_port=base)
+    server = start(admin_port=base, drain_timeout_s=300, close_timeout_s=60)
     await until_ready(server)
     for number in (1, 2):
         status, _, body = get(f"http://127.0.0.1:{base + number - 1}/metrics")
@@ -150,6 +149,7 @@ async def test_each_worker_answers_on_an_admin_port_of_its_own(start):
         async with asyncio.timeout(PATIENCE_S):
             while 503 not in [await ready_at(base), await ready_at(base + 1)]:
                 pass
+    # Its end of the connection is gone: nothing is waited for any more.
     assert await asyncio.to_thread(server.process.wait, PATIENCE_S) == 0
 
 
@@ -203,24 +203,11 @@ async def until_cut(ws):
 
 
 async def ready_at(port):
-    """Return the status of /ready; 0 where nobody listens any more."""
+    """Return the status of /ready; 0 where nobody listens any more, or only just did."""
     try:
         return (await asyncio.to_thread(get, f"http://127.0.0.1:{port}/ready"))[0]
-    except urllib.error.URLError:
+    except (OSError, http.client.HTTPException):  # URLError is an OSError
         return 0
-
-
-def free_ports(count):
-    """Return the first of so many ports in a row that nobody has now."""
-    while True:
-        first = random.randrange(20_000, 32_000)
-        with contextlib.ExitStack() as taken:
-            try:
-                for port in range(first, first + count):
-                    taken.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return first
 
 
 def run(*options, port="0", **settings):

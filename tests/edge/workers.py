@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import uuid
 from pathlib import Path
 
@@ -84,6 +85,19 @@ async def hear(ws, room, count):
         if push["type"] == "publish" and push.get("room") == room:
             heard.append((push["offset"], push["content"]))
     return heard
+
+
+async def until_counted(server, users=1):
+    """Wait until so many users are connected to a worker and Redis knows of all their connections.
+
+    `connected` says nothing of that: a worker lets in by what it knows itself, and tells Redis meanwhile.
+    """
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            text = (await asyncio.to_thread(get, f"{server.url}/metrics"))[2].decode()
+            found = re.findall(r"^realtime_whereabouts_(users|waiting)\b.* (\d+)$", text, re.MULTILINE)
+            if dict(found) == {"users": str(users), "waiting": "0"}:
+                return
 
 
 async def until_ready(server, **states):

@@ -112,7 +112,7 @@ def _judge(playing: Playing) -> str:
 
 
 def _connect(target: Target, stimulus: Stimulus) -> Playing:
-    connected = socket.create_connection((target.host, target.port), timeout=5)
+    connected = socket.create_connection((target.host, target.port), timeout=60)
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connected.setblocking(False)
     return Playing(stimulus, connected, list(stimulus.pieces))

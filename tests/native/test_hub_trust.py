@@ -266,7 +266,7 @@ def test_a_review_closes_who_is_not_welcome_any_more_in_slices():
         else:
             client.read()
             assert not client.frames
-    idle.settimeout(10)
+    idle.settimeout(60)
     with pytest.raises(ConnectionResetError):
         idle.recv(1)
 

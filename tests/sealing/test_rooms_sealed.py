@@ -146,7 +146,7 @@ async def test_a_signal_that_comes_before_its_key_has_it_fetched(stage):
     bo = await joined(two, OTHER)
     stage.rules[1].replace(ENCRYPTED)
     elsewhere = await joined(one, OTHER)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not bo.signals:
             elsewhere.stream.signal(b'{"again":1}')
             await asyncio.sleep(0)

@@ -401,7 +401,7 @@ async def test_holes_in_the_store_are_read_from_redis_and_mended(stage):
 
 
 async def until_rows(stage: Stage, count: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(await stage.rows()) < count:  # noqa: ASYNC110 - another process' table
             await asyncio.sleep(0)
 
@@ -518,7 +518,7 @@ async def test_whatever_dies_what_was_acked_is_found_once_and_no_offset_has_two_
         each_one.mend()
     await until(lambda: all(store.ok for store in stage.stores))
     for text in sorted(tried - set(acked)):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while text not in acked:
                 await say(text)
     found = await stage.stores[0].read(LOBBY, 0, 10_000)

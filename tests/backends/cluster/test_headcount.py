@@ -75,7 +75,7 @@ async def workers(url, *names, quota):
 
     async def settle():
         """Wait until everything that was told has been answered, and what follows from it."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             for _ in range(3):
                 while any(each.redis.flying for each in made):
                     await redis.ask(slot_of(f"{prefix}:{{t/{ACME}}}".encode()), "TIME")

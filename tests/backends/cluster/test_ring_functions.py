@@ -133,12 +133,12 @@ def test_whoever_is_buried_is_gone_at_once_and_once_only(stage):
 def test_changes_are_published_to_all_as_they_are_answered(stage, own_redis_node):
     ear = own_redis_node.redis.pubsub()
     ear.ssubscribe(stage.keys[0])
-    assert ear.get_message(timeout=5)["type"] == "ssubscribe"
+    assert ear.get_message(timeout=60)["type"] == "ssubscribe"
     stage.beat("a", 0, placed=False)
     stage.beat("b", 0, placed=False)
     stage.beat("b", FIRST + 1, placed=True)
     stage.bury("a")
-    said = [ear.get_sharded_message(timeout=5)["data"].decode() for _ in range(3)]
+    said = [ear.get_sharded_message(timeout=60)["data"].decode() for _ in range(3)]
     assert said == [
         f"{FIRST} 0\na",
         f"{FIRST + 1} {FIRST}\na\nb",

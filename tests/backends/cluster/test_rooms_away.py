@@ -61,7 +61,7 @@ async def test_on_return_every_room_is_caught_up_with_few_questions_at_a_time(wo
     worker.broker.position = counting
     await gone(own_redis_node, worker)
     await back(own_redis_node, worker)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while worker.broker.stats()["broker_rooms_behind"]:
             worker.tick(1.0)
             await asyncio.sleep(0)

@@ -14,7 +14,7 @@ ENDED = (None, None, "epoch_changed")
 
 async def published_when_back(worker, member, content):
     """Publish as soon as Redis takes it."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 return await member.publish(content, key=str(content))

@@ -88,7 +88,7 @@ class Play:
             worker.redis.lost = lambda payload: False
         for at in tuple(self.down):
             self.mend(at)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not all(member.stream.live for member in self.members):
                 for worker in self.team:
                     worker.tick(1.1)

@@ -98,7 +98,7 @@ class Worker:
 
     async def settle(self):
         """Wait until Redis has been told, and has answered."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while self.tasks or self.whereabouts.stats()["whereabouts_waiting"]:
                 await asyncio.sleep(0)
                 self.tick()
@@ -115,7 +115,7 @@ class Worker:
 
 async def until(is_so):
     """Let everybody go on until it is so."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not is_so():  # noqa: ASYNC110 - what is waited for has no event of its own
             await asyncio.sleep(0)
 

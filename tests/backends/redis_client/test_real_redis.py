@@ -12,7 +12,7 @@ from realtime.backends.redis_client.contract import RedisError, slot_of
 from realtime.backends.redis_nodes import RedisCluster, RedisNode, wait_for
 from realtime.errors import StartupError, Unavailable
 from tests.backends.redis_client.listener import Listener
-from tests.postgres import free_port
+from tests.ports import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy")
 
@@ -209,7 +209,7 @@ class Traffic:
     async def served_again(self) -> None:
         """Wait until every room has been counted up from now on."""
         before = {channel: len(acked) for channel, acked in self.acked.items()}
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while any(len(self.acked[channel]) <= count for channel, count in before.items()):
                 self._round.clear()
                 await self._round.wait()

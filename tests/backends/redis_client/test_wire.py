@@ -164,7 +164,7 @@ async def test_what_is_not_there_when_a_silent_node_is_given_up_never_gets_there
             return "all that was in the kernel"
 
         with node:
-            node.settimeout(10)
+            node.settimeout(60)
             assert await asyncio.to_thread(read) == ("reset" if reset else "all that was in the kernel")
 
 

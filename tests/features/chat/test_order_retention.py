@@ -18,7 +18,7 @@ async def age(place, condition: str) -> None:
 
 async def deleted(place, at_least: int) -> None:
     """Wait until retention has deleted so many."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await asyncio.to_thread(metric, place.server, "chat_retention_deleted_total") < at_least:
             pass
 
