@@ -52,6 +52,10 @@ class ServiceManager:
             found.append(message)
         return found
 
+    def hears_nothing(self, for_s: float) -> bool:
+        """Whether nothing is said for so long."""
+        return self._receive(for_s) is None
+
     def wait_for(self, field: str, value: str | None = None, timeout_s: float = 30.0) -> Message:
         """Return the first message with `field` (of that `value`); fail where none comes in time."""
         deadline = time.monotonic() + timeout_s
