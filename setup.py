@@ -9,6 +9,7 @@ from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 LIBRARIES = {"deflate": ["z"]}
@@ -46,8 +47,31 @@ def extensions() -> list[Extension]:
     ]
 
 
+class BuildWithUnits(build_py):
+    """Puts systemd/ into the package, for `realtime install-units`; a checkout has it at its top."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            for source, target in self._units():
+                self.mkpath(str(target.parent))
+                self.copy_file(str(source), str(target))
+
+    def get_outputs(self, include_bytecode=True):
+        return [*super().get_outputs(include_bytecode), *(str(target) for _, target in self._units())]
+
+    def _units(self):
+        base = Path(self.build_lib) / "realtime"
+        return [
+            (path, base / path.relative_to(ROOT))
+            for path in sorted((ROOT / "systemd").rglob("*"))
+            if path.is_file()
+        ]
+
+
 link_native()
 setup(
+    cmdclass={"build_py": BuildWithUnits},
     ext_modules=cythonize(
         extensions(),
         build_dir="build/cython",
@@ -59,5 +83,5 @@ setup(
             "initializedcheck": False,
             "embedsignature": False,
         },
-    )
+    ),
 )

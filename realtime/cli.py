@@ -23,6 +23,7 @@ from realtime import (
     cli_penalties,
     cli_policy,
     cli_token,
+    cli_units,
     cli_user,
 )
 from realtime.cli_control import add_commands
@@ -41,6 +42,7 @@ examples:
   realtime token check - <token.txt           would the server take it, and if not, why?
   realtime publish chat:lobby '{"text":"hello"}'  to the workers that share REDIS_URL
   realtime audit verify                       has anybody changed what is on record?
+  realtime install-units --dry-run            what systemd would run on this host, one worker a core
   realtime dev-cluster                        a Redis Cluster on this machine, for development
 """
 # Short names for what is typed often; every knob has its own option anyway.
@@ -98,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_user.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     cli_chat.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     cli_policy.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
+    cli_units.add_commands(commands)
     # Only for --help: main() hands replay's own options on unparsed.
     commands.add_parser("replay", help="play a recorded chat into a server, and check every delivery")
     return parser

@@ -30,13 +30,24 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             extra=Flag,
         ),
     ] = False
+    instance: Annotated[
+        int,
+        Meta(
+            ge=-1,
+            le=999,
+            description="Number of this worker where systemd runs one a unit, realtime@N: it is called by "
+            "it. -1: none.",
+            extra={"unit": "number"},
+        ),
+    ] = -1
     admin_port: Annotated[
         int,
         Meta(
             ge=0,
             le=64_535,
             description="Answer /health, /ready and /metrics on this port too, a supervisor's worker N on "
-            "the port N-1 above: all share `port`, and a probe of that reaches any of them. 0: none.",
+            "the port N-1 above, instance N of systemd's on the port N above: all share `port`, and a probe "
+            "of that reaches any of them. 0: none.",
             extra={"unit": "port"},
         ),
     ] = 0

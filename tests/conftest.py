@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -50,6 +50,7 @@ class Server:
     """
 
     ends_with = 0
+    pass_fds: Sequence[int] = ()
     tls = None  # `port` is the plain one
 
     def __init__(self, settings: dict[str, object], module: str = "realtime") -> None:
@@ -74,6 +75,7 @@ class Server:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            pass_fds=self.pass_fds,
         )
         self._reader = threading.Thread(target=self._read, args=[self.process], daemon=True)
         self._reader.start()

@@ -1,7 +1,8 @@
 """Between a supervisor and one of its workers: a socket pair, and a variable that says where it is.
 
 The supervisor may say `reload` or `stop`, and the end of its side says that it is gone, which a worker does
-not survive. The worker says once that it listens, and as whom, or why it cannot start.
+not survive. The worker says once that it listens, and as whom, or why it cannot start; then, where it is
+asked to, again and again what it bears, as long as it serves.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Final
 
 import msgspec
 
+from realtime.edge.notify import BEATS, for_child
+
 # Not one of our REALTIME_ variables: nobody is to set it, and it is gone once it is read.
 VARIABLE: Final = "_REALTIME_LEASH"
 STOP: Final = b"stop\n"
@@ -21,18 +24,27 @@ WORD_BYTES_MAX: Final = 64 * 1024
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What a worker is told: its number, the port to share, and its end of the socket pair."""
+    """What a worker is told: its number, the port to share, and its end of the socket pair.
+
+    One that is silent for `silence_s` is taken for hung; 0 does not ask.
+    """
 
     number: int
     port: int
     fd: int
+    silence_s: float = 0.0
 
 
 class Word(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a worker says: `worker`, its id in the ring, once it listens; or why it has `failed` to start."""
+    """What a worker says: `worker`, its id in the ring, once it listens; or why it has `failed` to start.
+
+    Later how many `connections` and `rooms` it has.
+    """
 
     worker: str = ""
     failed: str = ""
+    connections: int = 0
+    rooms: int = 0
 
 
 class Leash:
@@ -41,6 +53,8 @@ class Leash:
     def __init__(self, terms: Terms) -> None:
         self.number = terms.number
         self.port = terms.port
+        self._silence_s = terms.silence_s
+        self._seen = -1
         self._end = socket.socket(fileno=terms.fd)
         self._end.setblocking(False)
 
@@ -72,6 +86,19 @@ class Leash:
         """Say why it cannot start."""
         self._say(Word(failed=message))
 
+    def pulse(
+        self, loop: asyncio.AbstractEventLoop, turns: Callable[[], int], load: Callable[[], tuple[int, int]]
+    ) -> None:
+        """Say the `load` while `turns` goes up, often enough, where the supervisor asks for it."""
+        if not self._silence_s:
+            return
+        loop.call_later(self._silence_s / BEATS, self.pulse, loop, turns, load)
+        seen = turns()
+        if seen != self._seen:
+            self._seen = seen
+            connections, rooms = load()
+            self._say(Word(connections=connections, rooms=rooms))
+
     def _say(self, word: Word) -> None:
         try:
             self._end.send(msgspec.json.encode(word) + b"\n")
@@ -85,10 +112,12 @@ def taken(environ: MutableMapping[str, str]) -> Leash | None:
     return Leash(msgspec.json.decode(text, type=Terms)) if text else None
 
 
-def given(environ: MutableMapping[str, str], number: int, port: int, fd: int) -> dict[str, str]:
-    """Return `environ` with a leash: for worker `number`, which inherits `fd`."""
-    terms = Terms(number, port, fd)
-    return {**environ, VARIABLE: msgspec.json.encode(terms).decode()}
+def given(
+    environ: MutableMapping[str, str], number: int, port: int, fd: int, silence_s: float = 0.0
+) -> dict[str, str]:
+    """Return `environ` with a leash: for worker `number`, which inherits `fd`. To systemd it says nothing."""
+    terms = Terms(number, port, fd, silence_s)
+    return {**for_child(environ), VARIABLE: msgspec.json.encode(terms).decode()}
 
 
 def heard(line: bytes) -> Word:

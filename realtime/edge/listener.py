@@ -28,12 +28,26 @@ def listen(settings: Settings, port: int | None = None, *, shared: bool = False)
 
 
 def listen_admin(settings: Settings, number: int = 0) -> socket.socket | None:
-    """Return a listening socket for `admin_port`: of worker `number`, or of one that nobody supervises.
+    """Return a listening socket for `admin_port`: of a supervisor's worker `number`, or of an instance.
 
     Raises:
         StartupError: as `listen`.
     """
-    return listen(settings, settings.admin_port + max(0, number - 1)) if settings.admin_port else None
+    above = number - 1 if number else max(0, settings.instance)
+    return listen(settings, settings.admin_port + above) if settings.admin_port else None
+
+
+def configure(listening: socket.socket, settings: Settings) -> None:
+    """Give a socket that somebody else has made the options and the backlog of our own.
+
+    Raises:
+        StartupError: the system does not take one.
+    """
+    try:
+        _set_options(listening, settings)
+        listening.listen(settings.backlog)
+    except OSError as error:
+        raise StartupError(f"the listening socket cannot be configured: {error.strerror}") from error
 
 
 def reserve(settings: Settings, port: int) -> socket.socket:
@@ -69,13 +83,7 @@ def _bind(
     try:
         made.setblocking(False)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if settings.send_buffer_bytes:  # inherited by what is accepted
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.send_buffer_bytes)
-        if settings.unsent_bytes and hasattr(socket, "TCP_NOTSENT_LOWAT"):  # inherited too
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, settings.unsent_bytes)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if settings.tcp_defer_accept_s and hasattr(socket, "TCP_DEFER_ACCEPT"):
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, settings.tcp_defer_accept_s)
+        _set_options(made, settings)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -88,6 +96,17 @@ def _bind(
         made.close()
         raise StartupError(f"cannot listen on {address[0]} port {address[1]}: {_advice(error)}") from error
     return made
+
+
+def _set_options(made: socket.socket, settings: Settings) -> None:
+    """Set what accepted connections inherit."""
+    if settings.send_buffer_bytes:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.send_buffer_bytes)
+    if settings.unsent_bytes and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, settings.unsent_bytes)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if settings.tcp_defer_accept_s and hasattr(socket, "TCP_DEFER_ACCEPT"):
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, settings.tcp_defer_accept_s)
 
 
 def _refuse_if_taken(family: socket.AddressFamily, address: Address) -> None:

@@ -50,12 +50,14 @@ def configure_logging(settings: Settings, node: str = "") -> None:
 def node_name(settings: Settings, number: int = 0) -> str:
     """Return what a worker is called: by the settings, or by the host; with its number, or its process id.
 
-    Worker `number` of a supervisor keeps its name over restarts; 0 is a worker that nobody supervises.
+    Worker `number` of a supervisor keeps its name over restarts, and so does an instance of systemd's; 0 is a
+    worker that nobody supervises.
     """
-    if settings.node and not number:
+    numbered = number or settings.instance >= 0
+    if settings.node and not numbered:
         return settings.node
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname().partition(".")[0]).strip("-") or "node"
-    tail = f"-{number or os.getpid()}"
+    tail = f"-{number or (settings.instance if numbered else os.getpid())}"
     return (settings.node or host[:20])[: NODE_CHARS_MAX - len(tail)] + tail
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
+import itertools
 import logging
 import os
 import signal
@@ -16,7 +18,8 @@ import uvloop
 
 from realtime import __version__
 from realtime.core.clock import SystemClock
-from realtime.edge import leash, listener
+from realtime.edge import activation, leash, listener, notify
+from realtime.edge.activation import Sockets
 from realtime.edge.cluster import bury
 from realtime.edge.foundation import open_foundation
 from realtime.edge.leash import Leash
@@ -45,15 +48,19 @@ STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 def serve(loaded: Loaded) -> int:
     """Serve until SIGTERM or SIGINT, drain, and return the exit code. A second signal exits at once.
 
-    On SIGHUP the policy file, and all else that may change while it runs, is read anew.
+    On SIGHUP the policy file, and all else that may change while it runs, is read anew. Sockets that systemd
+    has made are served on instead of our own, and systemd hears how we are.
 
     Raises:
         StartupError: it cannot listen where the settings say, or what it stands on cannot be used.
     """
+    faulthandler.enable()  # SIGABRT, by which a hung process is ended, shows where it hangs
     settings = loaded.settings
     own = leash.taken(os.environ)
     if own is not None:
         return _serve_leashed(settings, own)
+    sockets = activation.taken(os.environ, os.getpid())
+    activation.configure(sockets, settings)
     count = worker_count(settings)
     configure_logging(settings, node_name(settings) if settings.redis_url else "")
     files = raise_file_limit()
@@ -61,11 +68,16 @@ def serve(loaded: Loaded) -> int:
         if warning:
             log.warning(warning)
     if count > 1:
+        if any(sockets):
+            raise StartupError(
+                f"{count} workers and the one socket of systemd: run one unit a core (`realtime "
+                "install-units`), or several workers under a service without a socket unit"
+            )
         if settings.tls_port:
             load_certificates(settings)  # before the workers do: their start is tried again and again
         return uvloop.run(_supervise(settings, count, _reserve(settings)))
-    listening = listener.listen(settings, shared=settings.share_port)
-    uvloop.run(_serve(settings, listening, connections_allowed(files, settings), None))
+    listening = sockets.http or listener.listen(settings, shared=settings.share_port)
+    uvloop.run(_serve(settings, listening, connections_allowed(files, settings), None, sockets))
     return 0
 
 
@@ -83,7 +95,11 @@ def _serve_leashed(settings: Settings, own: Leash) -> int:
 
 
 async def _serve(
-    settings: Settings, listening: socket.socket, connections_max: int, own: Leash | None
+    settings: Settings,
+    listening: socket.socket,
+    connections_max: int,
+    own: Leash | None,
+    sockets: Sockets = Sockets(),  # noqa: B008 - it cannot be changed
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -91,32 +107,75 @@ async def _serve(
         loop.add_signal_handler(each, _stop_once, loop, stop.set)
     clock, number = SystemClock(), own.number if own else 0
     shared = own is not None or settings.share_port
-    tls = listener.listen(settings, settings.tls_port, shared=shared) if settings.tls_port else None
+    tls = sockets.tls
+    if tls is None and settings.tls_port:
+        tls = listener.listen(settings, settings.tls_port, shared=shared)
     foundation = await open_foundation(settings, clock, number)
     try:
         worker = (TlsWorker if settings.tls_port else Worker)(
             settings, loop, connections_max, clock, foundation
         )
-        loop.add_signal_handler(signal.SIGHUP, worker.reload)
+        loop.add_signal_handler(signal.SIGHUP, _reload, worker.reload)
         if own is not None:
             own.heed(loop, stop.set, worker.reload)
-        worker.start(listening, listener.listen_admin(settings, number))
+        admin = sockets.admin or listener.listen_admin(settings, number)
+        worker.start(listening, admin, kept=sockets.http is not None)
         if tls is not None:
             assert isinstance(worker, TlsWorker)
             worker.listen_tls(tls)
         settle_gc()
-        if own is None:
-            _announce(settings, listening)
-        else:
-            own.listening(foundation.worker)
+        heart = _tell(settings, loop, worker, own, listening, foundation.worker)
         await stop.wait()
+        _tell_stopping(settings)
         left = await worker.drain()
         if left:
             log.warning("%d connections had not closed within %g s", left, settings.drain_timeout_s)
         worker.close()
         await worker.closed()
+        heart.stop()
     finally:
         await foundation.close()
+
+
+def _tell(
+    settings: Settings,
+    loop: asyncio.AbstractEventLoop,
+    worker: Worker,
+    own: Leash | None,
+    listening: socket.socket,
+    name: str,
+) -> notify.Heartbeat:
+    """Say that the worker serves, to whoever has started it, and from here on that it still does."""
+    heart = notify.Heartbeat(
+        loop,
+        lambda: worker.turns,
+        lambda: _bears(*worker.load()),
+        watchdog_s=notify.watchdog_s(os.environ, os.getpid()),
+    )
+    if own is not None:
+        own.listening(name)
+        own.pulse(loop, lambda: worker.turns, worker.load)
+    else:
+        _announce(settings, listening)
+        notify.ready("serving")
+        heart.start()
+    return heart
+
+
+def _tell_stopping(settings: Settings) -> None:
+    """Say that it drains: that takes what the settings say, whatever the unit says."""
+    notify.stopping("draining")
+    notify.extend_timeout(settings.drain_timeout_s + STOP_GRACE_S)
+
+
+def _reload(reload: Callable[[], object]) -> None:
+    notify.reloading("reading the policy")
+    reload()
+    notify.ready("serving")
+
+
+def _bears(connections: int, rooms: int) -> str:
+    return f"{connections} connections, {rooms} rooms"
 
 
 def _reserve(settings: Settings) -> list[socket.socket]:
@@ -129,23 +188,35 @@ async def _supervise(settings: Settings, count: int, reserved: list[socket.socke
     loop = asyncio.get_running_loop()
     line = command()
     port = reserved[0].getsockname()[1]
+    # systemd looks at us, and we at them: with its patience, where it has any.
+    silence_s = notify.watchdog_s(os.environ, os.getpid())
+
+    def up() -> None:
+        _announce(settings, reserved[0], f"; {count} workers")
+        notify.ready("serving")
+
     supervisor = Supervisor(
         count,
-        lambda number: WorkerProcess.start(line, number, port),
+        lambda number: WorkerProcess.start(line, number, port, silence_s),
         clock=SystemClock(),
         stop_timeout_s=settings.drain_timeout_s + STOP_GRACE_S,
         bury=partial(bury, settings),
-        up=lambda: _announce(settings, reserved[0], f"; {count} workers"),
+        up=up,
+        silence_s=silence_s,
     )
+    # That its loop turns is all that a supervisor does for anybody.
+    heart = notify.Heartbeat(loop, itertools.count().__next__, supervisor.describe, watchdog_s=silence_s)
 
     def stop() -> None:
+        _tell_stopping(settings)
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, supervisor.kill)
         supervisor.stop()
 
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, stop)
-    loop.add_signal_handler(signal.SIGHUP, supervisor.reload)
+    loop.add_signal_handler(signal.SIGHUP, _reload, supervisor.reload)
+    heart.start()
     with contextlib.ExitStack() as held:
         for each in reserved:
             held.enter_context(each)

@@ -8,6 +8,7 @@ that it stays theirs while all of them are down. It serves nobody and knows no r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -29,6 +30,8 @@ STEADY_S: Final = 60.0  # whoever ran for so long is started again at once, the 
 FAILED_STARTS_MAX: Final = 3
 # Beyond its own `drain_timeout_s` a worker gets so long to end, then SIGKILL.
 STOP_GRACE_S: Final = 5.0
+# From SIGABRT, which shows where one hangs, to SIGKILL.
+ABORT_GRACE_S: Final = 1.0
 
 
 class Child(Protocol):
@@ -39,6 +42,10 @@ class Child(Protocol):
 
     async def word(self) -> leash.Word | None:
         """Return the next thing it says; None when it has ended, or closed its side."""
+        ...
+
+    def abort(self) -> None:
+        """End it at once, and let it say where it was. One that is stopped does not hear it. Idempotent."""
         ...
 
     async def ended(self) -> int:
@@ -77,7 +84,8 @@ class Supervisor:
     """Keeps `count` workers running until `stop`.
 
     `spawn` starts worker `number` (from 1 on). `bury` tells the others at once that the worker of that id has
-    died; whatever goes wrong with that is its own to log. `up` is called once, when all have listened.
+    died; whatever goes wrong with that is its own to log. `up` is called once, when all have listened. One
+    that says nothing for `silence_s` hangs, and is ended and started again; 0 looks at nobody.
     """
 
     def __init__(
@@ -89,8 +97,11 @@ class Supervisor:
         stop_timeout_s: float,
         bury: Callable[[str], Awaitable[None]],
         up: Callable[[], None],
+        silence_s: float = 0.0,
     ) -> None:
         self._spawn = spawn
+        self._silence_s = silence_s
+        self._said: dict[int, leash.Word] = {}
         self._clock = clock
         self._stop_timeout_s = stop_timeout_s
         self._bury = bury
@@ -130,6 +141,12 @@ class Supervisor:
         """Let all of them read anew what may change while they run."""
         for child in self._children.values():
             child.reload()
+
+    def describe(self) -> str:
+        """What they bear, as far as they say so."""
+        connections = sum(word.connections for word in self._said.values())
+        rooms = sum(word.rooms for word in self._said.values())
+        return f"{len(self._said)} workers: {connections} connections, {rooms} rooms"
 
     def kill(self) -> None:
         """End all of them at once."""
@@ -181,7 +198,29 @@ class Supervisor:
             if not self._not_up and not self._all_up:
                 self._all_up = True
                 self._up()
+            if self._silence_s:
+                await self._follow(number, child)
         return word
+
+    async def _follow(self, number: int, child: Child) -> None:
+        """Hear what it bears until it ends, and end it when it says nothing any more."""
+        try:
+            while (word := await self._heard(child, self._silence_s)) is not None:
+                self._said[number] = word
+        except TimeoutError:
+            if self._stopping.is_set():
+                return  # one that ends has said its last word, and its time is bounded otherwise
+            log.error("worker %d (pid %d) hangs: silent for %g s", number, child.pid, self._silence_s)
+            child.abort()
+            with contextlib.suppress(TimeoutError):
+                await self._heard(child, ABORT_GRACE_S)
+            child.kill()
+        finally:
+            self._said.pop(number, None)
+
+    async def _heard(self, child: Child, timeout_s: float) -> leash.Word | None:
+        async with asyncio.timeout(timeout_s):
+            return await child.word()
 
     async def _end_of(self, child: Child) -> int:
         """Wait until it has ended: however long it runs, and a bounded time once it was told to stop."""
@@ -219,15 +258,17 @@ class WorkerProcess:
         self._writer = writer
 
     @classmethod
-    async def start(cls, command: Sequence[str], number: int, port: int) -> WorkerProcess:
-        """Start worker `number` on `port`."""
+    async def start(
+        cls, command: Sequence[str], number: int, port: int, silence_s: float = 0.0
+    ) -> WorkerProcess:
+        """Start worker `number` on `port`, which hangs when it is silent for `silence_s`; 0: whatever."""
         ours, its = socket.socketpair()
         with its:
             ours.setblocking(False)
             reader, writer = await asyncio.open_unix_connection(sock=ours, limit=leash.WORD_BYTES_MAX)
             process = await asyncio.create_subprocess_exec(
                 *command,
-                env=leash.given(os.environ, number, port, its.fileno()),
+                env=leash.given(os.environ, number, port, its.fileno(), silence_s),
                 pass_fds=[its.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
                 # ^C goes to the supervisor alone, which tells them: a second signal would end them at once.
@@ -261,6 +302,11 @@ class WorkerProcess:
     def reload(self) -> None:
         """See `Child`."""
         self._writer.write(leash.RELOAD)
+
+    def abort(self) -> None:
+        """See `Child`."""
+        if self._process.returncode is None:
+            self._process.send_signal(signal.SIGABRT)
 
     def kill(self) -> None:
         """See `Child`."""

@@ -85,8 +85,10 @@ class Worker:
         self._node = foundation.node
         self._tasks: set[asyncio.Task[None]] = set()
         self._lag = LoopLag()
+        self.turns = 0  # how often the hub and the core have been looked after: what shows that it serves
         self._ticker: asyncio.TimerHandle | None = None
         self._listening: socket.socket | None = None
+        self._keeps_listening = False
         self._audit = foundation.audit
         self._policies = Policies(settings, self._audit)
         self._rules = RoomRules()
@@ -143,11 +145,16 @@ class Worker:
             raise SettingsError("policy: issuers: this server began open, and stays so until it is restarted")
         return lambda: None
 
-    def start(self, listening: socket.socket | None, admin: socket.socket | None = None) -> None:
+    def start(
+        self, listening: socket.socket | None, admin: socket.socket | None = None, *, kept: bool = False
+    ) -> None:
         """Serve on a listening socket, which is the worker's from here on; without one it accepts nobody.
 
-        On `admin` HTTP is answered too, until the worker is closed: while it drains as well.
+        On `admin` HTTP is answered too, until the worker is closed: while it drains as well. A socket that is
+        `kept` by others goes on to listen without us: while we drain, who comes is told to come back, or
+        would wait in its queue for as long as that takes.
         """
+        self._keeps_listening = kept
         if admin is not None:
             self._http.listen(admin)
         if listening is not None:
@@ -157,6 +164,10 @@ class Worker:
         self._foundation.start(self.core)
         self._schedule_tick()
 
+    def load(self) -> tuple[int, int]:
+        """How many connections it has, and how many rooms with members."""
+        return self.hub.stats()["connections"], self.core.stats()["rooms"]
+
     @property
     def stopping(self) -> bool:
         """Whether it has begun to drain."""
@@ -165,7 +176,8 @@ class Worker:
     async def drain(self) -> int:
         """Stop taking connections, close those there are; return how many had not closed in time."""
         self._gate.draining = True
-        self._stop_listening()
+        if not self._keeps_listening:
+            self._stop_listening()
         await self._foundation.leave()
         acks = self._loop.create_task(self.core.paid())
         return await drain(self.hub, self._settings, pending=lambda: {acks, *self._tasks})
@@ -289,6 +301,7 @@ class Worker:
         self._schedule_tick()  # first, so that one failure does not stop time
         self.hub.tick()
         self.core.tick()
+        self.turns += 1
         self.doorkeeper.turned_away.tick()
         self._network.tick()
         self.guard.tick()

@@ -25,6 +25,7 @@ class Child:
         self.pid = pid
         self.deaf = deaf
         self.told = []
+        self._heard = False
         self._word = asyncio.get_running_loop().create_future()
         self._code = asyncio.get_running_loop().create_future()
 
@@ -38,6 +39,10 @@ class Child:
             self._word.set_result(None)
 
     async def word(self):
+        if self._heard:  # one thing alone: from then on it is silent
+            await asyncio.shield(self._code)
+            return None
+        self._heard = True
         return await self._word
 
     async def ended(self):
@@ -50,6 +55,9 @@ class Child:
 
     def reload(self):
         self.told.append("reload")
+
+    def abort(self):
+        self.told.append("abort")
 
     def kill(self):
         self.told.append("kill")
