@@ -19,6 +19,7 @@ from realtime import (
     cli_api,
     cli_audit,
     cli_chat,
+    cli_doctor,
     cli_keys,
     cli_penalties,
     cli_policy,
@@ -36,6 +37,7 @@ examples:
   realtime serve                              open mode on http://127.0.0.1:8000/, with the demo page
   REALTIME_JWT_SECRET=... realtime serve --host 0.0.0.0 --port 80
   realtime check --config realtime.toml       would it start here? exit code 0 or 1
+  realtime doctor                             limits, Redis, store, certificates: and what to do
   realtime settings --format markdown         every knob: variable, unit, bounds, default, current value
   realtime migrate --status                   which tables the store has, and which are due
   realtime token make --sub alice --ttl 3600  a token signed with REALTIME_JWT_SECRET
@@ -89,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     cli_api.add_command(commands, _add_knobs, _load)
     _add_check(commands)
+    cli_doctor.add_command(commands, _add_knobs, _load)
     _add_settings(commands)
     _add_migrate(commands)
     cli_token.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)

@@ -35,6 +35,21 @@ class Finding:
 
 def findings(loaded: Loaded) -> Iterator[Finding]:
     """Look at one thing after another, and say what was found."""
+    settings, built = loaded.settings, True
+    for finding in installation(loaded):
+        yield finding
+        built = built and not (finding.text.startswith("compiled build") and not finding.ok)
+    if built:
+        yield _store(settings)
+        yield _workers(settings)
+    yield _files(settings)
+    yield _port(settings)
+    if settings.tls_port:
+        yield _tls(settings)
+
+
+def installation(loaded: Loaded) -> Iterator[Finding]:
+    """Look at what needs neither the network nor the store: `realtime doctor` begins with the same."""
     settings = loaded.settings
     given = sum(source != "default" for source in loaded.sources.values())
     yield Finding(True, f"configuration: {given} of {len(loaded.sources)} settings given, the rest default")
@@ -46,15 +61,9 @@ def findings(loaded: Loaded) -> Iterator[Finding]:
     if native.ok:
         yield _features()
         yield _policy(settings)
-        yield _store(settings)
         yield _files_kept(settings)
         yield _audit(settings)
         yield _keys(settings)
-        yield _workers(settings)
-    yield _files(settings)
-    yield _port(settings)
-    if settings.tls_port:
-        yield _tls(settings)
 
 
 def _native() -> Finding:

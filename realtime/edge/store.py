@@ -87,6 +87,21 @@ def status(settings: Settings, features: Sequence[Feature]) -> Iterator[str]:
             yield f"{name:{width}}  {migration.name:<32}  {state}"
 
 
+def outstanding(settings: Settings, features: Sequence[Feature]) -> list[str]:
+    """Return the names of the migrations that the store has not had yet. Changes nothing.
+
+    Raises:
+        StartupError: as `status`.
+    """
+    applied = asyncio.run(_applied(settings))
+    dialect = postgres_database.DIALECT if settings.postgres_url else sqlite_database.DIALECT
+    return [
+        migration.name
+        for name, folder in _folders(features)
+        for migration in migrations.due(name, migrations.files(name, folder, dialect), applied)
+    ]
+
+
 def finding(settings: Settings, features: Sequence[Feature]) -> str:
     """Open the store and close it, as the server would; say what it is. A file that is absent is not made.
 

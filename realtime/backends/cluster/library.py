@@ -79,10 +79,10 @@ async def ensure(redis: Masters, text: bytes | None = None) -> None:
     while await redis.ask(slot, "SET", LOCK, token, "NX", "PX", LOCK_MS) is None:  # noqa: ASYNC110
         await asyncio.sleep(LOCK_RETRY_S)
     try:
-        versions = await _versions(redis)
-        if max(versions) > minor_of(text):
-            log.warning("Redis has minor versions %s of %s, we have %d", versions, NAME, minor_of(text))
-        elif min(versions) < minor_of(text):
+        there = await versions(redis)
+        if max(there) > minor_of(text):
+            log.warning("Redis has minor versions %s of %s, we have %d", there, NAME, minor_of(text))
+        elif min(there) < minor_of(text):
             await redis.ask_all("FUNCTION", "LOAD", "REPLACE", text)
     finally:
         if await redis.ask(slot, "GET", LOCK) == token.encode():
@@ -90,11 +90,16 @@ async def ensure(redis: Masters, text: bytes | None = None) -> None:
 
 
 async def _is_everywhere(redis: Masters, text: bytes) -> bool:
-    return min(await _versions(redis)) >= minor_of(text)
+    return min(await versions(redis)) >= minor_of(text)
 
 
-async def _versions(redis: Masters) -> list[int]:
-    """Return the minor version that each master has, -1 for none."""
+async def versions(redis: Masters) -> list[int]:
+    """Return the minor version that each master has, -1 for none.
+
+    Raises:
+        StartupError: Redis has no functions (before 7.0), or this user may not ask for them.
+        Unavailable: no answer.
+    """
     try:
         replies = await redis.ask_all("FUNCTION", "LIST", "LIBRARYNAME", NAME, "WITHCODE")
     except RedisError as error:

@@ -126,6 +126,11 @@ class RedisClient:
             return False
         return all(node.commands.up for node in self._nodes.masters.values())
 
+    @property
+    def masters(self) -> list[Endpoint]:
+        """The masters that are known, in the order in which `ask_all` returns their replies."""
+        return list(self._nodes.masters)
+
     def send(self, slot: int, *command: Argument, then: Then | None = None) -> None:
         """Queue a command for the master of `slot`; see the contract."""
         call = Call(slot, pack(command), then, self._monotonic() + self._timeout_s)
