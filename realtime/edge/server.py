@@ -35,6 +35,7 @@ from realtime.edge.process import (
 from realtime.edge.supervisor import STOP_GRACE_S, Supervisor, WorkerProcess, command
 from realtime.edge.tls import load_certificates
 from realtime.edge.tls_worker import TlsWorker
+from realtime.edge.watch import Watch
 from realtime.edge.worker import Worker
 from realtime.errors import SettingsError, StartupError
 from realtime.loading import Loaded
@@ -116,8 +117,9 @@ async def _serve(
             settings, loop, connections_max, clock, foundation
         )
         loop.add_signal_handler(signal.SIGHUP, _reload, worker.reload)
+        worker.supervised = own is not None
         if own is not None:
-            own.heed(loop, stop.set, worker.reload)
+            own.heed(loop, stop.set, worker.reload, worker.serve_admin)
         admin = sockets.admin or listener.listen_admin(settings, number)
         worker.start(listening, admin, kept=sockets.http is not None)
         if tls is not None:
@@ -220,6 +222,7 @@ async def _supervise(settings: Settings, count: int, reserved: list[socket.socke
     with contextlib.ExitStack() as held:
         for each in reserved:
             held.enter_context(each)
+        held.enter_context(contextlib.closing(Watch(settings, count, supervisor)))
         return await supervisor.run()
 
 

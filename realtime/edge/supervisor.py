@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from realtime.core.contracts import Clock
@@ -62,6 +62,10 @@ class Child(Protocol):
 
     def kill(self) -> None:
         """End it at once. Idempotent."""
+        ...
+
+    async def metrics(self, timeout_s: float) -> str:
+        """Return what it tells of itself. Raises OSError: nothing, or not in time."""
         ...
 
 
@@ -147,6 +151,11 @@ class Supervisor:
         connections = sum(word.connections for word in self._said.values())
         rooms = sum(word.rooms for word in self._said.values())
         return f"{len(self._said)} workers: {connections} connections, {rooms} rooms"
+
+    @property
+    def children(self) -> Mapping[int, Child]:
+        """Those that run, by their numbers."""
+        return self._children
 
     def kill(self) -> None:
         """End all of them at once."""
@@ -252,10 +261,18 @@ class Supervisor:
 class WorkerProcess:
     """A `Child` that is a process: this command, started anew."""
 
-    def __init__(self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        process: Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        leashed: socket.socket,
+    ) -> None:
         self._process = process
         self._reader = reader
         self._writer = writer
+        self._leashed = leashed
+        self._asked: asyncio.Task[str] | None = None
 
     @classmethod
     async def start(
@@ -274,7 +291,7 @@ class WorkerProcess:
                 # ^C goes to the supervisor alone, which tells them: a second signal would end them at once.
                 start_new_session=True,
             )
-        return cls(process, reader, writer)
+        return cls(process, reader, writer, ours)
 
     @property
     def pid(self) -> int:
@@ -293,6 +310,9 @@ class WorkerProcess:
         """See `Child`."""
         code = await self._process.wait()
         self._writer.close()
+        if self._asked is not None:
+            self._asked.cancel()
+            await asyncio.gather(self._asked, return_exceptions=True)
         return code
 
     def stop(self) -> None:
@@ -312,6 +332,34 @@ class WorkerProcess:
         """See `Child`."""
         if self._process.returncode is None:
             self._process.kill()
+
+    async def metrics(self, timeout_s: float) -> str:
+        """See `Child`. One question is open at a time: to a worker that stands still no more is sent."""
+        if self._asked is None or self._asked.done():
+            self._asked = asyncio.create_task(self._ask())
+        answered, _ = await asyncio.wait([self._asked], timeout=timeout_s)
+        if not answered:
+            raise TimeoutError(f"no answer in {timeout_s:g} s")
+        return self._asked.result()
+
+    async def _ask(self) -> str:
+        ours, its = socket.socketpair()
+        with its:
+            ours.setblocking(False)
+            try:
+                socket.send_fds(self._leashed, [leash.SERVE], [its.fileno()])
+            except OSError:
+                ours.close()
+                raise
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        try:
+            writer.write(b"GET /metrics HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n")
+            head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
+        finally:
+            writer.close()
+        if not head.startswith(b"HTTP/1.1 200 "):
+            raise ConnectionError(f"answered {head[:40]!r}")
+        return body.decode()
 
 
 def command() -> list[str]:
