@@ -11,7 +11,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
-LIBRARIES = {"deflate": ["z"]}
+LIBRARIES = {"deflate": ["z"], "parcels": ["z"]}
 COMPILE_ARGS = ["-O3", "-g1", "-std=gnu11", "-D_GNU_SOURCE", "-fno-strict-aliasing"]
 
 

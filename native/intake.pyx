@@ -367,7 +367,7 @@ cdef inline size_t _message_limit(const Connection* connection, const HubState* 
 cdef bint _too_large(HubState* hub, Connection* connection, const FrameHead* head) noexcept nogil:
     cdef uint64_t limit = _message_limit(connection, hub)
     cdef uint64_t before = connection.input.message_length if connection.input != NULL else 0
-    return not head.opcode & CONTROL_BIT and head.payload_bytes > limit - before
+    return not head.opcode & CONTROL_BIT and head.payload_bytes + before > limit
 
 
 cdef int64_t _charge(HubState* hub, Connection* connection, size_t n) noexcept nogil:

@@ -200,6 +200,7 @@ cdef struct Counters:
     uint64_t accept_rests, full, aged, denied_arrivals
     uint64_t chunks, queued_bytes, messages_out
     uint64_t dropped, gaps, parked, skipped, held_back
+    uint64_t adopted, released
 
 cdef struct HubState:
     int epoll_fd
