@@ -353,11 +353,10 @@ cdef const char* _misplaced(Connection* connection, const FrameHead* head) noexc
             return "compression bit on a continuation or control frame"
     if head.opcode & CONTROL_BIT:
         return NULL
-    if head.opcode == OPCODE_CONTINUATION and not fragmented:
-        return "continuation without a message"
-    if head.opcode != OPCODE_CONTINUATION and fragmented:
-        return "new message inside a fragmented one"
-    return NULL
+    # Of a closing connection nothing is collected: its fragments are read for the Close frame behind them.
+    if (head.opcode == OPCODE_CONTINUATION) == fragmented or connection.state != OPEN:
+        return NULL
+    return "new message inside a fragmented one" if fragmented else "continuation without a message"
 
 
 cdef inline size_t _message_limit(const Connection* connection, const HubState* hub) noexcept nogil:
