@@ -12,7 +12,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-LIBRARIES = {"deflate": ["z"]}
+LIBRARIES = {"deflate": ["z"], "parcels": ["z"]}
 COMPILE_ARGS = ["-O3", "-g1", "-std=gnu11", "-D_GNU_SOURCE", "-fno-strict-aliasing"]
 
 

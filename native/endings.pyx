@@ -116,6 +116,7 @@ cdef class Endings(Doorway):
                 state.dead.items[kept] = connection
                 kept += 1
             else:
+                state.counters.closed += 1
                 self.forget(connection)
         state.dead.count = kept
 
@@ -135,7 +136,6 @@ cdef class Endings(Doorway):
         last = state.table[state.connections]
         state.table[connection.index] = last
         last.index = connection.index
-        state.counters.closed += 1
         if connection.arrival & COUNTED and self.on_departure is not None:
             self.tell_departed(connection)
         if connection.state_object != NULL:

@@ -34,6 +34,7 @@ from realtime.native.roomlog cimport (
     log_unlist,
     log_watch,
 )
+from realtime.native.roomparcel cimport room_pack
 from realtime.native.types cimport (
     ABORT,
     BINARY,
@@ -183,6 +184,10 @@ cdef class Connection:
         if self.connection == NULL:
             return 0
         return self.connection.deflate_bits << 1 | (self.connection.flags & BINARY != 0)
+
+    def fileno(self):
+        """Its socket, which stays the hub's; -1 once it is closed."""
+        return self.connection.fd if self.connection != NULL else -1
 
     @property
     def queued_bytes(self):
@@ -426,6 +431,12 @@ cdef class RoomLog:
         if room.end > room.look_end or room.messages > room.look_messages:
             self.judge_laggards()
         return 0
+
+    def export(self):
+        """What `Hub.adopt_room` makes the same log of; hub.pyi says more."""
+        if not self.hub.frozen:
+            raise RuntimeError("the hub is not frozen")
+        return room_pack(&self.log)
 
     cdef void draw_on(self, Allowance allowance):
         """Let the rates of the members' tenant decide when it is flushed; they all have the same one."""

@@ -3,16 +3,13 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from realtime.native.deflate cimport Inflater
-from realtime.native.endings cimport Endings
+from realtime.native.handover cimport Handover
 from realtime.native.posix cimport epoll_event
 from realtime.native.types cimport Connection as CConnection
 
 
-cdef class Hub(Endings):
+cdef class Hub(Handover):
     cdef Inflater inflater
-    cdef int64_t started_ns
-    cdef int64_t behind_wake_ns     # until when a look at who is read after all others is arranged
-    cdef int64_t rest_wake_ns       # until when a wake for a resting log is arranged
     cdef int64_t read_until_ns      # reading beyond this waits for the next round
     cdef uint64_t read_look         # received bytes at which the clock is looked at again
     cdef uint64_t work_look         # and frames, with KiB inflated

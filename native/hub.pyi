@@ -100,6 +100,8 @@ class Connection:
     @property
     def variant(self) -> int:
         """Deflate window bits << 1 | binary: connections of one variant can share encoded frames."""
+    def fileno(self) -> int:
+        """Its socket, which stays the hub's; -1 once it is closed."""
     @property
     def queued_bytes(self) -> int:
         """Unicast bytes that the kernel has not taken yet."""
@@ -147,6 +149,13 @@ class RoomLog:
         """Add one message for every member, in order; sent at the end of the batch.
 
         `offset` is a publication's, 0 for what has none; they rise by one.
+        """
+    def export(self) -> bytes:
+        """What `Hub.adopt_room` makes the same log of: what some member lacks, and where each stands.
+
+        Raises:
+            RuntimeError: the hub is not frozen.
+            ValueError: it holds over 1 GiB.
         """
 
 class Hub:
@@ -270,6 +279,70 @@ class Hub:
         """The connections that belong to `user_key`, oldest first, those that are closing included."""
     def take_id(self) -> int:
         """A connection id that none of this hub's connections will have."""
+    @property
+    def last_id(self) -> int:
+        """The highest id given so far. It may be set higher (ValueError: lower), as ids go on in another
+        process: adopting takes care of those of the connections alone."""
+    @last_id.setter
+    def last_id(self, value: int) -> None: ...
+    @property
+    def frozen(self) -> bool: ...
+    def freeze(self) -> None:
+        """Stand still until `thaw`: nothing is read, accepted, sent or timed. Harmless when it does already.
+
+        First `on_close` is told of connections that have ended and of whom it has not heard yet. `on_ready`
+        and `tick` do nothing then, but the epoll set stays readable: take it out of the event loop, which
+        would turn without end. What is sent, appended or closed meanwhile waits, and nothing is lost by it;
+        what has been exported does not have it, though.
+
+        Raises RuntimeError inside of a callback.
+        """
+    def thaw(self) -> None:
+        """Go on: what arrived meanwhile is read before anybody's time is up (within a second of now).
+
+        A connection whose half-sent frame stands in a room that has not been adopted is ended, with 1006.
+        Raises RuntimeError inside of a callback.
+        """
+    def all_connections(self) -> list[Connection]:
+        """Those that are open, those that still shake hands (`state` None), and those that are closing."""
+    def export(self, connection: Connection) -> bytes:
+        """What `adopt` makes the same connection of, with its socket: all but the state and its rooms.
+
+        The connection stays, and its socket too. Left out are its tenant's rates: `draw_on` says them anew.
+
+        Raises:
+            RuntimeError: the hub is not frozen.
+            ValueError: the connection has ended, is another hub's, or holds over 1 GiB.
+        """
+    def export_all(self) -> list[tuple[int, int, object, bytes]]:
+        """Id, socket, state (None without) and parcel of `all_connections`, at once."""
+    def adopt(self, fd: int, blob: bytes, state: object) -> Connection:
+        """Make the connection whose socket is `fd` of what `export` packed, under its id.
+
+        `state` must be None for one that still shakes hands. The socket is the hub's from here on, which
+        reads nothing of it before `thaw`. Nobody is told: `on_arrival` and `on_handshake` have had their
+        turn, and `on_close` and `on_departure` come from this hub.
+
+        Raises:
+            RuntimeError: the hub is not frozen.
+            ValueError: the parcel is garbled or of another format, or the id is there already.
+            OSError: `fd` cannot be watched. It is the caller's still, after each of these.
+        """
+    def adopt_room(self, blob: bytes, on_gap: Callable[[Any, int, int], int] | None = None) -> RoomLog:
+        """Make the log that `RoomLog.export` packed, after its members: who has not come along is left out.
+
+        Raises:
+            RuntimeError: the hub is not frozen.
+            ValueError: the parcel is garbled or of another format; a member cannot be one; `on_gap` lacks.
+        """
+    def release(self, connection: Connection) -> None:
+        """Forget it: its descriptor is closed, but nothing is sent, and neither `on_close` nor `on_departure`
+        comes. Harmless when it is gone; its rooms go on with the others.
+
+        Raises:
+            RuntimeError: the hub is not frozen.
+            ValueError: it has ended by itself, of which `on_close` is told after `thaw`; or is another hub's.
+        """
     def room(
         self,
         variant: int = 0,

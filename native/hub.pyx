@@ -16,11 +16,12 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from realtime.native.deflate cimport Inflater
-from realtime.native.endings cimport Endings, is_spared
+from realtime.native.endings cimport is_spared
 from realtime.native.fanout cimport fanout_flush, fanout_pending, fanout_release, fanout_rests_until
 from realtime.native.handles cimport RoomLog as Room
 from realtime.native.handles cimport connection_handle, tell_lapses
 from realtime.native.histogram cimport timings_taken
+from realtime.native.handover cimport Handover
 from realtime.native.httphead cimport default_limits
 from realtime.native.intake cimport (
     CARRY,
@@ -98,7 +99,7 @@ cdef void _offended(void* owner, CConnection* connection, int code) noexcept:
     (<Hub>owner).offended(connection, code)
 
 
-cdef class Hub(Endings):
+cdef class Hub(Handover):
     """All WebSocket connections of one worker. Not thread-safe: all happens on the event loop's thread.
 
     `on_wake(delay_s)` must arrange for one call of `on_ready()` after that time (0.0: the next turn).
@@ -208,7 +209,7 @@ cdef class Hub(Endings):
     def on_ready(self):
         """Run batches until nothing is left or the budget is spent; True when there is more to do."""
         cdef int64_t rests_until
-        if self.running:
+        if self.running or self.frozen:
             return False
         self.running = True
         try:
@@ -254,7 +255,10 @@ cdef class Hub(Endings):
             count = max(count, intake_visit_behind(state) if state.behind.count else 0)
             self.reap()
             # It looks again where it has found something: that is cheaper than a turn of the event loop.
-            if count <= 0 and not self.pending() or state.now_ns > until:
+            if count <= 0 and not self.pending():
+                self.catch_up_until_ns = 0
+                break
+            if state.now_ns > until:
                 break
 
     cdef bint pending(self):
@@ -264,7 +268,7 @@ cdef class Hub(Endings):
 
     def tick(self):
         """Handle the deadlines that have come; to be called about every 100 ms."""
-        if self.running:
+        if self.running or self.frozen or self.is_catching_up():
             return
         self.running = True     # on_close runs in here too
         try:

@@ -29,6 +29,7 @@ cdef class HubBase:
     cdef int compression_level
     cdef Py_ssize_t compression_threshold
     cdef bint running               # inside on_ready
+    cdef readonly bint frozen       # nothing is read, sent, accepted or timed
 
     cdef object on_untrusted        # (packed address, reason): refused over what it says, or does not say
     cdef object on_forwarded        # (packed address of a proxy, header) -> of the client, None: nonsense

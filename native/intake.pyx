@@ -353,11 +353,10 @@ cdef const char* _misplaced(Connection* connection, const FrameHead* head) noexc
             return "compression bit on a continuation or control frame"
     if head.opcode & CONTROL_BIT:
         return NULL
-    if head.opcode == OPCODE_CONTINUATION and not fragmented:
-        return "continuation without a message"
-    if head.opcode != OPCODE_CONTINUATION and fragmented:
-        return "new message inside a fragmented one"
-    return NULL
+    # Of a closing connection nothing is collected: its fragments are read for the Close frame behind them.
+    if (head.opcode == OPCODE_CONTINUATION) == fragmented or connection.state != OPEN:
+        return NULL
+    return "new message inside a fragmented one" if fragmented else "continuation without a message"
 
 
 cdef inline size_t _message_limit(const Connection* connection, const HubState* hub) noexcept nogil:
@@ -367,7 +366,7 @@ cdef inline size_t _message_limit(const Connection* connection, const HubState* 
 cdef bint _too_large(HubState* hub, Connection* connection, const FrameHead* head) noexcept nogil:
     cdef uint64_t limit = _message_limit(connection, hub)
     cdef uint64_t before = connection.input.message_length if connection.input != NULL else 0
-    return not head.opcode & CONTROL_BIT and head.payload_bytes > limit - before
+    return not head.opcode & CONTROL_BIT and head.payload_bytes + before > limit
 
 
 cdef int64_t _charge(HubState* hub, Connection* connection, size_t n) noexcept nogil:

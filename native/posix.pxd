@@ -52,7 +52,7 @@ cdef extern from "<netinet/tcp.h>" nogil:
 
 cdef extern from "<fcntl.h>" nogil:
     enum:
-        F_GETFL, F_SETFL, O_NONBLOCK
+        F_GETFL, F_SETFD, F_SETFL, FD_CLOEXEC, O_NONBLOCK
     int fcntl(int fd, int command, ...)
 
 cdef extern from "<unistd.h>" nogil:

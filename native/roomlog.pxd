@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from realtime.native.types cimport Chunk, Connection, HubState, Link, Log, Member
 
 cdef uint8_t* log_reserve(HubState* hub, Log* log, size_t n) noexcept nogil
+cdef uint8_t* log_extend(HubState* hub, Log* log, uint32_t n) noexcept nogil
 cdef void log_mark_dirty(HubState* hub, Log* log) noexcept nogil
 cdef void log_reclaim(HubState* hub, Log* log) noexcept nogil
 cdef void log_clear(HubState* hub, Log* log) noexcept nogil

@@ -91,19 +91,39 @@ cdef uint8_t* log_reserve(HubState* hub, Log* log, size_t n) noexcept nogil:
         capacity = SMALL_CHUNK if log.head == NULL and log.burst < SMALL_BURST else LARGE_CHUNK
         if n > capacity:
             capacity = LARGE_CHUNK if n <= LARGE_CHUNK else n
-        chunk = _chunk_new(hub, capacity, log.end)
+        chunk = _add_chunk(hub, log, capacity)
         if chunk == NULL:
             return NULL
-        chunk.first = log.messages
-        if log.tail == NULL:
-            log.head = chunk
-        else:
-            log.tail.next = chunk
-        log.tail = chunk
     chunk.length += <uint32_t>n
     log.end += n
     log.messages += 1
     return chunk.data + chunk.length - n
+
+
+cdef uint8_t* log_extend(HubState* hub, Log* log, uint32_t n) noexcept nogil:
+    """Return `n` contiguous bytes (some frames, at least one) at the log's end, in a chunk of their own.
+
+    The caller fills them and counts the frames; NULL without memory.
+    """
+    cdef Chunk* chunk = _add_chunk(hub, log, n)
+    if chunk == NULL:
+        return NULL
+    chunk.length = n
+    log.end += n
+    return chunk.data
+
+
+cdef Chunk* _add_chunk(HubState* hub, Log* log, size_t capacity) noexcept nogil:
+    cdef Chunk* chunk = _chunk_new(hub, capacity, log.end)
+    if chunk == NULL:
+        return NULL
+    chunk.first = log.messages
+    if log.tail == NULL:
+        log.head = chunk
+    else:
+        log.tail.next = chunk
+    log.tail = chunk
+    return chunk
 
 
 cdef void log_mark_dirty(HubState* hub, Log* log) noexcept nogil:

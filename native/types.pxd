@@ -203,6 +203,7 @@ cdef struct Counters:
     uint64_t accept_rests, full, aged, denied_arrivals
     uint64_t chunks, queued_bytes, messages_out
     uint64_t dropped, gaps, parked, skipped, held_back, members
+    uint64_t adopted, released
 
 # Sends that were made of passes whose publications came in one batch, and whose time is still to be looked at.
 cdef struct Note:

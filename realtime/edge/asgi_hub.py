@@ -83,7 +83,7 @@ class AsgiWorker(TlsWorker):
             return
         # No await between the verdict and `run`: the user's next connection has to find this one.
         connection = AsgiConnection(number, websocket, verdict, self.hub, self._settings, self._on_frame)
-        self.hub.adopt(connection)
+        self.hub.take_in(connection)
         code: int = CloseCode.ABNORMAL
         try:
             code = (await connection.run(verdict)).code

@@ -34,7 +34,7 @@ class Foreign(Protocol):
 
 
 class MixedHub(Hub):
-    """A hub that is asked about foreign connections as about its own. `adopt` and `drop` tell it of them."""
+    """A hub that is asked about foreign connections as about its own. `take_in` and `drop` tell of them."""
 
     def __init__(self, *, room_lag_limit_bytes: int, room_lag_limit_messages: int, **options: Any) -> None:
         super().__init__(
@@ -87,7 +87,7 @@ class MixedHub(Hub):
         """The connections that are not its own, oldest first."""
         return tuple(self._foreign.values())
 
-    def adopt(self, connection: Foreign) -> None:
+    def take_in(self, connection: Foreign) -> None:
         """Take a connection in, until `drop`."""
         self._foreign[connection.id] = connection
 

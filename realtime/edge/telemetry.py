@@ -23,6 +23,8 @@ HUB_COUNTERS: Final = {
     "refused": ("handshakes_refused_total", "Requests answered with an HTTP error by the hub."),
     "handed_over": ("http_connections_total", "Sockets handed over to the HTTP side."),
     "closed": ("connections_closed_total", "Connections that have ended."),
+    "adopted": ("connections_adopted_total", "Connections taken over from another process."),
+    "released": ("connections_released_total", "Connections that another process has taken over."),
     "frames_in": ("frames_received_total", "WebSocket frames received, control frames included."),
     "messages_in": ("messages_received_total", "Whole WebSocket messages received."),
     "bytes_in": ("received_bytes_total", "Bytes received from clients."),

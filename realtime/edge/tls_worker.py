@@ -167,7 +167,7 @@ class TlsWorker(MixedWorker):
         )
         self.hub.counts["handshakes"] += 1
         # No await between the verdict and this: the user's next connection has to find this one.
-        self.hub.adopt(connection)
+        self.hub.take_in(connection)
         connection.begin(visitor.transport, verdict, answer, visitor.received[visitor.request.head_bytes :])
 
     def _turn_away(self, transport: asyncio.Transport, address: bytes, verdict: Refuse) -> None:
