@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from realtime.backends.sqlite_database import connect, transaction
+from realtime.backends.sqlite_database import BUSY_TIMEOUT_S, connect, transaction
 from realtime.core.database import Cells, Dialect, Statement, check_values
 from realtime.errors import Unavailable
 
@@ -71,6 +71,21 @@ class SqliteTables:
                 return [db.execute(_numbered(sql), values).fetchall() for sql, values in statements]
 
         return await self._store.run(work)
+
+    async def scrub(self) -> None:
+        """As `Database.scrub`."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            # Nobody's commit waits for who reads: then it is for later.
+            db.execute("PRAGMA busy_timeout = 0")
+            try:
+                ((busy, _, _),) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                db.execute(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT_S * 1000)}")
+            return not busy
+
+        if not await self._store.run(work):
+            raise Unavailable("the store's log is being read; try again", retry_after_s=RETRY_S)
 
     async def close(self) -> None:
         """Wait for what is being read, then close. Nothing can be asked any more."""
