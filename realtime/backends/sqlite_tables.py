@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from realtime.backends.sqlite_database import BUSY_TIMEOUT_S, connect, transaction
+from realtime.backends.sqlite_database import BUSY_TIMEOUT_S, CACHE_KB, connect, transaction
 from realtime.core.database import Cells, Dialect, Statement, check_values
 from realtime.errors import Unavailable
 
@@ -121,6 +121,7 @@ class SqliteTables:
         if self._free.empty() and len(self._opened) < READERS:
             db = connect(self._path)
             db.execute("PRAGMA query_only = ON")
+            db.execute(f"PRAGMA cache_size = -{CACHE_KB}")
             self._opened.append(db)
             return db
         return self._free.get()

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 from realtime.core.database import Database
 from realtime.features.chat.rooms.readable import may_enter
 from realtime.features.chat.search.narrow import Match
-from realtime.features.chat.search.windows import Layout, Windows
+from realtime.features.chat.search.windows import How, Layout, Windows
 
 FEW_FOUND: Final = 32
 """Below so many rows it does not matter which of them the asker may read."""
@@ -52,21 +52,28 @@ _SQLITE: Final = f"""{_COLUMNS} FROM (
     ORDER BY rowid DESC LIMIT $8
 ) f LEFT JOIN chat_messages m ON m.id = f.id LEFT JOIN rooms r ON r.id = m.room {_JOINED} {_SEEN}
 ORDER BY f.id DESC LIMIT $8"""
-# Up to the newest that was known by the index of terms alone (id + 0): for words that are rarer than it
-# thinks the planner would look through all. What came since, which is little, by time alone (ts_match_vq).
-_POSTGRES: Final = f"""WITH f AS MATERIALIZED (
-    SELECT * FROM (
-        (SELECT id, room, text, lang, expires_ms FROM chat_messages
-        WHERE id > $10 AND id >= $6 AND id < $7 AND ts_match_vq(terms, $9::text::tsquery)
-        ORDER BY id DESC LIMIT $8)
+_ROW: Final = "SELECT id, room, text, lang, expires_ms FROM chat_messages"
+# ts_match_vq: what no index knows of, where rows are to be gone through by time. id + 0: by the index of
+# terms alone, which the planner would leave for words that are rarer than it thinks.
+_BY_TIME: Final = f"""{_ROW} WHERE id >= $6 AND id < $7 AND ts_match_vq(terms, $9::text::tsquery)
+    ORDER BY id DESC LIMIT $8"""
+_WAYS: Final[dict[How, str]] = {
+    "walk": _BY_TIME.replace("$9", "$5"),
+    "room": _BY_TIME.replace("$9", "$5").replace("WHERE", "WHERE room = $9 AND"),
+    # Beside what the index has up to the newest that was known, what came since, which is little.
+    "index": f"""SELECT * FROM (
+        ({_BY_TIME.replace("WHERE", "WHERE id > $10 AND")})
         UNION ALL
-        (SELECT id, room, text, lang, expires_ms FROM chat_messages
-        WHERE terms @@ $5::text::tsquery AND ts_match_vq(terms, $9::text::tsquery)
-        AND id + 0 >= $6 AND id + 0 < $7 AND id + 0 <= $10
-        ORDER BY id + 0 DESC LIMIT $8)
-    ) found ORDER BY id DESC LIMIT $8
-) {_COLUMNS} FROM f JOIN LATERAL (SELECT f.room, f.text, f.lang, f.expires_ms) m ON true
-LEFT JOIN rooms r ON r.id = m.room {_JOINED} {_SEEN} ORDER BY f.id DESC LIMIT $8"""
+        ({_ROW} WHERE terms @@ $5::text::tsquery AND ts_match_vq(terms, $9::text::tsquery)
+        AND id + 0 >= $6 AND id + 0 < $7 AND id + 0 <= $10 ORDER BY id + 0 DESC LIMIT $8)
+    ) found ORDER BY id DESC LIMIT $8""",
+}
+_POSTGRES: Final[dict[How, str]] = {
+    how: f"""WITH f AS MATERIALIZED ({sql})
+    {_COLUMNS} FROM f JOIN LATERAL (SELECT f.room, f.text, f.lang, f.expires_ms) m ON true
+    LEFT JOIN rooms r ON r.id = m.room {_JOINED} {_SEEN} ORDER BY f.id DESC LIMIT $8"""
+    for how, sql in _WAYS.items()
+}
 # Rooms that one is a member of, and those that are there for everybody: one may read no others.
 _ROOMS: Final = f"""SELECT r.id AS id FROM (
     SELECT mine.room AS room FROM chat_members mine WHERE mine.user_id = $2
@@ -140,10 +147,15 @@ class Finding:
             await self._layout.look()
             self._windows = Windows(self._layout, self._match, self._low, self._high)
             self._newest = self._layout.newest
-        all_of = self._match.said("postgres")
-        low, question = self._windows.low, self._windows.question or all_of
-        found = await self._take(_POSTGRES, low, question, count, all_of, self._newest)
-        self._windows.took(len(found), self._high)
+        windows, all_of = self._windows, self._match.said("postgres")
+        values: tuple[Any, ...] = ()
+        if windows.how == "room":
+            values = (int(windows.room[0].words[0][1:]),)
+        elif windows.how == "index":
+            values = (all_of, self._newest)
+        question = windows.question if windows.how == "index" else all_of
+        found = await self._take(_POSTGRES[windows.how], windows.low, question or all_of, count, *values)
+        windows.took(len(found), self._high)
         return found
 
     async def _take(self, sql: str, low: int, question: str, count: int, *values: Any) -> list[Candidate]:

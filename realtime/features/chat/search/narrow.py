@@ -47,6 +47,13 @@ class Match(NamedTuple):
         one_of = tuple(Token("about", (f"r{room}",)) for room in rooms)
         return Match((*self.wanted, one_of)) if one_of not in self.wanted else self
 
+    def room(self) -> tuple[Token, ...]:
+        """Return what says that it is one room alone; nothing where it is not."""
+        for one_of in self.wanted:
+            if len(one_of) == 1 and one_of[0].kind == "about" and one_of[0].words[0][0] == "r":
+                return one_of
+        return ()
+
     def said(self, dialect: Dialect) -> str:
         """Return it in the index's language."""
         if dialect == "sqlite":
@@ -69,7 +76,10 @@ def lexemes(token: Token) -> list[Lexeme]:
     if token.kind == "grams":
         return [Lexeme(token.words[0], token.prefix)]
     last = len(token.words) - 1
-    found = [Lexeme(word[:CHARS_MAX], token.prefix and n == last) for n, word in enumerate(token.words)]
+    if not last:
+        return [Lexeme(token.words[0][:CHARS_MAX], token.prefix)]
+    # Not the words: what is common costs where it is asked for, and pairs that are there have them.
+    found = []
     for n, word in enumerate(token.words[:-1], 1):
         following = token.words[n]
         begins = token.prefix and n == last and len(following) < PAIR_CHARS

@@ -30,7 +30,7 @@ from realtime.ids import RoomId, RoomName
 if TYPE_CHECKING:
     from realtime.features.chat.chat import Chat
 
-FIRST_ROWS: Final = 64
+FIRST_ROWS: Final = 40
 ROWS_MAX: Final = 4_096
 EXAMINED_MAX: Final = 20_000
 """Rows that one question looks at; then it answers with what it has, and where to go on."""

@@ -1,18 +1,23 @@
-"""Windows of time in PostgreSQL's index, from the newest on, as wide as it takes, it seems.
+"""How PostgreSQL is asked: from the newest on, in windows of time, and each in the way that costs least, it
+seems.
 
-The index gathers all that it has in a window before the newest of that are known, and to read a row costs 1
-to 8 us: so a window is to have a page of hits and not many more. When a message was is one of its terms, in
-slices of several lengths; each of them in a question costs all that are looked at, so there are few.
+The index gathers all that it has in a window before the newest of that are known, and so costs most for what
+is common; rows that are read one by one, newest first, cost most for what is rare. So what it takes is
+estimated, by the statistics of terms and by what was found so far, and windows are as wide as a page of hits
+is likely to take. When a message was is one of its terms, in slices of several lengths.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
 from realtime.core.contracts import Clock
 from realtime.core.database import Database
 from realtime.features.chat.search.narrow import Match, Token, lexemes
 from realtime.features.chat.search.shares import KNOWN, Shares
+
+How = Literal["walk", "room", "index"]
+"""Rows by time; rows of one room by time; rows that the index has."""
 
 SLICE_BITS: Final = (38, 41, 44, 47, 50, 53)
 """Bits of an id below a slice: 2 minutes, 17 minutes, 2 hours, 19 hours, 6 days, 50 days."""
@@ -20,27 +25,25 @@ SLICES_MAX: Final = 5
 """Slices of a window: of 17,000 messages GIN gave those with one word in 1 ms in 4 slices, in 64 in 2.3 ms;
 of 34,000 in 8 and 128 slices in 4 and 33 ms.
 """
-ENOUGH: Final = 64
-"""Rows that a window is made to have."""
+ENOUGH: Final = 40
+"""Rows that a window is made to have: a page of hits, where one in three rooms may not be read."""
+ROWS_MAX: Final = 20_000
+"""Rows that are read one by one in a window, at most."""
 GROWTH_MAX: Final = 64
 """How many times wider, at most, each window is than the one before it."""
-WHOLE: Final = 600
-"""Where no more rows are expected, all are taken: slices that are longer than the lists of words cost more
-than they save (106 rows of 1,000,000: 0.8 ms, with a slice of half of all 15 ms).
-"""
-FIRST_MESSAGES: Final = 2_000
-"""Messages of the first window where nothing is known of what is looked for."""
-BROAD: Final = 0.01
-"""Beginnings of words that more messages have are not asked for: GIN gathers these of all times first, which
-took 41 to 71 ms with two letters. The rows themselves are looked at then.
-"""
+# What it costs, in us, where most pages are not in PostgreSQL's own memory but in the machine's.
+ROW_US: Final = 6.0
+NEXT_ROW_US: Final = 1.0  # the next by time lies on the same page
+ITEM_US: Final = 0.05  # of an index's list, for each term that is asked for
+GATHER_US: Final = 1.5  # of all terms with the same beginning
+TERMS_FEW: Final = 3
 LAYOUT_S: Final = 1.0
 SHARES_S: Final = 600.0
 
-_LAYOUT: Final = f"""SELECT max(id) AS newest, min(id) AS low, count(*) AS messages,
+_LAYOUT: Final = """SELECT max(id) AS newest, min(id) AS low, count(*) AS messages,
     (SELECT min(id) FROM chat_messages) AS oldest,
-    (SELECT reltuples::bigint FROM pg_class WHERE oid = 'chat_messages'::regclass) AS known FROM (
-    SELECT id FROM chat_messages ORDER BY id DESC LIMIT {FIRST_MESSAGES}) newest"""
+    (SELECT reltuples::bigint FROM pg_class WHERE oid = 'chat_messages'::regclass) AS known
+    FROM (SELECT id FROM chat_messages ORDER BY id DESC LIMIT 2000) newest"""
 
 
 class Layout:
@@ -56,9 +59,10 @@ class Layout:
         """The id of a message so new that few are newer."""
         self.oldest = 0
         """The id of one so old that few are older."""
-        self.messages = 0
+        self.messages = 1
         """How many there are, about."""
-        self._span_of_one = 1.0
+        self.span_of_one = 1.0
+        """How far ids are apart, by the newest."""
 
     async def look(self) -> None:
         """Look again, where that was long ago."""
@@ -71,34 +75,36 @@ class Layout:
             self._layout_due = now + LAYOUT_S
             ((newest, low, messages, oldest, known),) = await self._database.read(_LAYOUT)
             self.newest, self.oldest = newest or 0, oldest or 0
-            self.messages = max(known, messages)
-            self._span_of_one = (newest - low) / messages if messages else 1.0
+            self.messages = max(known, messages, 1)
+            self.span_of_one = max(1.0, (newest - low) / messages) if messages else 1.0
 
-    def span(self, messages: float) -> float:
-        """Return how far apart ids are that have so many messages between them, by the newest."""
-        return max(1.0, messages * self._span_of_one)
+
+class Cost(NamedTuple):
+    """What a way to look is thought to cost, in us; `match` is what the index is asked, `sliced` or whole."""
+
+    us: float
+    how: How
+    match: Match
+    sliced: bool = False
 
 
 class Windows:
-    """The windows of one search: `low` is where it now looks from."""
+    """The windows of one search: `low` is where it now looks from, `how` the way, and `question` what the
+    index is asked, which may find what lies beside the window.
+    """
 
     def __init__(self, layout: Layout, match: Match, low: int, high: int) -> None:
-        shares = layout.shares
-        self._newest = layout.newest
-        self._oldest = max(low, layout.oldest)
+        self._layout = layout
+        self._match = match
+        self.room = match.room()
         self._floor = low
+        self._oldest = max(low, layout.oldest)
+        self._share = layout.shares.of(match)
         self._found = 0
-        share = shares.of(match) if shares else 0.0
-        self._span = layout.span(ENOUGH / share if share else FIRST_MESSAGES)
-        self._match = _without_broad(match, shares)
-        self._question = ""
         self.low = low
-        self._open(high, whole=bool(share) and share * layout.messages <= WHOLE)
-
-    @property
-    def question(self) -> str:
-        """What the index is asked in this window; it may have what lies beside it."""
-        return self._question
+        self.how: How = "index"
+        self.question = ""
+        self._open(high)
 
     def took(self, rows: int, high: int) -> None:
         """Go on to the next window where this one, which has had so many rows more, has been looked through:
@@ -107,31 +113,66 @@ class Windows:
         self._found += rows
         if high > self.low or high <= self._floor:
             return
-        density = (self._found + 1) / self._span
-        self._span = min(self._span * GROWTH_MAX, max(self._span, ENOUGH / density))
+        share = (self._found + 1) / self._messages
+        self._share = min(1.0, max(share, self._share / GROWTH_MAX))
         self._found = 0
-        self._open(high, whole=density * (high - self._oldest) <= WHOLE)
+        self._open(high)
 
-    def _open(self, high: int, *, whole: bool) -> None:
-        top = min(high - 1, self._newest)
-        target = top - int(min(self._span, float(1 << 62)))
-        self.low, slices = self._floor, ""
-        if target > self._oldest and not whole:
+    def _open(self, high: int) -> None:
+        layout = self._layout
+        top = min(high - 1, layout.newest)
+        least = min(self._ways(), key=lambda cost: cost.us)
+        self.how = least.how
+        wanted = ENOUGH / self._share
+        if least.how == "index":
+            self.low, slices = self._slices(top, wanted) if least.sliced else (self._floor, "")
+        else:
+            # Twice as far as it should take: it ends where there is enough.
+            rows_of_one = self._room_share() if least.how == "room" else 1.0
+            messages = max(1.0, min(2 * wanted, ROWS_MAX / rows_of_one))
+            target = top - int(min(messages * layout.span_of_one, float(1 << 62)))
+            self.low, slices = (max(self._floor, target) if target > self._oldest else self._floor), ""
+        self._messages = max(1.0, (top - max(self.low, self._oldest)) / layout.span_of_one)
+        self.question = " & ".join(filter(None, (least.match.said("postgres"), slices)))
+
+    def _ways(self) -> list[Cost]:
+        wanted = ENOUGH / self._share
+        ways = [Cost(wanted * NEXT_ROW_US, "walk", self._match)]
+        if self.room:
+            ways.append(Cost(wanted * self._room_share() * ROW_US, "room", self._match))
+        few = Match(tuple(one_of for one_of in self._match.wanted if not _is_complex(one_of)))
+        for match in (self._match, few):
+            if match.wanted:
+                ways += self._by_index(match)
+        return ways
+
+    def _by_index(self, match: Match) -> list[Cost]:
+        """What it costs to ask the index for `match`, which is what is looked for or a part of it."""
+        shares, messages = self._layout.shares, self._layout.messages
+        terms = [lexeme for one_of in match.wanted for token in one_of for lexeme in lexemes(token)]
+        gathered = sum(shares.of_lexeme(each) for each in terms if each.prefix) * messages * GATHER_US
+        items = min(shares.of_one(one_of) for one_of in match.wanted) * messages
+        share = self._share if match is self._match else max(self._share, shares.of(match))
+        wanted = ENOUGH / self._share
+        whole = items * len(terms) * ITEM_US + share * messages * ROW_US
+        sliced = min(items, wanted) * (len(terms) + SLICES_MAX) * ITEM_US + 2 * wanted * share * ROW_US
+        return [Cost(gathered + whole, "index", match), Cost(gathered + sliced, "index", match, sliced=True)]
+
+    def _room_share(self) -> float:
+        shares = self._layout.shares
+        return shares.of_one(self.room) if self.room else 1.0
+
+    def _slices(self, top: int, messages: float) -> tuple[int, str]:
+        """Return where a window of so many messages begins, and the slices that it is in."""
+        target = top - int(min(messages * self._layout.span_of_one, float(1 << 62)))
+        if target > self._oldest:
             for level, bits in enumerate(SLICE_BITS):
                 first, last = target >> bits, top >> bits
                 if last - first < SLICES_MAX:
-                    self.low = max(self._floor, first << bits)
-                    slices = " | ".join(f"'#{level}{number}'" for number in range(first, last + 1))
-                    break
-        self._span = max(1.0, float(top - self.low))
-        parts = [self._match.said("postgres"), f"({slices})" if slices else ""]
-        self._question = " & ".join(filter(None, parts))
+                    names = " | ".join(f"'#{level}{number}'" for number in range(first, last + 1))
+                    return max(self._floor, first << bits), f"({names})"
+        return self._floor, ""
 
 
-def _without_broad(match: Match, shares: Shares) -> Match:
-    """Return what is asked of the index: all but beginnings of words that are too common."""
-
-    def is_broad(token: Token) -> bool:
-        return any(each.prefix and shares.of_lexeme(each) > BROAD for each in lexemes(token))
-
-    return Match(tuple(one_of for one_of in match.wanted if not any(map(is_broad, one_of))))
+def _is_complex(one_of: tuple[Token, ...]) -> bool:
+    return len(one_of) > TERMS_FEW or any(token.prefix for token in one_of)
