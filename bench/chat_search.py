@@ -5,8 +5,9 @@
 
 Messages of #ubuntu (see tests/data/irc; FILE has its form) in 42 rooms, drawn by a seed, inserted by SQL
 through the same triggers as all messages. Time is a whole question over WebSocket, one at a time, on a server
-that has just been started. `reader` may be in three quarters of the rooms, `guest` in one of 42. A filled
-database is kept in the temporary directory for the next run; PostgreSQL is a server of our own.
+that has just been started. `reader` may be in three quarters of the rooms, `guest` in one of 42. With
+--oracle a member of private rooms asks too, one who may be nowhere, and one whom the policy denies one. A
+filled database is kept in the temporary directory for the next run; PostgreSQL is a server of our own.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pathlib import Path
 import asyncpg
 
 from bench import report
-from bench.raw import Client
+from bench.raw import Client, LostError
 from bench.servers import Server, Traffic, realtime_command, running
 from realtime.features.chat.ids import RANDOM_BITS, text_of
 from realtime.features.chat.search.forms import stemmable
@@ -118,7 +119,16 @@ SETUP = (
     f"SELECT id, CASE WHEN id <= {ROOMS // 4} THEN 'private' ELSE 'public' END, name, 1 FROM rooms",
     "INSERT INTO chat_members (room, user_id, role, banned_until_ms) "
     f"SELECT id, 'guest', 0, 9000000000000 FROM rooms WHERE id < {ROOMS}",
+    "INSERT INTO chat_members (room, user_id, role) SELECT id, 'member', 2 FROM rooms WHERE id IN (1, 6)",
+    "INSERT INTO chat_members (room, user_id, role, banned_until_ms) "
+    "SELECT id, 'nobody', 0, 9000000000000 FROM rooms",
 )
+POLICY = """
+[[access.rules]]
+effect = "deny"
+actions = ["history"]
+rooms = ["chat:day-{user}"]
+"""
 
 
 def fill_sqlite(path: Path, all_rows: Iterator[Row], listed: Collection[str]) -> float:
@@ -181,8 +191,22 @@ def measure(port: int, asked: dict[str, list[str]], rows_there: int) -> None:
                 )
 
 
+def readable_by() -> dict[str, set[str]]:
+    """Return, by user, the rooms that they may read: `SETUP` and `POLICY` say so."""
+    public = {f"chat:day-{n}" for n in range(ROOMS // 4, ROOMS)}
+    return {
+        "reader": public,
+        "member": public | {"chat:day-0", "chat:day-5"},
+        "guest": {f"chat:day-{ROOMS - 1}"},
+        "20": public - {"chat:day-20"},
+        "nobody": set(),
+    }
+
+
 def compare(port: int, texts: Sequence[tuple[str, str]], count: int, asked: int) -> None:
-    """Ask questions by chance, and hold the newest 20 that are found against a look at all messages."""
+    """Have several users ask questions by chance, and hold the newest 20 that each finds against a look at
+    all messages.
+    """
     from tests.features.chat.search_questions import a_question
     from tests.oracles.chat_search import Message, find
 
@@ -190,30 +214,52 @@ def compare(port: int, texts: Sequence[tuple[str, str]], count: int, asked: int)
         Message(id, f"chat:day-{room - 1}", sender, text, lang)
         for id, room, _, _, sender, text, lang, _ in rows(texts, count)
     ]
-    readable = {f"chat:day-{n}" for n in range(ROOMS // 4, ROOMS)}
     users, rng, wrong = sorted({each.sender for each in messages}), random.Random(3), 0
-    made = []  # before there is a connection: it takes a minute, and one that says nothing is closed
+    made = []  # before there is a connection: it takes minutes, and one that says nothing is closed
+    every = {f"chat:day-{n}" for n in range(ROOMS)}
+    readable = readable_by()
     for _ in range(asked):
-        content, question, lang = a_question(rng, messages, users, sorted(readable))
-        made.append((content, find(messages, question, lang, readable, STOP_WORDS)[:20]))
-    some = sum(bool(expected) for _, expected in made)
-    with Client(port, "reader") as client:
-        for number, (content, expected) in enumerate(made):
-            hits: list[int] = []
-            more, position = True, ""
-            while more and len(hits) < 20:
-                page = content | {"limit": 20, "position": position}
-                answer = client.ask({"type": "chat_search", "id": f"{number} {position}", "content": page})
-                hits += [int(hit["message"]["id"]) for hit in answer["hits"]]
-                more, position = answer["more"], answer.get("position", "")
-            if hits[:20] != expected:
-                wrong += 1
-                print(f"    differs: {content} {len(hits)} hits, {len(expected)} expected")
-    print(f"    {asked} questions of {count:,} messages, {some} with hits: {wrong} differ from the oracle")
+        # One look at all that there is serves all of them: what one may read is taken from it.
+        content, question, lang = a_question(rng, messages, users, sorted(every))
+        found = find(messages, question, lang, every, STOP_WORDS)
+        made.append((content, question.rooms, found))
+    room_of = {each.id: each.room for each in messages}
+    for user, rooms in readable.items():
+        some = refused = 0
+        with Client(port, user) as client:
+            for number, (content, named, found) in enumerate(made):
+                expected = [id for id in found if room_of[id] in rooms][:20]
+                hits = newest(client, f"{user}{number}", content)
+                if not rooms.issuperset(named):
+                    refused += hits is None
+                    wrong += hits is not None
+                elif hits != expected:
+                    wrong += 1
+                    print(f"    differs for {user}: {content} {hits} is not {expected}")
+                some += bool(expected)
+        print(f"    {user:7} {asked} questions of {count:,} messages, {some} with hits, {refused} refused")
+    print(f"    {wrong} differ from the oracle", flush=True)
+
+
+def newest(client: Client, name: str, content: dict[str, object]) -> list[int] | None:
+    """Return the newest 20 that are found, over as many pages as that takes; None: refused."""
+    hits: list[int] = []
+    more, position = True, ""
+    while more and len(hits) < 20:
+        page = content | {"limit": 20, "position": position}
+        try:
+            told = client.ask({"type": "chat_search", "id": f"{name} {position}", "content": page})
+        except LostError as error:
+            if "'forbidden'" in str(error):
+                return None
+            raise
+        hits += [int(hit["message"]["id"]) for hit in told["hits"]]
+        more, position = told["more"], told.get("position", "")
+    return hits[:20]
 
 
 @contextlib.contextmanager
-def sqlite_server(all_rows: Sequence[tuple[str, str]], count: int) -> Iterator[Server]:
+def sqlite_server(all_rows: Sequence[tuple[str, str]], count: int, **settings: str) -> Iterator[Server]:
     """A server on a filled file, which is kept for the next run."""
     made = hashlib.sha256(b"".join(each.read_bytes() for each in sorted(MIGRATIONS.iterdir()))).hexdigest()[
         :8
@@ -223,7 +269,7 @@ def sqlite_server(all_rows: Sequence[tuple[str, str]], count: int) -> Iterator[S
         path = Path(folder) / "rooms.sqlite"
 
         def command(port: int) -> list[str]:
-            return realtime_command(port, sqlite_path=str(path))
+            return realtime_command(port, sqlite_path=str(path), **settings)
 
         server = Server("sqlite", "realtime serve", command, Traffic("/ws"))
         if kept.exists():
@@ -238,16 +284,18 @@ def sqlite_server(all_rows: Sequence[tuple[str, str]], count: int) -> Iterator[S
 
 
 @contextlib.contextmanager
-def postgres_server(all_rows: Sequence[tuple[str, str]], count: int) -> Iterator[Server]:
+def postgres_server(all_rows: Sequence[tuple[str, str]], count: int, **settings: str) -> Iterator[Server]:
     """A server on a filled database."""
     from tests.postgres import PostgresServer
 
     cluster = PostgresServer().start()
     try:
         url = asyncio.run(cluster.new_database())
-        server = Server(
-            "postgres", "realtime serve", realtime_command, Traffic("/ws"), environ={"POSTGRES_URL": url}
-        )
+
+        def command(port: int) -> list[str]:
+            return realtime_command(port, **settings)
+
+        server = Server("postgres", "realtime serve", command, Traffic("/ws"), environ={"POSTGRES_URL": url})
         with running(server):
             pass
         took = asyncio.run(fill_postgres(url, rows(all_rows, count), words_said(all_rows)))
@@ -275,15 +323,18 @@ def main() -> int:
     print(report.headline("chat_search", QUESTION, short=given.short))
     print(f"  {count:,} messages of {len(texts):,} texts, {asked} questions a class, limit 20")
     made = questions(texts, asked)
-    for backend in given.only.split(","):
-        opened = sqlite_server if backend == "sqlite" else postgres_server
-        with opened(texts, count) as server:
-            print(f"  {backend}")
-            with running(server) as up:
-                if given.oracle:
-                    compare(up.port, texts, count, asked)
-                else:
-                    measure(up.port, made, count)
+    with tempfile.NamedTemporaryFile("w", prefix="realtime-bench-", suffix=".toml") as policy:
+        policy.write(POLICY if given.oracle else "")
+        policy.flush()
+        for backend in given.only.split(","):
+            opened = sqlite_server if backend == "sqlite" else postgres_server
+            with opened(texts, count, policy_path=policy.name) as server:
+                print(f"  {backend}")
+                with running(server) as up:
+                    if given.oracle:
+                        compare(up.port, texts, count, asked)
+                    else:
+                        measure(up.port, made, count)
     return 0
 
 

@@ -95,6 +95,15 @@ class ChatSettings(SecuritySettings, frozen=True, kw_only=True):
         int,
         Meta(ge=1, le=10_000, description="Reports of one user that may wait for moderators.", extra=Count),
     ] = 20
+    chat_search_forget_s: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=30 * 86_400,
+            description="What was deleted stays in SQLite's search index so long, at most.",
+            extra=Seconds,
+        ),
+    ] = 6 * 3600.0
     chat_search_lang: Annotated[
         str,
         Meta(

@@ -95,8 +95,8 @@ class DirectoryBlobs:
             for blob in found:
                 yield blob
 
-    async def tidy(self, before_ms: int) -> int:
-        """As `Blobs.tidy`."""
+    async def tidy(self, prefix: str, before_ms: int) -> int:
+        """As `Blobs.tidy`, of all keys: an unfinished file lies here under no key, and the folder is ours."""
         return await self._run(self._tidy, before_ms)
 
     async def close(self) -> None:

@@ -151,13 +151,24 @@ class S3Blobs:
                 return
             place = {"ContinuationToken": found["NextContinuationToken"]}
 
-    async def tidy(self, before_ms: int) -> int:
+    async def tidy(self, prefix: str, before_ms: int) -> int:
         """As `Blobs.tidy`."""
-        found = await self._ask("list_multipart_uploads")
-        old = [each for each in found.get("Uploads", ()) if each["Initiated"].timestamp() * 1000 < before_ms]
+        # A bucket may be somebody else's too: theirs is left alone, whatever a server makes of the prefix.
+        found = [each async for each in self._unfinished(prefix) if each["Key"].startswith(prefix)]
+        old = [each for each in found if each["Initiated"].timestamp() * 1000 < before_ms]
         for each in old:
             await self._abort(each["Key"], each["UploadId"])
         return len(old)
+
+    async def _unfinished(self, prefix: str) -> AsyncIterator[dict[str, Any]]:
+        place: dict[str, str] = {}
+        while True:
+            found = await self._ask("list_multipart_uploads", Prefix=prefix, **place)
+            for each in found.get("Uploads", ()):
+                yield each
+            if not found.get("IsTruncated"):
+                return
+            place = {"KeyMarker": found["NextKeyMarker"], "UploadIdMarker": found["NextUploadIdMarker"]}
 
     async def close(self) -> None:
         """As `Blobs.close`."""

@@ -43,6 +43,8 @@ _SETTINGS: Final = {
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
+    # To compile a question takes longer than any of ours.
+    "jit": "off",
 }
 # Both wait until the server has flushed to its own disk, so either outlives kill -9 of any one process, the
 # server's included; "on" waits for synchronous standbys too, where it has such. Less would not be kept.

@@ -39,3 +39,6 @@ class PostgresTables:
                 ]
 
         return await self._store.run(work)
+
+    async def scrub(self) -> None:
+        """As `Database.scrub`: nothing."""

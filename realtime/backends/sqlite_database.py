@@ -143,6 +143,8 @@ class Database:
             )
         self.db.execute("PRAGMA synchronous = FULL")
         self.db.execute(f"PRAGMA cache_size = -{CACHE_KB}")
+        # What is deleted is not left in free space; many builds of SQLite do so anyway.
+        self.db.execute("PRAGMA secure_delete = ON")
         self.db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         self.db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from realtime.backends.sqlite_database import connect, transaction
+from realtime.backends.sqlite_database import BUSY_TIMEOUT_S, CACHE_KB, connect, transaction
 from realtime.core.database import Cells, Dialect, Statement, check_values
 from realtime.errors import Unavailable
 
@@ -72,6 +72,21 @@ class SqliteTables:
 
         return await self._store.run(work)
 
+    async def scrub(self) -> None:
+        """As `Database.scrub`."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            # Nobody's commit waits for who reads: then it is for later.
+            db.execute("PRAGMA busy_timeout = 0")
+            try:
+                ((busy, _, _),) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                db.execute(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT_S * 1000)}")
+            return not busy
+
+        if not await self._store.run(work):
+            raise Unavailable("the store's log is being read; try again", retry_after_s=RETRY_S)
+
     async def close(self) -> None:
         """Wait for what is being read, then close. Nothing can be asked any more."""
         self._closing = True
@@ -106,6 +121,7 @@ class SqliteTables:
         if self._free.empty() and len(self._opened) < READERS:
             db = connect(self._path)
             db.execute("PRAGMA query_only = ON")
+            db.execute(f"PRAGMA cache_size = -{CACHE_KB}")
             self._opened.append(db)
             return db
         return self._free.get()

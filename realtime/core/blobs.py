@@ -74,8 +74,9 @@ class Blobs(Protocol):
         """
         ...
 
-    async def tidy(self, before_ms: int) -> int:
-        """Remove what `put`s that were never finished have left before a time; return how many there were.
+    async def tidy(self, prefix: str, before_ms: int) -> int:
+        """Remove what `put`s that were never finished, of keys that begin with `prefix`, have left before a
+        time; return how many there were.
 
         Raises:
             Unavailable: it cannot be reached now.

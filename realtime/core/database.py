@@ -56,6 +56,15 @@ class Database(Protocol):
         """
         ...
 
+    async def scrub(self) -> None:
+        """Leave nothing of what was deleted in a file's log. What a database server does with dead rows is
+        its own affair (VACUUM).
+
+        Raises:
+            Unavailable: somebody reads what is to go; it is for later.
+        """
+        ...
+
 
 def check_values(values: Iterable[Any]) -> None:
     """Take values that every database has.

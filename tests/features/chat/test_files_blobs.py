@@ -96,7 +96,7 @@ async def test_what_breaks_off_is_not_kept_and_its_error_comes_out(blobs):
         await blobs.put("key", breaking())
     assert await blobs.stat("key") is None
     assert await keys(blobs) == []
-    assert await blobs.tidy(2**53) == 0
+    assert await blobs.tidy("", 2**53) == 0
 
 
 async def test_a_large_file_goes_up_in_parts(blobs):
@@ -200,13 +200,26 @@ async def test_what_killed_processes_have_left_is_tidied_away(tmp_path, s3):
     folder = DirectoryBlobs(tmp_path / "files")
     await folder.put("a", pieces(b"1"))
     (tmp_path / "files" / NEW / "left").write_bytes(b"half of a file")
-    assert await folder.tidy(0) == 0
-    assert await folder.tidy(2**53) == 1
+    assert await folder.tidy("", 0) == 0
+    assert await folder.tidy("", 2**53) == 1
     assert await keys(folder) == ["a"]
     await folder.close()
     bucket = s3_blobs(s3.settings)
     await bucket._begin("half")
-    assert await bucket.tidy(0) == 0
-    assert await bucket.tidy(2**53) == 1
-    assert await bucket.tidy(2**53) == 0
+    assert await bucket.tidy("", 0) == 0
+    assert await bucket.tidy("", 2**53) == 1
+    assert await bucket.tidy("", 2**53) == 0
+    await bucket.close()
+
+
+async def test_unfinished_uploads_of_others_in_the_same_bucket_are_left_alone(s3):
+    bucket = s3_blobs(s3.settings)
+    others = ("backups/whole", "file", "uploads-of-others/x")
+    for key in (*others, "files/aa/half", "uploads/bb/half"):
+        await bucket._begin(key)
+    assert await bucket.tidy("files/", 2**53) == 1
+    assert await bucket.tidy("uploads/", 2**53) == 1
+    left = await bucket._ask("list_multipart_uploads")
+    assert sorted(each["Key"] for each in left["Uploads"]) == sorted(others)
+    assert await bucket.tidy("", 2**53) == len(others)
     await bucket.close()

@@ -122,7 +122,8 @@ class Collector:
             self._due = self._chat.services.clock.monotonic() + BUSY_S
         await self._look_over(UPLOADS, now_ms)
         await self._look_over(FILES, now_ms)
-        await self._blobs.tidy(now_ms - self._upload_ms)
+        for prefix in (UPLOADS, FILES):
+            await self._blobs.tidy(prefix, now_ms - self._upload_ms)
 
     @property
     def _upload_ms(self) -> int:

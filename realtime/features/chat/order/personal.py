@@ -2,7 +2,8 @@
 
 What they sent are publications, which the command `user` hands out and erases itself; triggers take
 messages, edits and reactions along. Here is the rest: where they are members, what they reported, read and
-uploaded, and where others' rows and publications name them. What others wrote in their own words stays.
+uploaded, where others' rows and publications name them, and words that only they said, in the search's list.
+What others wrote in their own words stays.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import msgspec
 
 from realtime.core.database import Database, Statement
 from realtime.features.chat.order import holds
+from realtime.features.chat.search.forms import prune_some
 from realtime.ids import TenantId, UserId
 
 PAGE: Final = 500
@@ -148,6 +150,9 @@ class ChatPersonal:
                 done["chat_named"] += await _rename_contents(
                     database, (table, key, column), (tenant, user, pseudonym)
                 )
+        if await _columns(database, "chat_unsaid"):
+            while await prune_some(database):
+                pass
         return {what: count for what, count in done.items() if count}
 
 

@@ -6,27 +6,15 @@ from typing import Any, Final, NamedTuple
 
 from realtime.core.database import Database
 from realtime.features.chat.rooms.readable import may_enter
-from realtime.features.chat.search.narrow import SLICES_MAX, between, within
+from realtime.features.chat.search.narrow import Match
+from realtime.features.chat.search.windows import How, Layout, Windows
 
-FIRST_ROWS: Final = 2_000
-"""Messages of PostgreSQL's first window of time. Its index gathers all that it has in a window, and reading
-those to sort them costs 8 us each: so windows begin small and grow by what was found.
-"""
-GROWTH_MAX: Final = 64
-"""How many times wider, at most, each window is than the one before it."""
-SLICES_WIDE: Final = 2
-"""Slices of time of all windows but the first: GIN goes through the lists of many small ones from end to end
-(128,000 rows in 31 slices: 27 ms, in 2 slices: 3 ms), through a long one it skips.
-"""
-ENOUGH: Final = 128
-"""Rows that the next window is made to have, as far as the last one tells."""
 FEW_FOUND: Final = 32
 """Below so many rows it does not matter which of them the asker may read."""
 FEW_ROOMS: Final = 64
 """Where most of what is found is in rooms that the asker may not read, and those that they may are so few,
 the index is asked for these alone.
 """
-_LAST: Final = (1 << 63) - 1
 
 
 class Asker(NamedTuple):
@@ -39,9 +27,12 @@ class Asker(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """One row. Without a `room` the asker may not see it, and nothing else is said of it."""
+    """One row; `number` is its room's. Without a `room` the asker may not see it, and nothing else is said
+    of it.
+    """
 
     id: int
+    number: int
     room: str | None
     text: str
     lang: str
@@ -52,7 +43,8 @@ _JOINED: Final = """LEFT JOIN chat_rooms about ON about.room = r.id
     LEFT JOIN chat_members own ON own.room = r.id AND own.user_id = $2"""
 _SEEN: Final = f"""LEFT JOIN (SELECT 1 AS yes) seen ON {may_enter("r", "about", "own")}
     AND (m.expires_ms IS NULL OR m.expires_ms > $3)"""
-_COLUMNS: Final = """SELECT f.id AS id, CASE WHEN seen.yes = 1 THEN r.name END AS room,
+_COLUMNS: Final = """SELECT f.id AS id, coalesce(r.id, 0) AS number,
+    CASE WHEN seen.yes = 1 THEN r.name END AS room,
     CASE WHEN seen.yes = 1 THEN m.text ELSE '' END AS text,
     CASE WHEN seen.yes = 1 THEN m.lang ELSE '' END AS lang"""
 _SQLITE: Final = f"""{_COLUMNS} FROM (
@@ -60,13 +52,28 @@ _SQLITE: Final = f"""{_COLUMNS} FROM (
     ORDER BY rowid DESC LIMIT $8
 ) f LEFT JOIN chat_messages m ON m.id = f.id LEFT JOIN rooms r ON r.id = m.room {_JOINED} {_SEEN}
 ORDER BY f.id DESC LIMIT $8"""
-# By the index of terms alone (id + 0): for words that are rarer than it thinks the planner would look
-# through all.
-_POSTGRES: Final = f"""WITH f AS MATERIALIZED (
-    SELECT id, room, text, lang, expires_ms FROM chat_messages
-    WHERE terms @@ $5::text::tsquery AND id + 0 >= $6 AND id + 0 < $7 ORDER BY id + 0 DESC LIMIT $8
-) {_COLUMNS} FROM f JOIN LATERAL (SELECT f.room, f.text, f.lang, f.expires_ms) m ON true
-LEFT JOIN rooms r ON r.id = m.room {_JOINED} {_SEEN} ORDER BY f.id DESC LIMIT $8"""
+_ROW: Final = "SELECT id, room, text, lang, expires_ms FROM chat_messages"
+# ts_match_vq: what no index knows of, where rows are to be gone through by time. id + 0: by the index of
+# terms alone, which the planner would leave for words that are rarer than it thinks.
+_BY_TIME: Final = f"""{_ROW} WHERE id >= $6 AND id < $7 AND ts_match_vq(terms, $9::text::tsquery)
+    ORDER BY id DESC LIMIT $8"""
+_WAYS: Final[dict[How, str]] = {
+    "walk": _BY_TIME.replace("$9", "$5"),
+    "room": _BY_TIME.replace("$9", "$5").replace("WHERE", "WHERE room = $9 AND"),
+    # Beside what the index has up to the newest that was known, what came since, which is little.
+    "index": f"""SELECT * FROM (
+        ({_BY_TIME.replace("WHERE", "WHERE id > $10 AND")})
+        UNION ALL
+        ({_ROW} WHERE terms @@ $5::text::tsquery AND ts_match_vq(terms, $9::text::tsquery)
+        AND id + 0 >= $6 AND id + 0 < $7 AND id + 0 <= $10 ORDER BY id + 0 DESC LIMIT $8)
+    ) found ORDER BY id DESC LIMIT $8""",
+}
+_POSTGRES: Final[dict[How, str]] = {
+    how: f"""WITH f AS MATERIALIZED ({sql})
+    {_COLUMNS} FROM f JOIN LATERAL (SELECT f.room, f.text, f.lang, f.expires_ms) m ON true
+    LEFT JOIN rooms r ON r.id = m.room {_JOINED} {_SEEN} ORDER BY f.id DESC LIMIT $8"""
+    for how, sql in _WAYS.items()
+}
 # Rooms that one is a member of, and those that are there for everybody: one may read no others.
 _ROOMS: Final = f"""SELECT r.id AS id FROM (
     SELECT mine.room AS room FROM chat_members mine WHERE mine.user_id = $2
@@ -75,9 +82,6 @@ _ROOMS: Final = f"""SELECT r.id AS id FROM (
     UNION ALL SELECT given.room FROM chat_rooms given WHERE given.given = 1 AND given.visibility = 'public'
 ) one JOIN rooms r ON r.id = one.room {_JOINED} WHERE {may_enter("r", "about", "own")}
 LIMIT {FEW_ROOMS * 2 + 1}"""
-_WINDOW: Final = f"""SELECT min(id) AS low, max(id) AS high,
-    (SELECT min(id) FROM chat_messages WHERE id >= $1) AS first FROM (
-    SELECT id FROM chat_messages WHERE id >= $1 AND id < $2 ORDER BY id DESC LIMIT {FIRST_ROWS}) newest"""
 
 
 class Finding:
@@ -87,17 +91,24 @@ class Finding:
     """
 
     def __init__(
-        self, database: Database, asker: Asker, match: str, low: int, high: int, *, alone: bool = False
+        self,
+        database: Database,
+        layout: Layout,
+        asker: Asker,
+        match: Match,
+        low: int,
+        high: int,
+        *,
+        alone: bool,
     ) -> None:
         self._database = database
+        self._layout = layout
         self._asker = asker
         self._match = match
         self._low = low
         self._high = high  # what is above has been given
-        self._window: int | None = None  # from which id on PostgreSQL looks now
-        self._span = 0
-        self._slices = SLICES_MAX
-        self._found = 0  # in this window
+        self._windows: Windows | None = None
+        self._newest = 0
         self._ask_rooms = alone
         self._looked = False
         self._given = 0
@@ -122,7 +133,7 @@ class Finding:
             if not self.left:
                 return []
         if self._database.dialect == "sqlite":
-            found = await self._take(_SQLITE, self._match, self._low, count)
+            found = await self._take(_SQLITE, self._low, self._match.said("sqlite"), count)
         else:
             found = await self._in_windows(count)
         self._given += len(found)
@@ -132,29 +143,24 @@ class Finding:
         return found
 
     async def _in_windows(self, count: int) -> list[Candidate]:
-        """Look in windows of time, each wider than the last: as wide as it takes, it seems."""
-        if self._window is None:
-            ((low, high, first),) = await self._database.read(_WINDOW, self._low, self._high)
-            if low is None:
-                self._high = self._low
-                return []
-            self._high, self._low = high + 1, first
-            self._window, self._span = low, self._high - low
-        low = self._window
-        match = between(self._match, low, self._high, self._slices) if low > self._low else self._match
-        found = await self._take(_POSTGRES, match, low, count)
-        self._found += len(found)
-        if self._high == low:
-            growth = min(GROWTH_MAX, max(1.0, ENOUGH / (self._found + 1)))
-            self._span = min(_LAST, int(self._span * growth))
-            self._window = max(self._low, low - self._span)
-            self._found = 0
-            self._slices = SLICES_WIDE
+        if self._windows is None:
+            await self._layout.look()
+            self._windows = Windows(self._layout, self._match, self._low, self._high)
+            self._newest = self._layout.newest
+        windows, all_of = self._windows, self._match.said("postgres")
+        values: tuple[Any, ...] = ()
+        if windows.how == "room":
+            values = (int(windows.room[0].words[0][1:]),)
+        elif windows.how == "index":
+            values = (all_of, self._newest)
+        question = windows.question if windows.how == "index" else all_of
+        found = await self._take(_POSTGRES[windows.how], windows.low, question or all_of, count, *values)
+        windows.took(len(found), self._high)
         return found
 
-    async def _take(self, sql: str, match: str, low: int, count: int) -> list[Candidate]:
-        values: tuple[Any, ...] = (*self._asker, match, low, self._high, count)
-        found = [Candidate(*row) for row in await self._database.read(sql, *values)]
+    async def _take(self, sql: str, low: int, question: str, count: int, *values: Any) -> list[Candidate]:
+        rows = await self._database.read(sql, *self._asker, question, low, self._high, count, *values)
+        found = [Candidate(*row) for row in rows]
         self._high = found[-1].id if len(found) == count else low
         return found
 
@@ -166,4 +172,5 @@ class Finding:
             self._low = self._high  # there is nothing for them
         elif len(rooms) <= FEW_ROOMS and len(rows) <= FEW_ROOMS * 2:
             self.alone = True
-            self._match = within(self._match, rooms, self._database.dialect)
+            self._match = self._match.within(rooms)
+            self._windows = None

@@ -4,7 +4,11 @@ All forms of a stem begin alike, but not all that begin so are forms of it: of 1
 benchmark 10,329 have a word in `typ`. `chat_words` lists what was said as words that may have a stem.
 Triggers only queue what is said (`chat_unlisted`); a worker lists it within a second or so, and until then a
 search reads it there. So no form is missed; where it is not known which there are, the index is asked for the
-beginning.
+beginning. What is unsaid (deleted, edited, expired, erased) is queued too (`chat_unsaid`), and words of it
+that no message has any more leave the list as soon.
+
+That a word is listed is remembered, so whoever takes words from the list counts it (`chat_listing`), and
+holds others up that list at that moment: else one of them could pass over a word that is being taken.
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ log: Final = logging.getLogger("realtime.chat")
 LISTED_AT_ONCE: Final = 200
 """Messages that are listed in one transaction."""
 EVERY_S: Final = 1.0
+NEWEST: Final = 500
+"""Messages whose words are still said for certain: most of what was unsaid need not be looked for."""
 UNLISTED_MAX: Final = 256
 """Messages of the queue that a search reads itself; where there are more, as after an import, it asks the
 index for beginnings.
@@ -52,7 +58,8 @@ class Forms:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._known: set[str] = set()  # what is listed for certain
+        self._known: set[str] = set()  # what is listed for certain, unless the count below has changed
+        self._pruned = -1
         self._due = 0.0
         self._listing = False
         self._closing = False
@@ -96,9 +103,11 @@ class Forms:
         return True
 
     async def list(self) -> None:
-        """List all that is queued."""
+        """List all that is queued, and take from the list what nobody says any more."""
         try:
-            while not self._closing and await self._list_some() == LISTED_AT_ONCE:
+            while not self._closing and await self._list_some():
+                pass
+            while not self._closing and await prune_some(self._database):
                 pass
         except RealtimeError as error:
             log.warning("words that were said cannot be listed yet, so searches are slower: %s", error)
@@ -109,40 +118,98 @@ class Forms:
         """List nothing any more: the rest of the queue waits for the next server."""
         self._closing = True
 
-    async def _list_some(self) -> int:
-        """List the words of the oldest in the queue; return how many messages that were."""
+    async def _list_some(self) -> bool:
+        """List the words of the oldest in the queue; return whether there may be more."""
         rows = await self._database.read(_UNLISTED)
         if not rows:
-            return 0
+            return False
+        pruned = rows[0][0]
+        if pruned != self._pruned:
+            self._known.clear()
+            self._pruned = pruned
         said: set[str] = set()
-        for _, text in rows:
+        for _, _, text in rows:
             said |= stemmable(text or "")
-        numbers = {number for number, _ in rows}
+        numbers = {number for _, number, _ in rows}
         # In order, so that two servers do not wait for each other.
         new = sorted(said - self._known)
-        listing, done = _LISTING[self._database.dialect]
-        await self._database.write(
-            *([Statement(listing, (msgspec.json.encode(new).decode(),))] if new else []),
-            Statement(done, (msgspec.json.encode(sorted(numbers)).decode(),)),
+        listing, done, held = _LISTING[self._database.dialect]
+        *_, gone = await self._database.write(
+            *held,
+            *([Statement(listing, (_json(new), pruned))] if new else []),
+            Statement(done, (_json(sorted(numbers)), pruned)),
         )
+        if not gone:
+            return True  # words were taken meanwhile, or another worker has listed these
         if len(self._known) > KNOWN_MAX:
             self._known.clear()
         self._known.update(new)
-        return len(numbers)
+        return len(numbers) == LISTED_AT_ONCE
 
 
-_UNLISTED: Final = f"""SELECT u.n AS n, m.text AS text FROM (
+async def prune_some(database: Database) -> bool:
+    """Take words from the list that were unsaid and that no message has any more, of the oldest in the queue;
+    return whether there may be more.
+
+    Raises:
+        Unavailable: the store gives no answer.
+    """
+    rows = await database.read(_UNSAID)
+    if not rows:
+        return False
+    words: set[str] = set()
+    for _, text in rows:
+        words |= stemmable(text)
+    for (text,) in await database.read(_NEWEST):
+        words -= stemmable(text)
+    pruning, done = _PRUNING[database.dialect]
+    await database.write(
+        # First: whoever lists has to wait from here on.
+        Statement("UPDATE chat_listing SET pruned = pruned + 1"),
+        *([Statement(pruning, (_json(sorted(words)),))] if words else []),
+        Statement(done, (_json([number for number, _ in rows]),)),
+    )
+    return len(rows) == LISTED_AT_ONCE
+
+
+def _json(values: object) -> str:
+    return msgspec.json.encode(values).decode()
+
+
+_UNLISTED: Final = f"""SELECT l.pruned AS pruned, u.n AS n, m.text AS text FROM (
     SELECT n, message FROM chat_unlisted ORDER BY n LIMIT {LISTED_AT_ONCE}
-) u LEFT JOIN chat_messages m ON m.id = u.message"""
-_LISTING: Final[Mapping[Dialect, tuple[str, str]]] = {
+) u CROSS JOIN chat_listing l LEFT JOIN chat_messages m ON m.id = u.message"""
+_UNSAID: Final = f"SELECT n AS n, text AS text FROM chat_unsaid ORDER BY n LIMIT {LISTED_AT_ONCE}"
+_NEWEST: Final = f"""SELECT text AS text FROM (
+    SELECT id, text, deleted_ms, hidden_ms FROM chat_messages ORDER BY id DESC LIMIT {NEWEST}
+) newest WHERE deleted_ms = 0 AND hidden_ms = 0"""
+_LISTING: Final[Mapping[Dialect, tuple[str, str, tuple[Statement, ...]]]] = {
     "sqlite": (
-        "INSERT INTO chat_words (word) SELECT value FROM json_each($1) WHERE true ON CONFLICT DO NOTHING",
-        "DELETE FROM chat_unlisted WHERE n IN (SELECT value FROM json_each($1))",
+        "INSERT INTO chat_words (word) SELECT value FROM json_each($1) "
+        "WHERE $2 = (SELECT pruned FROM chat_listing) ON CONFLICT DO NOTHING",
+        "DELETE FROM chat_unlisted WHERE n IN (SELECT value FROM json_each($1)) "
+        "AND $2 = (SELECT pruned FROM chat_listing) RETURNING n",
+        (),
     ),
     "postgres": (
         "INSERT INTO chat_words (word) SELECT json_array_elements_text($1::text::json) "
-        "ON CONFLICT DO NOTHING",
-        "DELETE FROM chat_unlisted WHERE n IN (SELECT json_array_elements_text($1::text::json)::bigint)",
+        "WHERE $2 = (SELECT pruned FROM chat_listing) ON CONFLICT DO NOTHING",
+        "DELETE FROM chat_unlisted WHERE n IN (SELECT json_array_elements_text($1::text::json)::bigint) "
+        "AND $2 = (SELECT pruned FROM chat_listing) RETURNING n",
+        (Statement("SELECT pruned AS pruned FROM chat_listing FOR SHARE"),),
+    ),
+}
+# Words are letters alone (`stemmable`): nothing in them is syntax.
+_PRUNING: Final[Mapping[Dialect, tuple[str, str]]] = {
+    "sqlite": (
+        "DELETE FROM chat_words WHERE word IN (SELECT value FROM json_each($1)) AND NOT EXISTS ("
+        "SELECT 1 FROM chat_found WHERE chat_found MATCH 'words : \"' || chat_words.word || '\"')",
+        "DELETE FROM chat_unsaid WHERE n IN (SELECT value FROM json_each($1))",
+    ),
+    "postgres": (
+        "DELETE FROM chat_words WHERE word IN (SELECT json_array_elements_text($1::text::json)) "
+        "AND NOT EXISTS (SELECT FROM chat_messages WHERE terms @@ quote_literal(chat_words.word)::tsquery)",
+        "DELETE FROM chat_unsaid WHERE n IN (SELECT json_array_elements_text($1::text::json)::bigint)",
     ),
 }
 

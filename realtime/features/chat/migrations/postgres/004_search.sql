@@ -1,5 +1,6 @@
 -- What is the same in a search is written the same: as search/letters.py says, whatever the database's locale.
-CREATE FUNCTION chat_fold(given text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+CREATE FUNCTION chat_fold(given text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
     SELECT CASE WHEN given ~ '[^ -~]' THEN translate(
             replace(replace(replace(replace(replace(replace(lower(given COLLATE "C")
             , E'\u00c6', 'ae'), E'\u0152', 'oe'), E'\u00df', 'ss'), E'\u1e9e', 'ss'), E'\u00e6', 'ae'), E'\u0153', 'oe'),
@@ -81,19 +82,44 @@ CREATE FUNCTION chat_fold(given text) RETURNS text LANGUAGE sql IMMUTABLE PARALL
             'eeiiiioooooooooooooooooooooooouuuuuuuuuuuuuuyyyyyyyy\u1efb\u1efd\u1eff\uff41\uff42\uff43\uff44'
             '\uff45\uff46\uff47\uff48\uff49\uff4a\uff4b\uff4c\uff4d\uff4e\uff4f\uff50\uff51\uff52\uff53\uff54'
             '\uff55\uff56\uff57\uff58\uff59\uff5a\u03c3\u03bcsoldi\u0435\u0627\u0627\u0627')
-        ELSE lower(given COLLATE "C") END
+        ELSE lower(given COLLATE "C") END;
+END;
+
+-- What a message is found by: its words; pairs of them that stand side by side (of each four letters), for phrases of
+-- words that are common; of scripts that have no spaces three characters together, from each place on (`grams`); and what
+-- filters ask for, which begins with # as no word does. #0 to #5 say when, in slices of 4 minutes to 99 days: so the index
+-- itself finds the newest of what is common. It calls nothing of ours: a dump is read back where no schema is on the path.
+CREATE FUNCTION chat_terms_of(words text[], grams text[], id bigint, given text, room bigint, sender text, content text)
+RETURNS tsvector LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    terms text[] := words;
+    count int := cardinality(words);
+BEGIN
+    FOR n IN 1 .. count - 1 LOOP
+        terms[count + n] := left(words[n], 4) || ' ' || left(words[n + 1], 4);
+    END LOOP;
+    terms := terms || ARRAY['#0' || (id >> 38), '#1' || (id >> 41), '#2' || (id >> 44), '#3' || (id >> 47),
+        '#4' || (id >> 50), '#5' || (id >> 53), '#r' || room];
+    IF sender IS NOT NULL THEN
+        terms := terms || ('#u' || left(sender, 250));
+    END IF;
+    IF strpos(given, '.') > 0 OR strpos(given, '/') > 0 THEN
+        IF lower(given COLLATE "C") ~ 'https?://|www\.' THEN
+            terms := terms || '#hlink'::text;
+        END IF;
+    END IF;
+    IF strpos(content, '"attachments":[{') > 0 THEN
+        terms := terms || '#hattachment'::text;
+    END IF;
+    RETURN array_to_tsvector(terms || grams);
+END
 $$;
 
--- What a message is found by: its words, without the scripts that have no spaces; of those three characters together
--- from each place on; and what filters ask for, which begins with # as no word does. #0 to #3 say when, in slices of
--- 2 minutes, 70 minutes, 37 hours and 50 days: so the index itself finds the newest of what is common, where reading all
--- rows to sort them costs 8 us each.
-CREATE FUNCTION chat_terms_folded(
-    id bigint, given text, lang text, room bigint, sender text, content text
-) RETURNS tsvector
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT array_to_tsvector(ARRAY(
-        SELECT left(word[1], 250) FROM regexp_matches(folded,
+CREATE FUNCTION chat_terms_folded(id bigint, given text, room bigint, sender text, content text) RETURNS tsvector
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT chat_terms_of(
+        ARRAY(SELECT left(word[1], 250) FROM regexp_matches(folded,
             '[^\x00-/:-@\[-`{-\x7f\u0080-\u00a9\u00ab-\u00b1\u00b4\u00b6-\u00b8\u00bb\u00bf\u00d7\u00f7\u02c2-'
             '\u02c5\u02d2-\u02df\u0375\u037e\u0384\u0385\u0387\u055a-\u055f\u0589-\u058f\u05be\u05c0\u05c3\u05c6'
             '\u05f3-\u060f\u061b-\u061f\u066a-\u066d\u06d4\u06dd\u06de\u06e9\u06fd\u06fe\u0700-\u070f\u07f6-'
@@ -107,53 +133,53 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
             '\ufffd\U0001f000-\U0001f0ff\U0001f110-\U0001faff\U000e0000-\U000e01ef\u0e01-\u0e3a\u0e40-\u0e4e'
             '\u0e81-\u0ece\u0edc-\u0edf\u1000-\u103f\u1050-\u109d\u1100-\u11ff\u1780-\u17d3\u17d7\u3005-\u3007'
             '\u3031-\u3035\u303b\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u312f\u3131-\u318e\u31f0-\u31ff'
-            '\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]+', 'g') AS word
-        UNION ALL
-        SELECT substr(run[1], place, 3) FROM regexp_matches(folded,
+            '\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]+', 'g')
+            WITH ORDINALITY AS found (word, place) ORDER BY place),
+        ARRAY(SELECT substr(run[1], place, 3) FROM regexp_matches(folded,
             '[\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ece\u0edc-\u0edf\u1000-\u103f\u1050-\u109d\u1100-\u11ff\u1780-'
             '\u17d3\u17d7\u3005-\u3007\u3031-\u3035\u303b\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u312f'
             '\u3131-\u318e\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff66-\uff9f'
             '\U00020000-\U0003ffff]+', 'g') AS run,
-            generate_series(1, length(run[1])) AS place
-        UNION ALL
-        SELECT about FROM unnest(ARRAY[
-            '#0' || (id >> 38), '#1' || (id >> 43), '#2' || (id >> 48), '#3' || (id >> 53),
-            '#r' || room, '#u' || left(sender, 250), '#l' || left(lang, 250),
-            CASE WHEN lower(given COLLATE "C") ~ 'https?://|www\.' THEN '#hlink' END,
-            CASE WHEN strpos(content, '"attachments":[{') > 0 THEN '#hattachment' END]) AS about
-        WHERE about IS NOT NULL
-    )) FROM chat_fold(given) AS folded
-$$;
+            generate_series(1, length(run[1])) AS place),
+        id, given, room, sender, content)
+    FROM chat_fold(given) AS folded;
+END;
 
--- The same, at half the cost (21 and 45 us a line of IRC) where all is ASCII, which needs no folding. It is one
--- expression, so that it becomes part of the column's; a word of more than 250 characters is cut above.
-CREATE FUNCTION chat_terms(id bigint, given text, lang text, room bigint, sender text, content text) RETURNS tsvector
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+-- The same where all is ASCII, which needs no folding; a word of more than 250 characters is cut above.
+CREATE FUNCTION chat_terms(id bigint, given text, room bigint, sender text, content text) RETURNS tsvector
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
     SELECT CASE WHEN length(given) > 250 OR given ~ '[^\n -~]'
-        THEN chat_terms_folded(id, given, lang, room, sender, content)
-        ELSE array_to_tsvector(
-            string_to_array(btrim(regexp_replace(lower(given COLLATE "C"), '[^0-9a-z]+', ' ', 'g')), ' ')
-            || array_remove(ARRAY['#0' || (id >> 38)::text, '#1' || (id >> 43)::text, '#2' || (id >> 48)::text,
-                '#3' || (id >> 53)::text, '#r' || room::text, '#u' || left(sender, 250), '#l' || left(lang, 250),
-                CASE WHEN given ~* 'https?://|www\.' THEN '#hlink' END,
-                CASE WHEN strpos(content, '"attachments":[{') > 0 THEN '#hattachment' END], NULL)) END
-$$;
+        THEN chat_terms_folded(id, given, room, sender, content)
+        ELSE chat_terms_of(
+            string_to_array(btrim(regexp_replace(lower(given COLLATE "C"), '[^0-9a-z]+', ' ', 'g')), ' '), NULL,
+            id, given, room, sender, content) END;
+END;
 
 ALTER TABLE chat_messages ADD COLUMN terms tsvector GENERATED ALWAYS AS (
-    CASE WHEN deleted_ms = 0 AND hidden_ms = 0 THEN chat_terms(id, text, lang, room, sender, content) END) STORED;
+    CASE WHEN deleted_ms = 0 AND hidden_ms = 0 THEN chat_terms(id, text, room, sender, content) END) STORED;
 -- The list of what is not sorted in yet is read by every search: it stays short.
 CREATE INDEX chat_messages_found ON chat_messages USING gin (terms) WITH (gin_pending_list_limit = 512);
 CREATE INDEX chat_messages_newest ON chat_messages (id);
 
--- Words that may have a stem, and what was said since they were listed: search/forms.py.
+-- Words that may have a stem, and what was said since they were listed; and what was unsaid, whose words may be nobody's
+-- any more. `pruned` counts how often words were taken from the list: search/forms.py.
 CREATE TABLE chat_words (word text COLLATE "C" PRIMARY KEY);
 CREATE TABLE chat_unlisted (n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, message bigint NOT NULL);
+CREATE TABLE chat_unsaid (n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, text text NOT NULL);
+CREATE TABLE chat_listing (pruned bigint NOT NULL);
 
+INSERT INTO chat_listing (pruned) VALUES (0);
 INSERT INTO chat_unlisted (message) SELECT id FROM chat_messages;
 
 CREATE FUNCTION chat_unlist() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO chat_unlisted (message) SELECT id FROM said WHERE text <> '';
+    IF TG_OP <> 'INSERT' THEN
+        INSERT INTO chat_unsaid (text) SELECT text FROM was WHERE text <> '';
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        INSERT INTO chat_unlisted (message) SELECT id FROM said WHERE text <> '';
+    END IF;
     RETURN NULL;
 END
 $$;
@@ -161,4 +187,6 @@ $$;
 CREATE TRIGGER chat_words_said AFTER INSERT ON chat_messages
     REFERENCING NEW TABLE AS said FOR EACH STATEMENT EXECUTE FUNCTION chat_unlist();
 CREATE TRIGGER chat_words_changed AFTER UPDATE ON chat_messages
-    REFERENCING NEW TABLE AS said FOR EACH STATEMENT EXECUTE FUNCTION chat_unlist();
+    REFERENCING OLD TABLE AS was NEW TABLE AS said FOR EACH STATEMENT EXECUTE FUNCTION chat_unlist();
+CREATE TRIGGER chat_words_unsaid AFTER DELETE ON chat_messages
+    REFERENCING OLD TABLE AS was FOR EACH STATEMENT EXECUTE FUNCTION chat_unlist();

@@ -107,10 +107,18 @@ BEGIN
     SELECT 'delete', id, about, text FROM chat_indexed WHERE id = OLD.id;
 END;
 
--- Words that may have a stem, and what was said since they were listed: search/forms.py.
+-- Words that may have a stem, and what was said since they were listed; and what was unsaid, whose words may be nobody's
+-- any more. `pruned` counts how often words were taken from the list, `unsaid` how often something was taken out of the
+-- index, which it may still have, and `merged` how much of that it has no more: search/forms.py, search/leftovers.py.
 CREATE TABLE chat_words (word text PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE chat_unlisted (n INTEGER PRIMARY KEY AUTOINCREMENT, message bigint NOT NULL);
+CREATE TABLE chat_unsaid (n INTEGER PRIMARY KEY AUTOINCREMENT, text text NOT NULL);
+CREATE TABLE chat_listing (
+    pruned bigint NOT NULL DEFAULT 0, unsaid bigint NOT NULL DEFAULT 0, merged bigint NOT NULL DEFAULT 0,
+    merged_ms bigint NOT NULL DEFAULT 0
+);
 
+INSERT INTO chat_listing DEFAULT VALUES;
 INSERT INTO chat_unlisted (message) SELECT id FROM chat_messages;
 
 CREATE TRIGGER chat_words_said AFTER INSERT ON chat_messages
@@ -118,7 +126,19 @@ BEGIN
     INSERT INTO chat_unlisted (message) VALUES (NEW.id);
 END;
 
-CREATE TRIGGER chat_words_changed AFTER UPDATE OF id, text ON chat_messages WHEN NEW.text <> ''
+CREATE TRIGGER chat_words_changed AFTER UPDATE OF id, text, hidden_ms ON chat_messages WHEN NEW.text <> ''
 BEGIN
     INSERT INTO chat_unlisted (message) VALUES (NEW.id);
+END;
+
+CREATE TRIGGER chat_words_unsaid AFTER UPDATE OF text, sender, hidden_ms ON chat_messages WHEN OLD.text <> ''
+BEGIN
+    INSERT INTO chat_unsaid (text) VALUES (OLD.text);
+    UPDATE chat_listing SET unsaid = unsaid + 1;
+END;
+
+CREATE TRIGGER chat_words_gone AFTER DELETE ON chat_messages WHEN OLD.text <> ''
+BEGIN
+    INSERT INTO chat_unsaid (text) VALUES (OLD.text);
+    UPDATE chat_listing SET unsaid = unsaid + 1;
 END;
