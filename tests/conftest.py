@@ -21,6 +21,7 @@ import pytest
 
 from realtime.loading import CONFIG_VARIABLE
 from realtime.settings import KNOBS, as_text
+from tests.parallel import pytest_xdist_make_scheduler  # noqa: F401 - a hook
 from tests.ports import free_port
 from tests.postgres import own_postgres, postgres  # noqa: F401 - fixtures
 from tests.redis_cluster import (  # noqa: F401 - fixtures

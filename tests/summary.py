@@ -1,7 +1,7 @@
 """What failed, in a few lines at the end of a run: each test with where, and how its error begins.
 
 The tracebacks stand above, but of a long log often just the end is kept. A run of several parts prints what
-failed in all of them at its very end: with REALTIME_TEST_FAILURES it is added to the file of that name, too.
+failed in all of them at its very end: with TESTS_FAILED_FILE it is added to the file of that name, too.
 """
 
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-FILE_VARIABLE = "REALTIME_TEST_FAILURES"
+FILE_VARIABLE = "TESTS_FAILED_FILE"
 LINES, CHARS = 4, 200  # of an error
 
 
