@@ -5,7 +5,7 @@
 .PHONY: help run test fuzz chaos chaos-cluster netns dev-cluster lint types docs bench build dist clean
 
 VENV ?= .venv
-export VENV
+export VENV JOBS
 bin := $(VENV)/bin
 
 help: ## say what can be done
@@ -15,9 +15,9 @@ run: ## start the server and print where the demo page is (HOST=… PORT=…)
 	@scripts/bootstrap run
 	@exec $(bin)/realtime serve $(if $(HOST),--host '$(HOST)') $(if $(PORT),--port '$(PORT)') $(ARGS)
 
-test: ## run all tests (ARGS="tests/core -x" for some)
+test: ## run all tests, some at once (JOBS=3); ARGS="tests/core -x" for some of them
 	@scripts/bootstrap test
-	@$(bin)/python -m pytest $(ARGS)
+	@$(if $(ARGS),$(bin)/python -m pytest $(ARGS),scripts/test)
 
 fuzz: ## throw random bytes at a server (ARGS="--seconds 600")
 	@scripts/bootstrap test

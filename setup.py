@@ -4,6 +4,7 @@ Everything else about the package stands in pyproject.toml. `REALTIME_BUILD_ONLY
 builds just those modules, for a quick turn while working on one of them.
 """
 
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -69,12 +70,19 @@ class BuildWithUnits(build_py):
         ]
 
 
+def translators() -> int:
+    """How many modules are translated to C at once. By what is no copy of us, this would be run again."""
+    return (os.cpu_count() or 1) if multiprocessing.get_start_method() == "fork" else 0
+
+
 link_native()
 setup(
     cmdclass={"build_py": BuildWithUnits},
+    options={"build_ext": {"parallel": os.cpu_count() or 1}},  # pip, which builds wheels, has no way to ask
     ext_modules=cythonize(
         extensions(),
         build_dir="build/cython",
+        nthreads=translators(),
         compiler_directives={
             "language_level": 3,
             "boundscheck": False,

@@ -21,6 +21,7 @@ import pytest
 
 from realtime.loading import CONFIG_VARIABLE
 from realtime.settings import KNOBS, as_text
+from tests.parallel import pytest_xdist_make_scheduler  # noqa: F401 - a hook
 from tests.ports import free_port
 from tests.postgres import own_postgres, postgres  # noqa: F401 - fixtures
 from tests.redis_cluster import (  # noqa: F401 - fixtures
@@ -29,13 +30,17 @@ from tests.redis_cluster import (  # noqa: F401 - fixtures
     redis_cluster,
     redis_node,
 )
+from tests.summary import pytest_terminal_summary  # noqa: F401 - a hook
+
+# Servers that tests start would else compile all of the package anew, each of them: half of a server's start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A busy machine must not fail a test: hypothesis bounds the examples here, not the time of one.
 hypothesis.settings.register_profile("realtime", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("realtime")
 
 ROOT = Path(__file__).parent.parent
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
 _ADDRESS = re.compile(r"http://(?P<host>\[[^]]+\]|[^\s:/]+):(?P<port>\d+)")
 

@@ -267,6 +267,7 @@ def look_around(sieve: Sieve, server: Server) -> None:
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.alone
 async def test_a_server_alone_lets_nothing_out(serve, sieve: Sieve, tmp_path: Path, log_format: str):
     authority = Authority(tmp_path)
     pair = authority.sign()
@@ -306,6 +307,7 @@ async def test_a_server_alone_lets_nothing_out(serve, sieve: Sieve, tmp_path: Pa
     assert len(sieve.looked) > 30
 
 
+@pytest.mark.alone
 async def test_workers_of_a_cluster_let_nothing_out(serve, sieve: Sieve, own_redis_node, postgres):
     password = sieve.plant("redis_url", secrets.token_urlsafe(24))
     own_redis_node.ask("CONFIG", "SET", "requirepass", password)

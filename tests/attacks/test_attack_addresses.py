@@ -74,7 +74,7 @@ def until_let_in(server: Server, source: str) -> float:
     """Knock until the door opens; return how long that took."""
     began = time.monotonic()
     while not is_let_in(server, source):
-        assert time.monotonic() - began < 20, "still kept out"
+        assert time.monotonic() - began < 60, "still kept out"
     return time.monotonic() - began
 
 
@@ -151,6 +151,7 @@ OFFENCES = {
 
 
 @pytest.mark.parametrize("kind", OFFENCES)
+@pytest.mark.alone
 def test_who_goes_on_offending_is_refused_at_accept(fort, kind: str):
     attack, name = OFFENCES[kind]
     server = fort(compression="true", handshake_timeout_s=0.1, close_timeout_s=0.5, penalty_base_s=60, **OFF)
@@ -187,7 +188,7 @@ def send_a_bad_token(server: Server, source: str) -> None:
         assert peer.read_close() == 4500
 
 
-FORGED = {"sub": "alice", "exp": int(time.time()) + 3600}
+FORGED = {"sub": "alice", "exp": int(time.time()) + 86_400}
 GUESSES = {
     "by-header": try_a_token((bearer(FORGED, "x" * 32),)),
     "by-subprotocol": try_a_token(("Sec-WebSocket-Protocol: realtime.v1.json, bearer.a.b.c",)),
@@ -206,6 +207,7 @@ def test_who_tries_token_after_token_is_kept_out(fort, how: str):
 # ---- what is none ----
 
 
+@pytest.mark.alone
 def test_what_bad_luck_or_a_strangers_page_can_do_is_no_offence(fort):
     """A browser does these by itself, or for a page of somebody else's; or a client that has an old token."""
     server = fort(
@@ -250,6 +252,7 @@ def test_coming_and_going_is_no_offence(fort):
     assert is_let_in(server, MALLORY)
 
 
+@pytest.mark.alone
 def test_the_exempt_are_never_kept_out(serve):
     server = serve(handshake_timeout_s=0.1)  # loopback, by default
     for _ in range(40):
@@ -269,6 +272,7 @@ def test_without_a_threshold_nobody_is_kept_out(fort):
 # ---- the box over time ----
 
 
+@pytest.mark.alone
 def test_each_time_in_the_box_is_twice_as_long(fort, capsys):
     base_s = 0.4
     server = fort(penalty_base_s=base_s, penalty_half_life_s=3600, **OFF)
@@ -283,6 +287,7 @@ def test_each_time_in_the_box_is_twice_as_long(fort, capsys):
     assert counted(server, "penalties_total") == 4
 
 
+@pytest.mark.alone
 def test_the_box_opens_by_itself_and_the_longest_time_bounds_it(fort):
     server = fort(penalty_base_s=0.2, penalty_max_s=0.3, penalty_half_life_s=3600, **OFF)
     for _ in range(5):
@@ -378,7 +383,7 @@ def test_connections_that_are_gone_are_not_counted_however_they_ended(fort):
     until_let_in(server, MALLORY)
     began = time.monotonic()
     while (left := counted(server, "connected_addresses")) > 1:  # ours, that asks
-        assert time.monotonic() - began < 5, f"{left} addresses are still counted"
+        assert time.monotonic() - began < 60, f"{left} addresses are still counted"
 
 
 def test_a_flood_of_those_kept_out_is_no_flood_of_the_log(fort):

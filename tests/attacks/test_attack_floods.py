@@ -202,6 +202,7 @@ def test_a_reset_in_mid_frame_harms_nobody(target, bystander: Bystander, at: int
             break
 
 
+@pytest.mark.alone
 def test_half_open_peers_are_cut_by_the_heartbeat(serve: Callable[..., object]):
     """Peers that never answer a ping, each gone silent at another point; the healthy one stays."""
     server = serve(heartbeat_interval_s=0.5, echo_path="/echo", close_timeout_s=0.5)
@@ -233,6 +234,7 @@ def test_half_open_peers_are_cut_by_the_heartbeat(serve: Callable[..., object]):
         healthy.is_served()
 
 
+@pytest.mark.alone
 def test_a_peer_that_answers_pings_is_not_cut(serve: Callable[..., object]):
     server = serve(heartbeat_interval_s=0.2)
     with Peer(server).upgrade() as peer:

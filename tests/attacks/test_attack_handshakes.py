@@ -275,6 +275,7 @@ def test_the_right_origin_is_accepted(guarded):
 
 
 @pytest.mark.parametrize("trickle", [True, False], ids=["byte-by-byte", "stopped-midway"])
+@pytest.mark.alone
 def test_500_slow_handshakes_are_cut_by_a_total_deadline(serve, trickle: bool):
     timeout_s = 1.0
     server = serve(handshake_timeout_s=timeout_s, tcp_defer_accept_s=0)
@@ -298,6 +299,7 @@ def test_500_slow_handshakes_are_cut_by_a_total_deadline(serve, trickle: bool):
             peer.socket.close()
 
 
+@pytest.mark.alone
 def test_connections_that_say_nothing_are_cut_by_the_same_deadline(serve):
     server = serve(handshake_timeout_s=0.5, tcp_defer_accept_s=0)
     with Bystander(server) as other:

@@ -103,6 +103,7 @@ def test_a_page_fetched_by_readers_that_stop_midway_costs_no_memory(target, byst
         peer.reset()
 
 
+@pytest.mark.alone
 def test_slow_plain_requests_are_cut_too(serve):
     """The head has come far enough to be no upgrade, and never ends; or its body never comes."""
     server = serve(handshake_timeout_s=0.5, tcp_defer_accept_s=0)

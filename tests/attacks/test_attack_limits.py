@@ -57,6 +57,7 @@ def flood(peers: list[Peer], room: str, frames: int, beside: Callable[[], None])
     return types["ack"], types["error"], time.monotonic() - began
 
 
+@pytest.mark.alone
 def test_a_user_on_five_connections_gets_no_more_than_one_share(serve):
     rate, burst_s = 200, 1.0
     server = serve(
@@ -103,6 +104,7 @@ def push_on(peers: list[Peer], frame: bytes, seconds: float, beside: Callable[[]
     ],
     ids=["messages", "bytes", "deliveries"],
 )
+@pytest.mark.alone
 def test_a_tenants_flood_is_slowed_down_and_another_tenant_is_neither_refused_nor_slower(serve, limits, rate):
     server = serve(jwt_secret=KEY, rate_burst_s=1.0, **limits)
     publisher = member(server, "bob", "globex", "flood")

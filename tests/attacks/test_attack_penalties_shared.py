@@ -39,10 +39,11 @@ def refused_after_s(server):
     """Knock until nobody answers; return how long that took."""
     began = time.monotonic()
     while is_let_in(server, MALLORY):
-        assert time.monotonic() - began < 10, "still let in"
+        assert time.monotonic() - began < 60, "still let in"
     return time.monotonic() - began
 
 
+@pytest.mark.alone
 async def test_who_is_kept_out_by_one_worker_is_kept_out_by_another_within_a_second(serve, settings, capsys):
     one, other = await started(serve, settings), await started(serve, settings)
     until_refused(one, MALLORY, break_framing, 25)
@@ -61,6 +62,7 @@ async def test_a_worker_that_comes_later_knows_whom_to_keep_out(serve, settings)
     assert refused_after_s(later) <= SHARED_WITHIN_S
 
 
+@pytest.mark.alone
 async def test_a_time_out_earned_elsewhere_counts_for_the_next(serve, settings):
     settings = {**settings, "penalty_base_s": 0.3, "penalty_half_life_s": 3600}
     one, other = await started(serve, settings), await started(serve, settings)

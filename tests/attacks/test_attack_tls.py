@@ -53,6 +53,7 @@ def ended(raw: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize("said", [b"", HALF_A_HELLO], ids=["nothing", "half-a-hello"])
+@pytest.mark.alone
 def test_a_slow_tls_handshake_is_cut_in_time(fortified, said: bytes):
     server, target = fortified(handshake_timeout_s=0.5, tcp_defer_accept_s=0)
     with connect(target) as slow:
@@ -62,6 +63,7 @@ def test_a_slow_tls_handshake_is_cut_in_time(fortified, said: bytes):
     assert metric(server, "tls_arrivals") == 0
 
 
+@pytest.mark.alone
 def test_a_request_that_never_ends_has_the_deadline_of_its_handshake(fortified):
     server, target = fortified(handshake_timeout_s=0.5)
     with Peer(target) as peer:

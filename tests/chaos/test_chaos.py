@@ -26,6 +26,8 @@ def kept_in(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, object]
     return on_postgres(asyncio.run(request.getfixturevalue("postgres").new_database()))
 
 
+@pytest.mark.alone
+@pytest.mark.timeout(900)
 def test_nothing_is_lost_or_doubled_while_the_server_is_killed(kept_in: dict[str, object]):
     seed = int(os.environ.get("CHAOS_SEED", random.randrange(1 << 32)))
     print(f"CHAOS_SEED={seed}")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from tests.chaos.judge import Judge
 from tests.conftest import Server
 
-STALL_S = 20.0  # without any event for so long, something hangs
+STALL_S = 60.0  # without any event for so long, something hangs
 # The server is killed at the n-th of these events after its start, n drawn from 1 to the number here.
 FUSES = {"ack": 800, "sent": 800, "push": 4000, "join": 40, "recovered": 20, "duplicate": 5, "up": 1}
 SENT_MAX = 3000  # in a life, whatever the fuse: some events may not come again

@@ -30,7 +30,7 @@ PROBERS = 4
 TALLIES = [f"tally:{name}" for name in "abcdef"]  # more than workers, so that most own some
 COUNTING = 3  # clients who have them counted
 CALM_S = 1.0  # between two faults
-MOVES_ON_S = 20.0  # after a fault every room has to
+MOVES_ON_S = 60.0  # after a fault every room has to
 SETTINGS: dict[str, object] = {
     **BOUNDS,
     "reconnect_max_ms": 100,

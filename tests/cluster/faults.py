@@ -25,7 +25,7 @@ from tests.cluster.world import ClusterWorld, after
 from tests.postgres import PostgresServer
 
 RING_TTL_S = 1.5
-STARTS_S = 30.0  # until a host has all its workers again
+STARTS_S = 90.0  # until a host has all its workers again
 LAGS_S = 1.5  # what a replica misses before its master dies
 ALL_KINDS = ("normal", "pubsub")
 

@@ -12,7 +12,7 @@ from tests.chaos.wire import Joined
 from tests.cluster.world import ClusterWorld, after
 
 NAME = "reader"  # as whom Reader connects
-AGREES_S = 15.0  # after the last fault: the ring's TTL, the grace period, and time to spare
+AGREES_S = 60.0  # after the last fault: the ring's TTL, the grace period, and time to spare
 
 
 class Roster(msgspec.Struct):

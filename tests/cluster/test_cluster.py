@@ -69,6 +69,8 @@ def test_a_server_that_forgets_is_found_out():
         host.finish()
 
 
+@pytest.mark.alone
+@pytest.mark.timeout(900)
 def test_nothing_is_lost_in_silence_while_workers_and_a_master_die():
     faults = ("tail lost", "worker killed")
     plan = Plan(_seed(), seconds=0.0, members=8, sdk=2, rate=150.0, faults=faults)

@@ -218,6 +218,7 @@ def test_pages_metrics_and_headers(serve, before, policy):
         assert re.match(rb"HTTP/1.1 308 .*\r\nlocation: https://localhost/x\r\n", plain.recv(4096), re.S)
 
 
+@pytest.mark.alone
 async def test_an_idle_websocket_outlives_every_timeout_by_its_heartbeats(serve, before, policy):
     """Timeouts and heartbeats scaled down alike: 120 s of tunnel to 30 s of heartbeat are 1.2 s to 0.3 s."""
     scaled = {r"timeout tunnel 120s": "timeout tunnel 1200ms", r"timeout client 30s": "timeout client 400ms"}

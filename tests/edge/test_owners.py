@@ -10,6 +10,7 @@ import signal
 import time
 from contextlib import asynccontextmanager
 
+import pytest
 import pytest_asyncio
 
 from tests.edge.peer import PATIENCE_S, ask
@@ -102,6 +103,7 @@ async def started(serve, rooms, **common):
         await ws.close()
 
 
+@pytest.mark.alone
 async def test_a_dead_workers_rooms_are_owned_again_in_time(pair):
     pair.servers["a"].process.kill()
     died = time.monotonic()
@@ -177,6 +179,7 @@ async def test_a_worker_that_leaves_gives_its_rooms_up_at_once(pair):
         await judge(survivor, room)
 
 
+@pytest.mark.alone
 async def test_a_supervisors_worker_that_dies_is_buried_and_its_rooms_are_owned_without_the_ttl(
     serve, redis_cluster
 ):

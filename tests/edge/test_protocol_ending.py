@@ -178,6 +178,7 @@ async def test_a_second_connect_may_not_make_somebody_else_of_a_connection(locke
 # -- heartbeat ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_who_shows_no_life_is_pinged_and_then_closed_with_4002(serve):
     close = struct.pack("!BBH", 0x88, 22, 4002) + b'{"r":"no_heartbeat"}'
     with upgrade(serve(heartbeat_interval_s=0.3)) as raw:

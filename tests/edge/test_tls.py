@@ -184,6 +184,7 @@ async def test_a_drain_closes_it_with_a_window(start, authority):
     assert await asyncio.to_thread(server.process.wait, PATIENCE_S) == 0
 
 
+@pytest.mark.alone
 def test_a_silent_peer_is_pinged_and_then_closed(start, authority):
     server = start(heartbeat_interval_s=0.3)
     with Peer(Wire(server, authority)).upgrade() as silent:

@@ -301,6 +301,7 @@ async def test_what_is_said_aloud_goes_before_the_cookie(serve):
 
 
 @pytest.mark.parametrize("speaks", [True, False])
+@pytest.mark.alone
 async def test_the_end_of_a_token_is_said_before_and_is_kept_to_the_second(serve, speaks):
     server = serve(jwt_secret=KEY, jwt_leeway_s=0, token_warning_s=2)
     now = time.time()
@@ -322,6 +323,7 @@ async def test_the_end_of_a_token_is_said_before_and_is_kept_to_the_second(serve
     assert 0 <= late_s <= 1
 
 
+@pytest.mark.alone
 async def test_a_renewed_token_is_warned_of_anew_and_no_sooner(serve):
     server = serve(jwt_secret=KEY, jwt_leeway_s=0, token_warning_s=2)
     ends = int(time.time()) + 5
@@ -373,6 +375,7 @@ def outside_of(settings):
     return Publisher(settings["redis_url"], prefix=settings["redis_prefix"], settings=Settings())
 
 
+@pytest.mark.alone
 async def test_revocation_reaches_a_silent_connection_on_another_worker_within_a_second(
     serve, redis_cluster, capsys
 ):

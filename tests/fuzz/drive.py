@@ -21,7 +21,7 @@ from tests.fuzz.judge import judge
 from tests.fuzz.stimuli import MESSAGE_BYTES_MAX, Stimulus, make
 
 CONNECTIONS_PER_BATCH = 12
-BATCH_S = 10.0  # how long a batch may take until all of its connections have ended
+BATCH_S = 60.0  # how long a batch may take until all of its connections have ended
 GROWTH_MB = 64.0
 SETTINGS = {
     "echo_path": "/echo",

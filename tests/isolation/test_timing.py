@@ -7,6 +7,8 @@ import pytest
 
 from tests.isolation.timing import CHANCE_MAX, chance, measure, questions, world
 
+pytestmark = pytest.mark.alone
+
 SAMPLES = 2000
 # A busy machine harms one look, not three in the same direction.
 LOOKS = 3

@@ -16,6 +16,8 @@ import pytest
 from realtime.native.envelope import scan, scan_msgpack
 from realtime.protocol.codecs import to_msgpack
 
+pytestmark = pytest.mark.alone
+
 SMALL, LARGE = 60_000, 240_000
 GROWTH_MAX = 2.5  # of the cost a byte: sorting keys has a logarithm, and a machine has other work
 NS_PER_BYTE_MAX = 400.0  # 26 ms for a message of 64 KiB, on a machine that is busy with other things besides
@@ -117,9 +119,9 @@ def cost_ns(judge: Callable[[bytes, int], object], message: bytes) -> float:
     best = float("inf")
     gc.disable()
     for _ in range(TIMES):
-        began = time.perf_counter_ns()
+        began = time.process_time_ns()
         judge(message, 100)
-        best = min(best, time.perf_counter_ns() - began)
+        best = min(best, time.process_time_ns() - began)
     gc.enable()
     return best / len(message)
 

@@ -370,6 +370,7 @@ def test_a_peer_that_never_answers_our_close_is_dropped_after_the_timeout() -> N
     assert host.closed == [("/m", 1001, b"", False)]
 
 
+@pytest.mark.alone
 def test_silence_brings_a_ping_and_more_silence_the_end() -> None:
     host = Host(heartbeat_s=0.1)
     client = host.client(b"/a")
@@ -378,6 +379,7 @@ def test_silence_brings_a_ping_and_more_silence_the_end() -> None:
     assert client.close_code == 4002
 
 
+@pytest.mark.alone
 def test_a_pong_is_sign_of_life_enough() -> None:
     host = Host(heartbeat_s=0.1)
     client = host.client(b"/a")

@@ -159,6 +159,7 @@ def test_a_failed_connection_with_much_to_say_is_read_to_its_end() -> None:
     host.until(lambda: host.hub.stats()["bytes_in"] > received)
 
 
+@pytest.mark.alone
 def test_a_paused_peer_that_takes_what_it_is_sent_is_alive() -> None:
     """Nobody reads its pongs meanwhile, so they cannot be what it is judged by."""
     host = full_host(heartbeat_s=0.2)

@@ -111,6 +111,7 @@ def test_who_drops_the_oldest_is_told_of_one_gap_between_what_it_had_and_what_fo
 
 
 @pytest.mark.parametrize("slow_reader", ["drop_oldest", "latest"])
+@pytest.mark.alone
 def test_who_stops_for_longer_than_silence_may_last_comes_back_with_a_gap(slow_reader: str) -> None:
     """Our ping lies behind what it does not read; that its kernel answers is sign of life enough."""
     slow = Slow(heartbeat_s=0.1)

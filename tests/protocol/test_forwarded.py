@@ -131,9 +131,9 @@ def test_any_value_is_read_or_not(header: str, value: str):
 )
 def test_the_longest_head_is_read_in_linear_time(piece: str):
     def took(n: int) -> float:
-        began = time.perf_counter()
+        began = time.process_time()
         for header in ("x-forwarded-for", "forwarded"):
             client_of(header, (piece * n)[:n] + "!", PROXY, is_trusted)
-        return time.perf_counter() - began
+        return time.process_time() - began
 
     assert min(took(16_384) for _ in range(3)) < 0.2

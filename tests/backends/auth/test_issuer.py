@@ -106,8 +106,8 @@ def test_all_scopes_have_to_be_there(keys: str, given: dict[str, object], taken:
 def test_the_end_is_that_of_the_token_or_of_its_age(keys: str):
     now = claims()["iat"]
     authenticator = locked(issuer(keys, max_age_s=100.0, leeway_s=0.0))
-    assert authenticator.authenticate(token(exp=now + 50)).expires_at == now + 50
-    assert authenticator.authenticate(token(exp=now + 5000)).expires_at == now + 100
+    assert authenticator.authenticate(token(iat=now, exp=now + 50)).expires_at == now + 50
+    assert authenticator.authenticate(token(iat=now, exp=now + 5000)).expires_at == now + 100
     with pytest.raises(TokenExpired):
         authenticator.authenticate(token(iat=now - 101))
 

@@ -21,6 +21,8 @@ from realtime.errors import (
 )
 from tests.backends.cluster.ring_members import company, until
 
+pytestmark = pytest.mark.alone
+
 
 @pytest_asyncio.fixture
 async def pair(redis_cluster):

@@ -12,6 +12,8 @@ from realtime.core.cluster import SLOTS, Cluster, room_slot
 from realtime.ids import RoomId, RoomName, TenantId
 from tests.backends.cluster.ring_members import ROOMS, TTL_S, company, until
 
+pytestmark = pytest.mark.alone
+
 
 @pytest_asyncio.fixture
 async def join(redis_node):
@@ -84,7 +86,7 @@ async def test_a_buried_worker_is_gone_at_once(join):
     began = time.monotonic()
     await bury(first.line, second.ring.worker, prefix=first.ring._prefix)
     await until(lambda: agree(first))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20  # of the 60 of its TTL
 
 
 async def test_a_worker_cut_off_owns_nothing_before_another_takes_its_rooms_and_comes_back(join):

@@ -10,6 +10,8 @@ from realtime.errors import Unavailable
 from realtime.ids import DEFAULT_TENANT, RoomId, RoomName
 from tests.backends.cluster.stage import ALICE, CHAT, LOBBY, until
 
+pytestmark = pytest.mark.alone
+
 
 def numbered(number: int) -> RoomId:
     return RoomId(DEFAULT_TENANT, RoomName(f"chat:{number}"))

@@ -14,7 +14,7 @@ from realtime.errors import StartupError, Unavailable
 from tests.backends.redis_client.listener import Listener
 from tests.ports import free_port
 
-pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy")
+pytestmark = [pytest.mark.alone, pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy")]
 
 ROOM = b"rt:{default/chat:lobby}"
 SLOT = slot_of(ROOM)

@@ -8,7 +8,7 @@ from realtime.backends.redis_client.contract import SLOTS, slot_of
 from tests.backends.redis_client.fake import FakeNode
 from tests.backends.redis_client.listener import Listener
 
-pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy")
+pytestmark = [pytest.mark.alone, pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy")]
 
 ROOM = b"rt:{default/chat:lobby}"
 SLOT = slot_of(ROOM)
