@@ -37,6 +37,7 @@ HAND_WRITTEN = [
     "docs/operations.md",
     "docs/bench.md",
     "docs/doctor.md",
+    "docs/tracing.md",
     "docs/encryption.md",
     "docs/failover.md",
     "docs/security.md",

@@ -27,6 +27,7 @@ BASE = frozenset(
         "settings_chat",
         "settings_cluster",
         "settings_files",
+        "settings_observing",
         "settings_security",
         "loading",
         "policy",
