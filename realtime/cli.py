@@ -18,6 +18,7 @@ from realtime import (
     __version__,
     cli_api,
     cli_audit,
+    cli_bench,
     cli_chat,
     cli_doctor,
     cli_keys,
@@ -45,6 +46,7 @@ examples:
   realtime publish chat:lobby '{"text":"hello"}'  to the workers that share REDIS_URL
   realtime audit verify                       has anybody changed what is on record?
   realtime install-units --dry-run            what systemd would run on this host, one worker a core
+  realtime bench ws://127.0.0.1:8000/ws --rate 5000  load on a server, and how it took it
   realtime dev-cluster                        a Redis Cluster on this machine, for development
 """
 # Short names for what is typed often; every knob has its own option anyway.
@@ -92,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_api.add_command(commands, _add_knobs, _load)
     _add_check(commands)
     cli_doctor.add_command(commands, _add_knobs, _load)
+    cli_bench.add_command(commands)
     _add_settings(commands)
     _add_migrate(commands)
     cli_token.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)

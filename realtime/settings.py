@@ -14,7 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 from msgspec import Meta
 
-from realtime.settings_chat import ChatSettings
+from realtime.settings_observing import ObservingSettings
 from realtime.units import ByteRate, Bytes, Count, Flag, Millis, Rate, Seconds, Text
 
 KB: Final = 1024
@@ -24,7 +24,7 @@ GB: Final = 1024 * MB
 RATE_MAX: Final = 1_000_000_000  # a second
 
 
-class Settings(ChatSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Settings(ObservingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One server's configuration. `loading.load()` makes it; `describe()` lists the knobs."""
 
     # -- where it listens ---------------------------------------------------------------------------------
@@ -581,7 +581,7 @@ def _knobs() -> dict[str, Knob]:
     hints = get_type_hints(Settings, include_extras=True)
     fields = msgspec.structs.fields(Settings)
     # Those of the bases come last on the page, though a base's fields come first.
-    inherited = {field.name for field in msgspec.structs.fields(ChatSettings)}
+    inherited = {field.name for field in msgspec.structs.fields(ObservingSettings)}
     return {
         field.name: _knob(field.name, hints[field.name], field.default)
         for field in sorted(fields, key=lambda field: field.name in inherited)

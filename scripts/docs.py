@@ -25,6 +25,7 @@ from realtime import (  # noqa: E402
     settings_chat,
     settings_cluster,
     settings_files,
+    settings_observing,
     settings_security,
 )
 from realtime.backends.http_post import notify  # noqa: E402
@@ -92,6 +93,7 @@ def settings_sections() -> dict[str, list[str]]:
     sections: dict[str, list[str]] = {}
     pages = (
         settings.Settings,
+        settings_observing.ObservingSettings,
         settings_chat.ChatSettings,
         settings_files.FilesSettings,
         settings_security.SecuritySettings,

@@ -27,6 +27,7 @@ BASE = frozenset(
         "settings_chat",
         "settings_cluster",
         "settings_files",
+        "settings_observing",
         "settings_security",
         "loading",
         "policy",
@@ -40,7 +41,7 @@ ROOT_MAY_NAME = (
     "realtime.protocol.priority",
 )  # looked up when asked for
 SEALING_CLIENT = "realtime.client.seal"  # seals for other clients, what no server can
-CLIENT_MAY_IMPORT = ("realtime.client", "realtime.errors", "realtime.ids")
+CLIENT_MAY_IMPORT = ("realtime.client", "realtime.errors", "realtime.ids", "realtime.native.tally")
 
 DRIVERS = {"redis", "hiredis", "asyncpg", "sqlite3", "jwt", "maxminddb", "cryptography", "boto3", "botocore"}
 EVENT_LOOPS = {"uvloop"}

@@ -125,7 +125,7 @@ async def _replay(
     options: argparse.Namespace, days: list[Day], errors: Console
 ) -> tuple[Tally, Findings, int]:
     schedule = list(_schedule(days, options.rate, options.speedup))
-    player = Player(options.urls or [_URL], days, _signer(os.environ.get("REALTIME_JWT_SECRET", "")))
+    player = Player(options.urls or [_URL], days, signer(os.environ.get("REALTIME_JWT_SECRET", "")))
     total = sum(due.step.action is Action.SAY for due in schedule)
     try:
         await player.open()
@@ -179,7 +179,8 @@ def _places(day: Day, speedup: float | None) -> list[float]:
     return places
 
 
-def _signer(secret: str) -> Callable[[str], str | None]:
+def signer(secret: str) -> Callable[[str], str | None]:
+    """Return what makes a token for a user; one that makes none where there is no secret."""
     if not secret:
         return lambda user: None
     expires = int(time.time()) + _TOKEN_TTL_S

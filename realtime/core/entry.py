@@ -349,7 +349,8 @@ class Entry:
         try:
             await self._authenticate_later(user, session, None, pending, carrier)
         except Exception as error:
-            log.exception("connection %d could not be authenticated", session.connection.id)
+            whose = {"connection": session.connection.id}
+            log.exception("a connection could not be authenticated", extra=whose)
             session.close(Internal.close_code, error_reason(Internal()))
             self._audit.refused(Internal(type(error).__name__), session.connection.address, carrier)
 

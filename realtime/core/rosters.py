@@ -136,7 +136,7 @@ class Rosters:
             try:
                 entry = decode_entry(data)
             except ValueError as error:  # a bug, or somebody else's: what it said before stands
-                log.error("room %s: the entry of worker %s is none: %s", room.key, worker, error)
+                log.error("a worker's entry is none: %s", error, extra={"room": room.key, "worker": worker})
                 return
             if elsewhere is None:
                 elsewhere = room.roster.elsewhere = Elsewhere()

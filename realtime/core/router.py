@@ -116,7 +116,12 @@ class Router:
         """
         if not isinstance(error, RealtimeError):
             self.failures += 1
-            log.error("handler of %r failed", getattr(message, "type", None), exc_info=error)
+            log.error(
+                "handler of %r failed",
+                getattr(message, "type", None),
+                exc_info=error,
+                extra={"connection": session.connection.id, "room": getattr(message, "room", None)},
+            )
             error = Internal()
         self.errors[error.code] = self.errors.get(error.code, 0) + 1
         if error.limit is not None:

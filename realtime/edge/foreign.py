@@ -156,7 +156,7 @@ class ForeignConnection:
         try:
             return self._outbox.take(self.state)
         except Exception:
-            log.exception("what connection %d has missed", self.id)
+            log.exception("what a connection has missed was not told", extra={"connection": self.id})
             self.close(CloseCode.INTERNAL, close_reason("internal"))
             return self._outbox.take(self.state)  # of which no room is left
 

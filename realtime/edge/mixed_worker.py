@@ -56,7 +56,7 @@ class MixedWorker(Worker):
             if wait_s:
                 self._refuse_frame(connection, payload, limit, wait_s)
             else:
-                self.core.receive(self._session(connection.state, connection), payload)
+                self._receive(self._session(connection.state, connection), payload)
         except Exception:
-            log.exception("a frame of connection %d", connection.id)
+            log.exception("a frame failed", extra={"connection": connection.id})
             connection.close(CloseCode.INTERNAL, close_reason("internal"))

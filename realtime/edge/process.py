@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import os
 import re
 import resource
 import socket
 import sys
-import time
 from typing import Final
 
+from realtime.edge.logs import JsonFormatter, LimitedHandler, Redactor, TextFormatter, secrets_of
 from realtime.errors import StartupError
 from realtime.settings import Settings
 
@@ -32,16 +31,10 @@ def configure_logging(settings: Settings, node: str = "") -> None:
 
     They name the `node` where one is given: where several workers write to one place.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    if settings.log_format == "json":
-        handler.setFormatter(JsonFormatter(node))
-    else:
-        who = f"{node} " if node else ""
-        line = logging.Formatter(
-            f"%(asctime)s.%(msecs)03dZ %(levelname)s {who}%(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
-        )
-        line.converter = time.gmtime
-        handler.setFormatter(line)
+    handler = LimitedHandler(sys.stderr, settings.log_lines_per_second, settings.log_lines_burst)
+    redact = Redactor(secrets_of(settings))
+    formatter = JsonFormatter if settings.log_format == "json" else TextFormatter
+    handler.setFormatter(formatter(node, redact))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
@@ -59,27 +52,6 @@ def node_name(settings: Settings, number: int = 0) -> str:
     host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname().partition(".")[0]).strip("-") or "node"
     tail = f"-{number or (settings.instance if numbered else os.getpid())}"
     return (settings.node or host[:20])[: NODE_CHARS_MAX - len(tail)] + tail
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, node, logger, message, and the traceback where there is one."""
-
-    def __init__(self, node: str = "") -> None:
-        super().__init__()
-        self._node = {"node": node} if node else {}
-
-    def format(self, record: logging.LogRecord) -> str:
-        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        fields = {
-            "timestamp": f"{seconds}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            **self._node,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            fields["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(fields, ensure_ascii=False)
 
 
 def raise_file_limit() -> int:

@@ -148,7 +148,7 @@ class TlsWorker(MixedWorker):
         try:
             verdict = self._gate.on_handshake(request)
         except Exception:  # whatever it is, it is this connection's alone
-            log.exception("the handshake of connection %d", request.connection_id)
+            log.exception("a handshake failed", extra={"connection": request.connection_id})
             verdict = OURS
         if isinstance(verdict, Refuse):
             self._turn_away(visitor.transport, visitor.address, verdict)

@@ -18,7 +18,7 @@ from realtime.backends.auth.authenticator import TokenAuthenticator, authenticat
 from realtime.backends.http_post import notify, post
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.catalog import Catalog
-from realtime.core.contracts import Clock, Connection
+from realtime.core.contracts import Broker, Clock, Connection
 from realtime.core.core import Core
 from realtime.core.limits import Limits, rate_limited
 from realtime.core.room_rules import RoomRules
@@ -43,6 +43,7 @@ from realtime.edge.pages import Report, system_routes, web_routes
 from realtime.edge.policies import Commit, Policies
 from realtime.edge.shared_penalties import SharedPenalties
 from realtime.edge.telemetry import Closes, Memory, Taken, worker_metrics
+from realtime.edge.tracing import open_tracer
 from realtime.edge.welcome import Welcome
 from realtime.errors import CloseCode, RealtimeError, SettingsError
 from realtime.features import discover
@@ -101,6 +102,7 @@ class Worker:
         self._audit = foundation.audit
         self._policies = Policies(settings, self._audit)
         self._rules = RoomRules()
+        self._tracer = open_tracer(settings, clock, foundation, loop)
         self._authenticator = authenticator = _authenticator(settings, self._policies.current, clock)
         self._gate = Gate(settings, authenticator, self._audit)
         self.doorkeeper = Doorkeeper(clock, self._audit)
@@ -115,7 +117,9 @@ class Worker:
         rates = MessageRates(settings, clock, self.guard.is_exempt)
         if rates:
             self.core.limit_addresses(rates)
-        self.hub.deliver_to(self.core.receive)  # no Python of ours between them: it is the hot path
+        # Without tracing there is no Python of ours between them: it is the hot path.
+        self._receive = self.core.receive if self._tracer is None else self._tracer.ingest(self.core.receive)
+        self.hub.deliver_to(self._receive)
         self._silent = SilentTokens(clock, self.core.token_audit, settings.token_warning_s)
         self._gate.open(self.core, self._welcome, self._silent, self._defer)
         self._http = self._make_http()
@@ -216,6 +220,8 @@ class Worker:
         await self.core.close()
         if self.files is not None:
             await self.files.closed()
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
 
     def _count_workers(self) -> int:
         """How many workers there are, this one included."""
@@ -392,7 +398,7 @@ class Worker:
     def _make_core(self, authenticator: Authenticator | None) -> Core:
         return Core(
             Catalog(discover()),
-            self._foundation.broker(self.hub, self._rules),
+            self._make_broker(),
             self.hub,
             self._clock,
             greet=self._greet,
@@ -409,6 +415,10 @@ class Worker:
             token_warning_s=self._settings.token_warning_s,
             services=self._services(),
         )
+
+    def _make_broker(self) -> Broker:
+        broker = self._foundation.broker(self.hub, self._rules)
+        return broker if self._tracer is None else self._tracer.broker(broker)
 
     def _services(self) -> Services | None:
         """What features are opened with; None where there is no store for what they keep."""

@@ -1,7 +1,6 @@
 """The small parts of a worker: greetings, listening, process limits, metrics."""
 
 import json
-import logging
 import os
 import re
 import socket
@@ -13,7 +12,6 @@ from realtime.edge import listener, metrics
 from realtime.edge.load import Load
 from realtime.edge.process import (
     SPARE_FILES,
-    JsonFormatter,
     connections_allowed,
     file_limit_warning,
     node_name,
@@ -153,20 +151,6 @@ def test_connections_fit_into_the_open_files(files, wanted, allowed, warns):
     settings = Settings(max_connections=wanted)
     assert connections_allowed(files, settings) == allowed
     assert bool(file_limit_warning(files, settings)) is warns
-
-
-def test_a_json_log_line_is_one_object_even_with_a_traceback():
-    try:
-        raise ValueError("two\nlines")
-    except ValueError as error:
-        record = logging.LogRecord(
-            "realtime.x", logging.ERROR, "", 0, "failed %s", ("é",), (type(error), error, None)
-        )
-    line = JsonFormatter().format(record)
-    assert "\n" not in line
-    fields = json.loads(line)
-    assert (fields["level"], fields["logger"], fields["message"]) == ("error", "realtime.x", "failed é")
-    assert "two\nlines" in fields["traceback"]
 
 
 # -- metrics ------------------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ class Changes:
             outcome = self._rooms.chat.core.order(room, MAKE, b"{}", nobody, trusted=True)
             left = outcome if isinstance(outcome, bytes) else await outcome
         except RealtimeError as error:
-            log.warning("room %s has still to tell of a change: %s", room.room, error.message)
+            log.warning("a change has still to be told: %s", error.message, extra={"room": room.room})
             return
         if left == b'{"left":0}':
             self.owing.pop(room, None)
@@ -154,7 +154,7 @@ class Changes:
             try:
                 receipt = command.publish(NOTICE, notice.content, key=notice.key, as_server=True)
             except RealtimeError as error:
-                log.warning("room %s: a change is not told yet: %s", command.room.room, error.message)
+                log.warning("a change is not told yet: %s", error.message, extra={"room": command.room.room})
                 self.owe(command.room)
                 break
             receipts.append((notice, receipt))
@@ -176,7 +176,7 @@ class Changes:
                 for user in notice.review:
                     await self._rooms.chat.core.admission.review(room, user)
             except RealtimeError as error:
-                log.warning("room %s: a change is not told yet: %s", room.room, error.message)
+                log.warning("a change is not told yet: %s", error.message, extra={"room": room.room})
                 notice.told = False
                 self.owe(room)
                 continue

@@ -311,4 +311,4 @@ async def _notify(chat: Chat, command: Command, users: list[UserId], title: str,
                 data={"chat": what, "room": room.room, "by": by},
             )
         except RealtimeError as error:
-            log.warning("a notification of room %s was not sent: %s", room.room, error.message)
+            log.warning("a notification was not sent: %s", error.message, extra={"room": room.room})
