@@ -29,6 +29,7 @@ from realtime.edge.process import (
     settle_gc,
     worker_count,
 )
+from realtime.edge.status import DRAIN
 from realtime.edge.supervisor import STOP_GRACE_S, Supervisor, WorkerProcess, command
 from realtime.edge.tls import load_certificates
 from realtime.edge.tls_worker import TlsWorker
@@ -100,6 +101,7 @@ async def _serve(
         loop.add_signal_handler(signal.SIGHUP, worker.reload)
         if own is not None:
             own.heed(loop, stop.set, worker.reload)
+        worker.reports.offer(DRAIN, partial(_stop_once, loop, stop.set))
         worker.start(listening, listener.listen_admin(settings, number))
         if tls is not None:
             assert isinstance(worker, TlsWorker)

@@ -210,6 +210,11 @@ class LoopLag:
         place = next((i for i, bound in enumerate(LAG_BOUNDS_S) if late_s <= bound), len(LAG_BOUNDS_S))
         self._counts[place] += 1
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many were in each bucket of `LAG_BOUNDS_S`, and above them all."""
+        return tuple(self._counts)
+
     def metric(self) -> Metric:
         distribution = Distribution(LAG_BOUNDS_S, tuple(self._counts), self._total_s)
         help = "How late the loop ran its ten ticks a second."
