@@ -1,6 +1,8 @@
-"""The commands that reach running workers through Redis: publish, notify, kick, revoke.
+"""The commands that reach running workers: publish, notify, kick, revoke.
 
-Each is one call of `realtime.Publisher`. What they print is one line of JSON each, to be piped on.
+They do so through Redis, or of a server without one through its control socket. Each is one call of
+`realtime.edge.outsider.Outsider`, which `realtime.Publisher` is. What they print is one line of JSON each, to
+be piped on.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from realtime.ids import DEFAULT_TENANT
 from realtime.settings import Settings
 
 if TYPE_CHECKING:
-    from realtime.edge.publisher import Publisher
+    from realtime.edge.outsider import Outsider
 
 Read = Callable[[argparse.Namespace], Settings]
 """Returns the settings that a command line, a file and the environment say."""
@@ -35,18 +37,18 @@ def add_commands(commands: Any, add_config: AddConfig, read: Read) -> None:
         parser.set_defaults(run=runner(run, read))
 
 
-Run = Callable[["Publisher", argparse.Namespace], Awaitable[None]]
+Run = Callable[["Outsider", argparse.Namespace], Awaitable[None]]
 
 
 def runner(run: Run, read: Read) -> Callable[[argparse.Namespace], int]:
-    """Return what runs a command with a connected `Publisher`."""
+    """Return what runs a command with a connected `Outsider`."""
 
     def command(parsed: argparse.Namespace) -> int:
         settings = read(parsed)
-        from realtime.edge.publisher import Publisher
+        from realtime.edge.lone import outsider_of
 
         async def connected() -> None:
-            async with Publisher(settings=settings) as publisher:
+            async with outsider_of(settings) as publisher:
                 await run(publisher, parsed)
 
         asyncio.run(connected())
@@ -81,7 +83,7 @@ def _add_publish(commands: Any) -> tuple[argparse.ArgumentParser, Run]:
     return parser, _publish
 
 
-async def _publish(publisher: Publisher, parsed: argparse.Namespace) -> None:
+async def _publish(publisher: Outsider, parsed: argparse.Namespace) -> None:
     type = parsed.type or publisher.only_type(parsed.room)
     if parsed.content != "-":
         await _publish_one(publisher, parsed, type, _json("CONTENT", parsed.content), parsed.key)
@@ -99,7 +101,7 @@ async def _publish(publisher: Publisher, parsed: argparse.Namespace) -> None:
 
 
 async def _publish_one(
-    publisher: Publisher, parsed: argparse.Namespace, type: str, content: Any, key: str | None
+    publisher: Outsider, parsed: argparse.Namespace, type: str, content: Any, key: str | None
 ) -> None:
     receipt = await publisher.publish(
         parsed.room, type, content, tenant=parsed.tenant, user=parsed.user, key=key
@@ -128,7 +130,7 @@ def _add_notify(commands: Any) -> tuple[argparse.ArgumentParser, Run]:
     return parser, _notify
 
 
-async def _notify(publisher: Publisher, parsed: argparse.Namespace) -> None:
+async def _notify(publisher: Outsider, parsed: argparse.Namespace) -> None:
     sent = await publisher.notify(
         parsed.user,
         parsed.title,
@@ -164,7 +166,7 @@ def _add_kick(commands: Any) -> tuple[argparse.ArgumentParser, Run]:
     return parser, _kick
 
 
-async def _kick(publisher: Publisher, parsed: argparse.Namespace) -> None:
+async def _kick(publisher: Outsider, parsed: argparse.Namespace) -> None:
     order = {"reason": parsed.reason, "code": parsed.code}
     if parsed.everybody:
         closed = await publisher.kick_tenant(parsed.tenant, **order)
@@ -196,7 +198,7 @@ def _add_revoke(commands: Any) -> tuple[argparse.ArgumentParser, Run]:
     return parser, _revoke
 
 
-async def _revoke(publisher: Publisher, parsed: argparse.Namespace) -> None:
+async def _revoke(publisher: Outsider, parsed: argparse.Namespace) -> None:
     keep = {} if parsed.keep is None else {"keep_s": parsed.keep}
     until = await publisher.revoke(
         tenant=parsed.tenant,

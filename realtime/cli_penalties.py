@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from realtime.cli_control import AddConfig, Read, runner, say
 
 if TYPE_CHECKING:
-    from realtime.edge.publisher import Publisher
+    from realtime.edge.outsider import Outsider
 
 
 def add_commands(commands: Any, add_config: AddConfig, read: Read) -> None:
@@ -25,7 +25,7 @@ def add_commands(commands: Any, add_config: AddConfig, read: Read) -> None:
     parser.set_defaults(run=runner(_penalties, read))
 
 
-async def _penalties(publisher: Publisher, parsed: argparse.Namespace) -> None:
+async def _penalties(publisher: Outsider, parsed: argparse.Namespace) -> None:
     if parsed.free is not None:
         say(workers=await publisher.pardon(parsed.free))
         return

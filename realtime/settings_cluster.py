@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from realtime.units import Bytes, Flag, Millis, Seconds, Text
+from realtime.units import Bytes, Flag, Millis, Rate, Seconds, Text
 
 
 class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -112,6 +112,14 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             extra={"unit": "text", "secret": True},
         ),
     ] = ""
+    control_path: Annotated[
+        str,
+        Meta(
+            description="Unix socket by which `realtime api` and commands reach a server without redis_url, "
+            "on this machine and as this user. auto: the SQLite file's path and `.control`. Empty: none.",
+            extra=Text,
+        ),
+    ] = "auto"
     redis_url: Annotated[
         str,
         Meta(
@@ -176,3 +184,24 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             extra=Seconds,
         ),
     ] = 10.0
+
+    # -- the REST API ---------------------------------------------------------------------------------------
+    api_body_bytes: Annotated[
+        int,
+        Meta(
+            ge=1024,
+            le=64 * 1024 * 1024,
+            description="Largest request that the REST API takes.",
+            extra=Bytes,
+        ),
+    ] = 1024 * 1024
+    api_requests_per_second: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1_000_000,
+            description="Requests a second of one key, or of one user's tokens, twice that at once; each "
+            "command of a batch and each room of a broadcast counts. A key may have a rate of its own.",
+            extra=Rate,
+        ),
+    ] = 1_000.0

@@ -43,6 +43,7 @@ HAND_WRITTEN = [
     "docs/security.md",
     "docs/tls.md",
     "docs/control.md",
+    "docs/api.md",
     "docs/tenants.md",
     "docs/audit.md",
     "docs/tokens.md",

@@ -36,6 +36,8 @@ LOST_TENANTS_MAX: Final = 1000
 BACK_OFF_MIN_S: Final = 0.1
 BACK_OFF_MAX_S: Final = 5.0
 CLOSE_TIMEOUT_S: Final = 5.0
+RECENT_MAX: Final = 100
+"""Entries that are remembered for whoever watches."""
 RETAIN_EVERY_S: Final = 3600.0
 RETAIN_FIRST_S: Final = 30.0
 RETAIN_REST_S: Final = 0.1  # between two slices: what is new has to be written too
@@ -67,6 +69,8 @@ class AuditKeeper:
         self._coalescer = Coalescer(clock, self._take, window_s=window_s, notes_per_second=notes_per_second)
         self._queue: deque[Note] = deque()
         self._queue_notes = queue_notes
+        self._recent: deque[tuple[int, Note]] = deque(maxlen=RECENT_MAX)
+        self._noted = 0
         self._lost: dict[TenantId, Note] = {}
         self._losing = False
         self._pace = pace
@@ -151,7 +155,13 @@ class AuditKeeper:
             "audit_dropped_total": self._dropped,
         }
 
+    def recent(self, since: int) -> tuple[int, list[Note]]:
+        """Return the newest notes after number `since`, oldest first, and the number of the last there is."""
+        return self._noted, [note for number, note in self._recent if number > since]
+
     def _take(self, note: Note) -> None:
+        self._noted += 1
+        self._recent.append((self._noted, note))
         if len(self._queue) < self._queue_notes:
             self._queue.append(note)
         else:

@@ -15,6 +15,7 @@ from realtime.core.auth import Identity
 from realtime.core.catalog import Catalog
 from realtime.core.kinds import RoomKind
 from realtime.core.patterns import matcher
+from realtime.core.powers import POWERS
 from realtime.core.remembered import Remembered
 from realtime.core.rule_index import Bits, Names, OwnRooms, Rooms
 from realtime.core.session import Session
@@ -54,6 +55,7 @@ def actions_of(catalog: Catalog) -> dict[str, str]:
     """Return every action there is by its full name, such as `publish:chat_message`, with its first word."""
     named = [
         *(JOIN, HISTORY, PRESENCE),
+        *POWERS,
         *(permission for feature in catalog.features for permission in feature.permissions),
         *(sending(catalog, type) for type in catalog.messages),
     ]
@@ -96,8 +98,7 @@ class Rules:
         self._sending = {type: self._actions[sending(catalog, type)] for type in catalog.messages}
         self._naming = {
             action: sum(1 << n for n, rule in enumerate(rules) if action in rule.actions)
-            for feature in catalog.features
-            for action in feature.permissions
+            for action in (*POWERS, *(each for feature in catalog.features for each in feature.permissions))
         }
         self._roles = Names(rule.roles for rule in rules)
         self._tenants = Names(rule.tenants for rule in rules)
@@ -129,7 +130,7 @@ class Rules:
         """Whether `identity` may do `action` in `room`, and a rule that allows it calls it by its full name.
 
         Raises:
-            KeyError: no feature declares such a permission; a mistake of ours.
+            KeyError: it is no power, and no feature's permission; a mistake of ours.
         """
         bits = self._speaking(identity, room) & self._actions[action]
         return not bits & self._denies and bits & self._naming[action] != 0

@@ -45,6 +45,7 @@ class Action(StrEnum):
     ADDRESS = "network.address"  # refused by lists, country or penalty
     PENALTY = "network.penalty"
     LIMIT = "limit.exceeded"  # of a tenant's quota, or what ended a connection
+    ADMIN = "admin.act"  # by the REST API: `what` in the detail says what; refused, whatever it was
     KICK = "admin.kick"
     ADMIN_PUBLISH = "admin.publish"
     NOTIFY = "admin.notify"

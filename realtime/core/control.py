@@ -13,6 +13,7 @@ from typing import Final, Protocol
 import msgspec
 
 from realtime.core.audit import NO_AUDITOR
+from realtime.core.auth import Identity
 from realtime.core.cluster import Cluster, WorkerId
 from realtime.core.contracts import Clock, Connection, Registry
 from realtime.core.membership import Membership
@@ -25,6 +26,7 @@ from realtime.ids import DEFAULT_TENANT, TenantId, UserId, parse_tenant, parse_u
 from realtime.protocol.closing import close_reason, is_for_good, may_be_sent
 
 KICK: Final = "kick"
+REVOKE: Final = "revoke"
 REVOKED: Final = close_reason("revoked")
 TOKEN_ID_CHARS_MAX: Final = 256
 KEEP_S: Final = 30 * 86_400.0
@@ -39,6 +41,16 @@ class Kick(msgspec.Struct, frozen=True, array_like=True):
     user: UserId | None
     code: int
     reason: bytes
+
+
+class Revoke(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker that is alone is asked: refuse these tokens. Answered with until when, as text."""
+
+    tenant: TenantId
+    user: UserId | None
+    token_id: str | None
+    before: float
+    keep_s: float
 
 
 class Workers(Protocol):
@@ -190,6 +202,7 @@ class Control(Orders):
         self._look_at = clock.monotonic()
         self.kicked = 0
         cluster.answer(KICK, self._on_kick)
+        cluster.answer(REVOKE, self._on_revoke)
         if revocations is not None:
             revocations.open(self._on_revoked)
 
@@ -205,6 +218,10 @@ class Control(Orders):
             self._look = False
             self._close_revoked(self._registry.connections())
 
+    def refuses(self, tenant: TenantId, user: UserId, token_id: str, issued_at: float | None) -> bool:
+        """Whether a token that says this is revoked."""
+        return self._revoked.covers(Identity(user, tenant, token_id=token_id, issued_at=issued_at))
+
     def stats(self) -> dict[str, int]:
         """Gauges and counters for /metrics, by name."""
         return {"revocations": len(self._revoked), "kicked_total": self.kicked}
@@ -219,6 +236,14 @@ class Control(Orders):
         until = self._clock.time() + keep_s
         self._on_revoked([Revocation(tenant, user, token_id, before, until)])
         return until
+
+    async def _on_revoke(self, asker: WorkerId, body: bytes) -> bytes:
+        try:
+            order = msgspec.msgpack.decode(body, type=Revoke)
+        except msgspec.MsgspecError as error:
+            raise BadMessage(f"{REVOKE}: {error}") from error
+        until = await self._revoke(order.tenant, order.user, order.token_id, order.before, order.keep_s)
+        return repr(until).encode()
 
     def _on_revoked(self, revocations: Collection[Revocation]) -> None:
         """Refuse these tokens; whom it concerns is closed now, or with a tick where that takes a search."""
@@ -240,7 +265,7 @@ class Control(Orders):
             if identity is not None and self._revoked.covers(identity):
                 if connection.open:
                     self._audit.closed(connection, identity, "revoked")
-                self._close(connection, CloseCode.BAD_TOKEN, REVOKED)
+                self.close(connection, CloseCode.BAD_TOKEN, REVOKED)
 
     def _on_kick(self, asker: WorkerId, body: bytes) -> bytes:
         try:
@@ -255,12 +280,12 @@ class Control(Orders):
             connections = [each for each, whose in everybody if whose and whose.tenant == order.tenant]
         closing = [each for each in connections if each.open]
         for each in closing:
-            self._close(each, order.code, order.reason)
+            self.close(each, order.code, order.reason)
         if is_for_good(order.code):
             self._membership.rosters.forget(order.tenant, order.user)
         return b"%d" % len(closing)
 
-    def _close(self, connection: Connection, code: int, reason: bytes) -> None:
+    def close(self, connection: Connection, code: int, reason: bytes) -> None:
         """Close a connection; one that is not to come back is out of its rooms before the peer has agreed."""
         self.kicked += connection.open
         connection.close(code, reason)

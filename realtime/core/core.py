@@ -35,6 +35,7 @@ from realtime.core.headcount import Headcount
 from realtime.core.limits import Crowd, Limits, Meters
 from realtime.core.membership import FORBIDDEN, Membership
 from realtime.core.notifications import NotificationManager
+from realtime.core.operations import Operations
 from realtime.core.outside import Outside, Publication
 from realtime.core.owners import Owners
 from realtime.core.publishing import Publisher
@@ -47,7 +48,7 @@ from realtime.core.router import Router, Spawn
 from realtime.core.services import Running, Services
 from realtime.core.session import Handle, Handlers, Session
 from realtime.core.signals import Signals
-from realtime.core.tenant import Tenants
+from realtime.core.tenant import Tenant, Tenants
 from realtime.core.token_audit import TokenAudit
 from realtime.core.users import Users
 from realtime.errors import Unavailable
@@ -137,6 +138,8 @@ class Core:
         self.notifications = NotificationManager(users, fanout, limits, cluster, whereabouts)
         self.signals = Signals(broker, fanout, catalog, self._membership, users, cluster, whereabouts)
         self.control = self._make_control(users, fanout, revoked, revocations, clock)
+        here = self._membership, tenants, users, fanout, self.signals
+        self._operations = Operations(catalog, *here, self.control, cluster)
         self._open_counts(users, headcount)
         self._open_features(services, users, clock)
         self._entry.open(self._handlers(queries, ping))
@@ -291,6 +294,10 @@ class Core:
             **({} if self._headcount is None else self._headcount.stats()),
             **{name: value for each in self.running.values() for name, value in each.stats().items()},
         }
+
+    def tenants_here(self) -> list[Tenant]:
+        """Return the tenants that have anything here."""
+        return self._tenants.all()
 
     def tenant_stats(self) -> dict[str, dict[str, float]]:
         """Gauges and counters of the tenants that /metrics is to name, by tenant and name."""

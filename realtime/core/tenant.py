@@ -59,6 +59,10 @@ class Tenants:
         tenant = self._by_id.get(key.tenant)
         return None if tenant is None else tenant.rooms.get(key.room)
 
+    def all(self) -> list[Tenant]:
+        """Return all of them."""
+        return list(self._by_id.values())
+
     def rooms(self) -> list[Room]:
         """Return all live rooms."""
         return [room for tenant in self._by_id.values() for room in tenant.rooms.values()]

@@ -13,7 +13,10 @@ import pwd
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Final
+from contextvars import ContextVar
+from typing import Final, NamedTuple
+
+import msgspec
 
 from realtime.core.audit import Event
 from realtime.core.audit_inbox import EVENTS_MAX, TELL, Batch, encode_batch
@@ -30,6 +33,17 @@ RETRY_S: Final = 1.0
 FLUSH_TIMEOUT_S: Final = 2.0
 
 Ask = Callable[[WorkerId, str, bytes], Awaitable[bytes]]
+
+
+class Acting(NamedTuple):
+    """Who acts through this process, as `by` in the detail, and from which address."""
+
+    by: str
+    source: str
+
+
+ACTING: Final[ContextVar[Acting | None]] = ContextVar("acting", default=None)
+"""Set while a request is done, where a process acts for others than who runs it."""
 
 
 class RelayedAudit:
@@ -53,6 +67,10 @@ class RelayedAudit:
 
     def record(self, event: Event) -> None:
         """See `Auditor`."""
+        acting = ACTING.get()
+        if acting is not None:
+            detail = {**event.detail, "by": acting.by}
+            event = msgspec.structs.replace(event, source=event.source or acting.source, detail=detail)
         self._coalescer.add(event)
 
     def tick(self) -> None:
@@ -108,7 +126,7 @@ class RelayedAudit:
                 actor=event.actor,
                 source=event.source,
                 target=event.target,
-                detail={**event.detail, "by": self._by},
+                detail={"by": self._by, **event.detail},
                 count=note.events,
             )
         )

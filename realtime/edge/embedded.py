@@ -18,6 +18,7 @@ from realtime.core.core import Core
 from realtime.core.database import Database
 from realtime.core.quotas import QuotaBook
 from realtime.core.room_rules import RoomRules
+from realtime.edge.control_socket import ControlSocket, open_control
 from realtime.edge.process import node_name
 from realtime.edge.sealing import Sealing
 from realtime.native.histogram import Histogram
@@ -48,6 +49,7 @@ class Embedded:
         self._store = store
         self._keeping: DurableBroker | None = None
         self._keeper = keeper
+        self._control: ControlSocket | None = None
         self.audit: Auditor = keeper or NO_AUDITOR
         self.node = node_name(settings)
         self.database: Database | None = None
@@ -81,6 +83,7 @@ class Embedded:
 
     def start(self, core: Core) -> None:
         """See `Foundation`."""
+        self._control = open_control(self._settings, core.cluster)
         core.quotas.watch(partial(self._count_storage, core.quotas))
         self._count_storage(core.quotas)
 
@@ -127,6 +130,8 @@ class Embedded:
 
     async def close(self) -> None:
         """See `Foundation`."""
+        if self._control is not None:
+            await self._control.close()
         if self._keeping is not None and self._keeping.storage is not None:
             await self._keeping.storage.close()
         if self._store is not None:

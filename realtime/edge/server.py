@@ -32,6 +32,7 @@ from realtime.edge.process import (
     settle_gc,
     worker_count,
 )
+from realtime.edge.status import DRAIN
 from realtime.edge.supervisor import STOP_GRACE_S, Supervisor, WorkerProcess, command
 from realtime.edge.tls import load_certificates
 from realtime.edge.tls_worker import TlsWorker
@@ -120,6 +121,7 @@ async def _serve(
         worker.supervised = own is not None
         if own is not None:
             own.heed(loop, stop.set, worker.reload, worker.serve_admin)
+        worker.reports.offer(DRAIN, partial(_stop_once, loop, stop.set))
         admin = sockets.admin or listener.listen_admin(settings, number)
         worker.start(listening, admin, kept=sockets.http is not None)
         if tls is not None:

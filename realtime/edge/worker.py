@@ -42,6 +42,7 @@ from realtime.edge.network import NetworkRules
 from realtime.edge.pages import Report, system_routes, web_routes
 from realtime.edge.policies import Commit, Policies
 from realtime.edge.shared_penalties import SharedPenalties
+from realtime.edge.status import Reports
 from realtime.edge.telemetry import Closes, Memory, Taken, worker_metrics
 from realtime.edge.tracing import open_tracer
 from realtime.edge.welcome import Welcome
@@ -135,6 +136,8 @@ class Worker:
         self._autoscaler = Autoscaler(
             settings, clock, notify, who=self._node, workers=self._count_workers, speaks=self._speaks
         )
+        about = self._node, self._lag, self._audit
+        self.reports = Reports(self.core, self.hub, *about, self._checks, lambda: self.stopping)
         self._follow_policy()
 
     def reload(self) -> bool:
@@ -468,10 +471,13 @@ class Worker:
 
     def _ready(self) -> Report:
         """Whether traffic may be sent here, by what it depends on."""
-        listener = "draining" if self._gate.draining else "ok"
-        checks = {"listener": listener, **self._network.checks(), **self._foundation.checks()}
+        checks = self._checks()
         files = {} if self.files is None else self.files.checks()
         return Report(all(state == "ok" for state in checks.values()), {"checks": {**checks, **files}})
+
+    def _checks(self) -> dict[str, str]:
+        listener = "draining" if self._gate.draining else "ok"
+        return {"listener": listener, **self._network.checks(), **self._foundation.checks()}
 
     def _token_stats(self) -> Mapping[str, int]:
         return {} if self._authenticator is None else self._authenticator.stats()

@@ -6,6 +6,7 @@ something else is an error that names the file, the place in it and what would d
 """
 
 from realtime.policy.access import Access
+from realtime.policy.api import Api, ApiKey
 from realtime.policy.chat import Chat, ChatRule, Classifier
 from realtime.policy.issuers import Issuer
 from realtime.policy.loading import load_policy
@@ -16,6 +17,8 @@ from realtime.policy.tenants import Quotas
 
 __all__ = [
     "Access",
+    "Api",
+    "ApiKey",
     "Chat",
     "ChatRule",
     "Classifier",

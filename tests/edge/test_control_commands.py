@@ -216,9 +216,12 @@ def test_a_command_of_nobody_is_exit_code_2(monkeypatch, capsys, arguments):
 )
 def test_without_redis_it_is_said_what_is_missing(monkeypatch, capsys, arguments):
     monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.setenv("REALTIME_CONTROL_PATH", "")
     assert main(monkeypatch, {}, *arguments) == 1
-    said = "realtime: this needs Redis: set REDIS_URL, or redis_url in the config file\n"
-    assert capsys.readouterr() == ("", said)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("realtime: this needs Redis (REDIS_URL), or the control socket of a server")
+    assert len(said.err.splitlines()) == 1
 
 
 def test_the_first_line_that_is_no_json_ends_it_and_is_named(redis_cluster, monkeypatch, capsys):

@@ -173,8 +173,11 @@ def test_settings_that_do_not_go_together_say_so():
 @pytest.mark.parametrize(
     ("environ", "said"),
     [
-        ({}, "needs chat_url_secret"),
-        ({"REALTIME_CHAT_URL_SECRET": SECRET, "REALTIME_CHAT_FILES_PATH": ""}, "nothing to serve"),
+        ({"REALTIME_CONTROL_PATH": ""}, "nothing to serve"),
+        (
+            {"REALTIME_CONTROL_PATH": "", "REALTIME_CHAT_URL_SECRET": SECRET, "REALTIME_CHAT_FILES_PATH": ""},
+            "nothing to serve",
+        ),
     ],
 )
 def test_an_api_that_cannot_serve_says_why(environ, said):
