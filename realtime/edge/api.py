@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
+import os
 import signal
 import socket
 from collections.abc import Mapping
@@ -20,7 +22,7 @@ from realtime import __version__
 from realtime.core.blobs import Blobs
 from realtime.core.clock import SystemClock
 from realtime.core.services import WebApp, WebServices
-from realtime.edge import listener, metrics
+from realtime.edge import listener, metrics, notify
 from realtime.edge.asgi_app import Message, Receive, Send
 from realtime.edge.files import open_apps, open_blobs
 from realtime.edge.process import configure_logging, node_name, raise_file_limit
@@ -150,7 +152,16 @@ async def _run(server: Any, listening: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     for each in STOP_SIGNALS:
         loop.add_signal_handler(each, server.handle_exit, each, None)
+    # Its loop is where it serves: that it turns is all there is to say.
+    heart = notify.Heartbeat(
+        loop,
+        itertools.count().__next__,
+        lambda: f"{len(server.server_state.connections)} connections",
+        watchdog_s=notify.watchdog_s(os.environ, os.getpid()),
+    )
+    heart.start()
     await server.serve(sockets=[listening])
+    heart.stop()
 
 
 def _server(uvicorn: Any, config: Any, api: Api) -> Any:
@@ -159,8 +170,14 @@ def _server(uvicorn: Any, config: Any, api: Api) -> Any:
             """Leave them to `_run`: uvicorn's own ends by the signal, as if it had not been heeded."""
             return contextlib.nullcontext()
 
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            """Say so once it listens."""
+            await super().startup(sockets)
+            notify.ready("serving")
+
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             """End what is going on first: nobody would wait for an upload of hours."""
+            notify.stopping("draining")
             api.close()
             await super().shutdown(sockets)
 
