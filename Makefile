@@ -2,7 +2,7 @@
 # makes .venv, compiles native/ and finds out what the system lacks. Each verb may be run at any time.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz chaos chaos-cluster netns dev-cluster lint types docs bench build dist clean
+.PHONY: help run test fuzz chaos chaos-cluster netns dev-cluster lint types docs bench build dist install-check clean
 
 VENV ?= .venv
 export VENV JOBS
@@ -62,6 +62,11 @@ build: ## make the environment and compile native/ in place
 dist: ## make sdist and wheel in dist/, and prove that the sdist installs and runs
 	@scripts/bootstrap test
 	@scripts/dist
+
+install-check: ## install and run it by docs/install.md on a clean Debian with a systemd of its own (root)
+	@scripts/bootstrap test
+	@ls dist/*.whl >/dev/null 2>&1 || scripts/dist
+	@$(bin)/python scripts/install_check.py $(ARGS)
 
 clean: ## remove the environment and everything that was built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

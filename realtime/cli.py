@@ -21,6 +21,7 @@ from realtime import (
     cli_bench,
     cli_chat,
     cli_doctor,
+    cli_failover,
     cli_keys,
     cli_penalties,
     cli_policy,
@@ -106,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_user.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     cli_chat.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     cli_policy.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
+    cli_failover.add_command(commands, _add_knobs, lambda parsed: _load(parsed).settings)
     cli_units.add_commands(commands)
     # Only for --help: main() hands replay's own options on unparsed.
     commands.add_parser("replay", help="play a recorded chat into a server, and check every delivery")

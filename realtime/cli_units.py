@@ -114,7 +114,7 @@ def _next(plan: Plan) -> Iterator[str]:
     if not executable.exists():
         yield f"python3 -m venv {plan.options.prefix}    # and install realtime there: it is not yet"
     if plan.options.tuning:
-        yield "systemd-tmpfiles --create && sysctl --system && systemctl restart systemd-journald"
+        yield "systemd-tmpfiles --create && systemctl restart systemd-sysctl systemd-journald"
     yield "systemctl daemon-reload"
     for number in plan.gone:
         yield f"systemctl disable --now realtime@{number}.socket realtime@{number}.service    # one too many"

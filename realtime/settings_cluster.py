@@ -184,6 +184,25 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             extra=Seconds,
         ),
     ] = 10.0
+    failover_interval_ms: Annotated[
+        int,
+        Meta(
+            ge=10,
+            le=10_000,
+            description="`realtime failover-watch` asks each Redis master so often whether it lives.",
+            extra=Millis,
+        ),
+    ] = 50
+    failover_silence_ms: Annotated[
+        int,
+        Meta(
+            ge=100,
+            le=60_000,
+            description="`realtime failover-watch` takes a Redis master that gave no answer for so long for "
+            "dead, if most masters say so too; above the longest that a command of yours holds a master up.",
+            extra=Millis,
+        ),
+    ] = 500
 
     # -- the REST API ---------------------------------------------------------------------------------------
     api_body_bytes: Annotated[

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
+import os
 import signal
 import socket
 from collections.abc import Mapping
@@ -22,7 +24,7 @@ from realtime.core.blobs import Blobs
 from realtime.core.clock import SystemClock
 from realtime.core.contracts import Clock
 from realtime.core.services import WebApp, WebServices
-from realtime.edge import listener, metrics
+from realtime.edge import listener, metrics, notify
 from realtime.edge.asgi_app import Message, Receive, Send
 from realtime.edge.control_socket import control_path
 from realtime.edge.files import open_apps, open_blobs
@@ -199,11 +201,20 @@ async def _run(server: Any, listening: socket.socket, rest: Rest | None) -> None
     loop = asyncio.get_running_loop()
     for each in STOP_SIGNALS:
         loop.add_signal_handler(each, server.handle_exit, each, None)
+    # Its loop is where it serves: that it turns is all there is to say.
+    heart = notify.Heartbeat(
+        loop,
+        itertools.count().__next__,
+        lambda: f"{len(server.server_state.connections)} connections",
+        watchdog_s=notify.watchdog_s(os.environ, os.getpid()),
+    )
     async with contextlib.AsyncExitStack() as running:
         if rest is not None:
             loop.add_signal_handler(signal.SIGHUP, rest.reload)
             await running.enter_async_context(rest)
+        heart.start()
         await server.serve(sockets=[listening])
+        heart.stop()
 
 
 def _server(uvicorn: Any, config: Any, api: Api) -> Any:
@@ -212,8 +223,14 @@ def _server(uvicorn: Any, config: Any, api: Api) -> Any:
             """Leave them to `_run`: uvicorn's own ends by the signal, as if it had not been heeded."""
             return contextlib.nullcontext()
 
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            """Say so once it listens."""
+            await super().startup(sockets)
+            notify.ready("serving")
+
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             """End what is going on first: nobody would wait for an upload of hours."""
+            notify.stopping("draining")
             api.close()
             await super().shutdown(sockets)
 

@@ -64,19 +64,24 @@ class Dialer:
 
     async def _greet(self, wire: Wire) -> Hello:
         try:
-            said = await _ask(wire, self._hello)
+            said = await ask(wire, self._hello)
             hello = _read_hello(said)
             if self._address.db:
                 if hello.cluster:
                     raise Refused("a cluster has only database 0")
-                await _ask(wire, pack(("SELECT", self._address.db)))
+                await ask(wire, pack(("SELECT", self._address.db)))
         except RedisError as error:
             raise Refused(str(error)) from error
         return hello
 
 
-async def _ask(wire: Wire, command: bytes) -> Any:
-    """Return the reply. Raises RedisError, and ConnectionError where the connection ends before one."""
+async def ask(wire: Wire, command: bytes) -> Any:
+    """Return the reply to one command; none other may be under way on the connection.
+
+    Raises:
+        RedisError: as the node says.
+        ConnectionError: the connection ends before there is one.
+    """
     answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def settle(result: Any) -> None:
