@@ -2,7 +2,8 @@
 # makes .venv, compiles native/ and finds out what the system lacks. Each verb may be run at any time.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz chaos chaos-cluster netns dev-cluster lint types docs bench build dist install-check clean
+.PHONY: help run test fuzz chaos chaos-cluster netns dev-cluster lint types docs monitoring bench build dist \
+  install-check clean
 
 VENV ?= .venv
 export VENV JOBS
@@ -51,6 +52,10 @@ types: ## mypy, strict
 docs: ## write docs/*.md anew from the settings, messages, metrics and commands
 	@scripts/bootstrap test
 	@$(bin)/python scripts/docs.py
+
+monitoring: ## write systemd/monitoring/ anew: dashboards, rules, a scrape configuration
+	@scripts/bootstrap test
+	@$(bin)/python scripts/monitoring.py
 
 bench: ## measure on this machine (minutes; ARGS=… goes to the benchmark)
 	@scripts/bootstrap test

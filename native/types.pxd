@@ -183,7 +183,7 @@ cdef struct Connection:
     Connection* user_next   # in the same bucket
     uint64_t id             # counts up from 1, never used again in this process
     Standing* standing      # in the Allowance of its tenant (owned), or NULL: it has no rates
-    int64_t bucket          # GCRA theoretical arrival time, ns: of its messages; before it is OPEN, its accept
+    int64_t bucket          # GCRA theoretical arrival time, ns: of its messages; until OPEN: of its accept
     int64_t byte_bucket     # and of their bytes
     int64_t control_bucket  # of pings and pongs
     Address address         # the client's; a trusted peer's own until it has said whom it speaks for
@@ -205,7 +205,7 @@ cdef struct Counters:
     uint64_t dropped, gaps, parked, skipped, held_back, members
     uint64_t adopted, released
 
-# Sends that were made of passes whose publications came in one batch, and whose time is still to be looked at.
+# Sends of passes whose publications came in one batch; their time is looked at when the flush ends.
 cdef struct Note:
     int64_t since_ns
     uint64_t sends
@@ -271,7 +271,7 @@ cdef struct HubState:
     void (*on_offence)(void* owner, Connection* connection, int code) noexcept
     uint64_t work           # frames handled, and KiB inflated: says when to look at a clock
     Counters counters
-    Timings deliveries      # from the batch that brought a publication to the end of the flush that sent it
+    Timings deliveries      # from the batch that brought a publication to the end of its flush
     Timings flushes         # of the sends of one batch's flush passes
     Timings handshakes      # from accept to the answer
     Note[32] notes

@@ -51,6 +51,8 @@ HAND_WRITTEN = [
     "docs/architecture.md",
     "docs/access.md",
     "docs/end-to-end.md",
+    "docs/monitoring.md",
+    "docs/autoscaling.md",
 ]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [*HAND_WRITTEN, *docs.PAGES]
@@ -221,6 +223,7 @@ def test_the_metrics_page_has_what_a_server_says(serve: Callable[..., Server], t
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     geo = ("geo_ok", "geo_failures_total")
     elsewhere = {"store_reconnects_total", "store_refused_rows_total", *geo, *CLUSTER_HELP, *TLS_HELP}
+    elsewhere |= {"worker_up", "worker_restarts_total", "supervised_workers", "redis_command_seconds"}
     said |= {f"realtime_{name}" for name in elsewhere}
     assert said == set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
 

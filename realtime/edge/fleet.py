@@ -10,6 +10,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from http import HTTPStatus
 from typing import Final, cast
 
 from realtime.edge import metrics
@@ -213,7 +214,8 @@ class _Answer(asyncio.Protocol):
             *response.headers,
         )
         head = "".join(f"{name}: {value}\r\n" for name, value in fields)
-        self._transport.write(f"HTTP/1.1 {response.status} -\r\n{head}\r\n".encode())
+        status = HTTPStatus(response.status)
+        self._transport.write(f"HTTP/1.1 {status} {status.phrase}\r\n{head}\r\n".encode())
         self._transport.write(b"" if method == "HEAD" else response.body)
         self._transport.close()
         self._timer = asyncio.get_running_loop().call_later(SEND_TIMEOUT_S, self.abort)

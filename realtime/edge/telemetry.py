@@ -294,7 +294,7 @@ def worker_metrics(
             counts, total_s = timings[source]
             yield Metric(f"realtime_{name}", help, "histogram", (Distribution(BOUNDS_S, counts, total_s),))
     yield from load_metrics(load)
-    help = "Growth of the process since it had no connection, by connection: rooms and queues are in it."
+    help = "Growth of the process since it had none, by connection, rooms and queues included: of thousands."
     yield gauge("realtime_memory_per_connection_bytes", help, connection_bytes)
     yield from process_metrics()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Final
 
 from realtime.backends.http_post import notify
@@ -13,6 +14,8 @@ from realtime.edge.fleet import Fleet, FleetServer
 from realtime.edge.process import node_name
 from realtime.edge.supervisor import Supervisor
 from realtime.settings import Settings
+
+log: Final = logging.getLogger("realtime.edge")
 
 LOOK_S: Final = 5.0  # a text of 40 KB from each worker
 
@@ -53,6 +56,9 @@ class Watch:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            await self._fleet.look()
-            if (load := self._fleet.load) is not None:
-                self._autoscaler.look(load)
+            try:
+                await self._fleet.look()
+                if (load := self._fleet.load) is not None:
+                    self._autoscaler.look(load)
+            except Exception:  # whatever it is, the next look may do
+                log.exception("looking at the workers failed")

@@ -15,9 +15,10 @@ from realtime.edge.load import Load, LoadMeter
 from realtime.errors import SettingsError
 from realtime.loading import load as load_settings
 from realtime.settings import Settings
+from tests.edge.workers import deployment
 
 SECRET = "0123456789abcdef0123456789abcdef"
-PATIENCE_S = 20.0
+PATIENCE_S = 40.0
 
 
 class Clock:
@@ -270,6 +271,31 @@ async def test_one_that_does_not_speak_keeps_its_signal_to_itself(receiver):
     assert values(autoscaler)["realtime_autoscale_signal"] == 1
     assert autoscaler._webhook._task is None
     assert receiver.got.empty()
+
+
+async def test_a_server_tells_of_its_load(serve, receiver):
+    serve(**eager(receiver))
+    told = json.loads((await receiver.next())[2])
+    assert (told["signal"], told["workers"]) == ("up", 1)
+    assert told["resources"]["loop"] >= 0.0001
+
+
+async def test_of_supervised_workers_the_supervisor_tells_and_nobody_else(serve, receiver, redis_cluster):
+    serve(**deployment(redis_cluster.url, workers=2, node="edge", **eager(receiver)))
+    told = json.loads((await receiver.next())[2])
+    assert (told["signal"], told["from"], told["workers"]) == ("up", "edge", 2)
+    assert receiver.got.empty()
+
+
+def eager(receiver):
+    """Settings by which any server has too much to do."""
+    return {
+        "autoscale_up_ratio": 0.0001,
+        "autoscale_down_ratio": 0,
+        "autoscale_after_s": 0.5,
+        "autoscale_webhook_url": receiver.url,
+        "autoscale_webhook_secret": SECRET,
+    }
 
 
 @pytest.mark.parametrize(
