@@ -28,6 +28,7 @@ DISTRIBUTION = {
     "tusclient": "tuspy",
     "Cython": "cython",
     "pytest_asyncio": "pytest-asyncio",
+    "xdist": "pytest-xdist",
 }
 
 

@@ -28,7 +28,8 @@ FLAGS = (
 # What a browser says by itself about a connection that is refused while a server restarts.
 REFUSED = re.compile(r"WebSocket connection to .* failed|ERR_CONNECTION_REFUSED")
 
-expect.set_options(timeout=30_000)
+PATIENCE_MS = 60_000
+expect.set_options(timeout=PATIENCE_MS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -67,6 +68,7 @@ class Watched:
     async def __call__(self, *, width: int = 1280, height: int = 800, **options: Any) -> Page:
         context = await self._browser.new_context(viewport={"width": width, "height": height}, **options)
         self._contexts.append(context)
+        context.set_default_timeout(PATIENCE_MS)
         page = await context.new_page()
         page.on("console", lambda said: said.type in ("error", "warning") and self._complain(said.text))
         page.on("pageerror", lambda error: self._complain(str(error)))

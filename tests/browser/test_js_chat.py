@@ -20,7 +20,11 @@ async def test_a_server_with_a_store_is_told_from_one_without(run_chat: RunChat,
           const kept = await chat.refresh();
           const room = await chat.open("chat:plain");
           await room.send("hello").sent;
-          await new Promise((resolve) => room.on("change", () => room.window.list.length && resolve()));
+          await new Promise((resolve) => {
+            const look = () => room.window.list.length && resolve();
+            room.on("change", look);
+            look();
+          });
           client.close();
           return [kept, chat.kept, room.plain, room.window.list.map(({ text }) => text)];
         }""",
@@ -37,6 +41,7 @@ async def test_two_members_see_one_conversation(run_chat: RunChat):
         const [here, there] = [await al.open(name), await bo.open(name)];
         await here.send("one").sent;
         await there.send("two").sent;
+        await until(() => here.window.list.length === 2); // an ack says nothing of what is pushed
         await here.send("three", { replyTo: here.window.list[0].id }).sent;
         await until(() => here.window.list.length === 3 && there.window.list.length === 3);
         return [texts(here), texts(there), here.pending.length,
@@ -123,6 +128,7 @@ async def test_what_nobody_looks_at_is_unread_until_it_is_read_on_any_device(run
         await here.send("hello").sent;
         await here.send("@bo, are you there?").sent;
         await until(() => there.about.unread === 2 && atDesk.about.unread === 2);
+        await until(() => there.window.list.length === 2);
         const counted = [there.about.unread, there.about.mentions];
         there.read(there.window.last.id);
         await until(() => atDesk.about.unread === 0);
