@@ -13,7 +13,7 @@ import pytest
 
 from realtime.native.hub import Accept, RoomLog
 from realtime.native.ratelimit import Allowance, Tariff
-from tests.native.test_hub import DEADLINE_S, Client, Host
+from tests.native.test_hub import DEADLINE_S, Client, Host, frame
 
 PAD = b"." * 1000
 
@@ -516,3 +516,52 @@ def test_a_room_that_drops_needs_its_gaps_told(host: Host) -> None:
         new.hub.adopt_room(log.export())
     room = new.hub.adopt_room(log.export(), lambda state, after, last: 0)
     assert (room.members, room.variant) == (1, 0)
+
+
+def busily(seconds: float) -> None:
+    """Take so long that the hub's batch is over: what it has not done by then stays in its lists."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
+def test_frames_that_were_read_and_had_to_wait_are_handled_by_the_next_hub(host: Host) -> None:
+    member = host.member("m")
+    said = [b"%03d" % i for i in range(400)]
+    host.on_message = lambda state, payload: busily(0.0002)
+    member.socket.sendall(b"".join(frame(each) for each in said))
+    while len(host.messages) == 1:
+        host.hub.on_ready()
+    had = len(host.messages) - 1
+    assert 0 < had < 400, "it had its time, and the others their turn"
+    new = successor(host)
+    hand_over(host, new)
+    new.until(lambda: len(new.messages) == 400 - had)
+    assert [payload for _, payload in host.messages[1:] + new.messages] == said
+
+
+def test_who_published_faster_than_its_room_went_out_goes_on_in_the_next_hub() -> None:
+    host = Host(flush_chunk=1)
+    log = host.hub.room()
+    members = [host.member(f"m{i}", log) for i in range(4)]
+    said = [b"%03d" % i for i in range(20)]
+
+    def publish(log: RoomLog, payload: bytes) -> None:
+        log.append(payload + b"." * 100_000)
+        busily(0.002)
+
+    host.on_message = lambda state, payload: publish(log, payload)
+    members[0].socket.sendall(b"".join(frame(each) for each in said))
+    while host.hub.stats()["pauses"] == 0:
+        host.hub.on_ready()
+    had = len(host.messages) - 4
+    assert 0 < had < 20
+    new = successor(host, flush_chunk=1)
+    (room,) = hand_over(host, new, log)
+    new.on_message = lambda state, payload: publish(room, payload)
+    for member in members:
+        follow(member, new)
+        member.wait(lambda m: len(m.texts) == 20)
+        assert [text[:3] for text in member.texts] == said
+    assert len(new.messages) == 20 - had
+    host.listener.close()
