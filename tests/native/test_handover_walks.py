@@ -32,7 +32,7 @@ ROOMS: dict[str, tuple[int, str, dict[str, int]]] = {
     "packed": (DEFLATE_BITS << 1, "disconnect", {"lag_limit_bytes": 1 << 30}),
     "packed-lossy": (DEFLATE_BITS << 1, "drop_oldest", {"lag_limit_bytes": LIMIT}),
 }
-KINDS = ["/plain", "/plain", "/plain", "/slow", "/slow", DEFLATE, ECHO]
+KINDS = ["/plain", "/plain", "/slow", "/slow", DEFLATE, DEFLATE, ECHO]
 SIZES = [0, 10, 200, 200, 3000, 3000, 9000, 60_000]
 ACTS = [
     *["publish"] * 6,
@@ -91,7 +91,7 @@ class Peer(Client):
         """Whole or in fragments; compressed where that was agreed upon, and with pings in between."""
         self.ledger.said.append(payload)
         bits = 0x01
-        if self.deflate and pieces % 2:
+        if self.deflate and pieces != 2:
             packer = zlib.compressobj(6, zlib.DEFLATED, -15)
             payload = (packer.compress(payload) + packer.flush(zlib.Z_SYNC_FLUSH))[:-4]
             bits |= 0x40
@@ -203,7 +203,8 @@ class Walk:
     def say(self, number: int, size: int) -> None:
         peer = self.peers[number % len(self.peers)]
         if not peer.has_said_bye:
-            peer.say(b"said %d %b" % (len(peer.ledger.said), b"s" * size), 1 + number % 4)
+            # Characters of two bytes, so that fragments cut some of them.
+            peer.say(b"said %d %b" % (len(peer.ledger.said), "ä".encode() * (size // 2)), 1 + number % 4)
 
     def ping(self, number: int, size: int) -> None:
         peer = self.peers[number % len(self.peers)]
