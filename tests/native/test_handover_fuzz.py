@@ -26,7 +26,7 @@ def sealed(parcel: bytes) -> bytes:
     return parcel[:-TAIL] + struct.pack("=I", zlib.crc32(parcel[:-TAIL]))
 
 
-@dataclass
+@dataclass(repr=False)
 class Sample:
     """A hub with all kinds of halves in it, frozen, and its parcels."""
 
