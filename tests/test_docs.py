@@ -34,6 +34,7 @@ docs = load(ROOT / "scripts" / "docs.py")
 HAND_WRITTEN = [
     *("README.md", "docs/index.md", "docs/protocol.md", "docs/limits.md", "docs/asgi.md"),
     "docs/abuse.md",
+    "docs/install.md",
     "docs/operations.md",
     "docs/encryption.md",
     "docs/failover.md",
