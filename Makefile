@@ -10,7 +10,7 @@ export VENV JOBS
 bin := $(VENV)/bin
 
 help: ## say what can be done
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## start the server and print where the demo page is (HOST=… PORT=…)
 	@scripts/bootstrap run
@@ -70,6 +70,7 @@ dist: ## make sdist and wheel in dist/, and prove that the sdist installs and ru
 
 install-check: ## install and run it by docs/install.md on a clean Debian with a systemd of its own (root)
 	@scripts/bootstrap test
+	@command -v debootstrap >/dev/null || apt-get install --yes --no-install-recommends debootstrap
 	@ls dist/*.whl >/dev/null 2>&1 || scripts/dist
 	@$(bin)/python scripts/install_check.py $(ARGS)
 

@@ -2,15 +2,16 @@
 
     scripts/install_check.py [--wheel dist/realtime-….whl] [--root DIRECTORY] [--from SECTION] [--keep]
 
-Every command of the page's console blocks is run, in order, and what it prints is printed; the first that fails
-ends it. The system is made by debootstrap in `--root` and booted in namespaces of its own (mounts, processes,
-network, cgroups): nothing of it reaches this machine but the processor. Needs root, debootstrap, util-linux, and a
-network for packages. It was made for cgroup v1 and v2 hosts alike: systemd gets a hierarchy by name.
+Every command of the page's console blocks is run, in order, and what it prints is printed; the first that
+fails ends it. The system is made by debootstrap in `--root` and booted in namespaces of its own (mounts,
+processes, network, cgroups): of this machine it has processor and memory. Needs root, debootstrap,
+util-linux, and a network for packages.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
@@ -27,12 +28,13 @@ BOOTED = "<!-- booted"
 MIRROR = "http://deb.debian.org/debian"
 CGROUP = Path("/sys/fs/cgroup/systemd/realtime-install-check")
 PATH = "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
+UNITS_OF_A_MACHINE = ("getty.target", "console-getty.service", "systemd-udevd.service")
 CLEAN = ("env", "-i", PATH, "HOME=/root", "LC_ALL=C.UTF-8", "SYSTEMD_PAGER=", "PIP_CERT=/srv/ca.crt")
 COMMAND_S = 600
 BOOT_S = 90
 
-# Not a chroot but a new root: who is chrooted may make no user namespace, which PrivateUsers= does. /proc/sys is
-# read-only but for the network's, which is the namespace's own: sysctl must not reach this machine.
+# Not a chroot but a new root: who is chrooted may make no user namespace, which PrivateUsers= does. /proc/sys
+# is read-only but for the network's, which is the namespace's own: sysctl must not reach this machine.
 BOOT = r"""
 mount --make-rprivate /
 mount --bind "$ROOT" "$ROOT"; cd "$ROOT"
@@ -42,16 +44,18 @@ mount -t sysfs -o ro sysfs sys
 mount -t tmpfs -o mode=755 tmpfs run; mount -t tmpfs tmpfs tmp; mount -t tmpfs -o mode=755 tmpfs dev
 for each in null zero full random urandom tty; do touch dev/$each; mount --bind /dev/$each dev/$each; done
 mkdir dev/shm dev/pts; mount -t tmpfs tmpfs dev/shm
-mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts; ln -s pts/ptmx dev/ptmx; ln -s /proc/self/fd dev/fd
+mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
+ln -s pts/ptmx dev/ptmx; ln -s /proc/self/fd dev/fd
 if [ -d /sys/fs/cgroup/systemd ]; then
   mount -t tmpfs -o mode=755 tmpfs sys/fs/cgroup; mkdir sys/fs/cgroup/systemd
   mount -t cgroup -o none,name=systemd cgroup sys/fs/cgroup/systemd
 else
   mount -t cgroup2 cgroup2 sys/fs/cgroup
 fi
-ip link set lo up; hostname host1
+ip link set lo up
 mkdir run/host; pivot_root . run/host; umount -l /run/host; cd /
-exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --system --unit=multi-user.target
+export container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin
+exec /lib/systemd/systemd --system --unit=multi-user.target
 """
 
 
@@ -115,15 +119,11 @@ def prepare(root: Path, wheel: Path | None) -> None:
     policy = root / "usr/sbin/policy-rc.d"
     policy.write_text("#!/bin/sh\nexit 101\n")
     policy.chmod(0o755)
-    for unit in (
-        "getty.target",
-        "console-getty.service",
-        "systemd-udevd.service",
-        "systemd-timesyncd.service",
-    ):
+    for unit in UNITS_OF_A_MACHINE:
         (root / "etc/systemd/system" / unit).unlink(missing_ok=True)
         (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
     shutil.copy("/etc/ssl/certs/ca-certificates.crt", root / "srv/ca.crt")
+    (root / "etc/hostname").write_text("host1\n")
     shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
     shutil.copy(HERE / "tests/systemd/hello.py", root / "srv")
     if wheel is not None:
@@ -143,12 +143,13 @@ class Host:
         CGROUP.mkdir(exist_ok=True) if CGROUP.parent.is_dir() else None
         join = f"[ ! -d {CGROUP} ] || echo $$ > {CGROUP}/cgroup.procs; "
         spaces = "--mount --pid --uts --ipc --cgroup --net --fork --kill-child=SIGKILL"
+        errors = (self._root / "var/log/boot-errors").open("w")
         self._outer = subprocess.Popen(
             ["bash", "-c", f"{join} exec unshare {spaces} bash -euc {_quoted(BOOT)}"],
             env={**os.environ, "ROOT": str(self._root)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=errors,
             start_new_session=True,
         )
         deadline = time.monotonic() + BOOT_S
@@ -158,7 +159,8 @@ class Host:
                 return
             time.sleep(0.2)
         self.end()
-        sys.exit("install-check: the system did not boot")
+        why = (self._root / "var/log/boot-errors").read_text()
+        sys.exit(f"install-check: the system did not boot: {why}")
 
     def inside(self) -> tuple[str, ...]:
         """What a command in it begins with."""
@@ -166,8 +168,8 @@ class Host:
 
     def end(self) -> None:
         """End it at once, and take its cgroups away."""
-        if self._init:
-            os.kill(self._init, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._init or self._outer.pid, signal.SIGKILL)
         self._outer.wait(30)
         for path in sorted(CGROUP.rglob("*/"), reverse=True) if CGROUP.is_dir() else ():
             path.rmdir()
