@@ -21,6 +21,7 @@ from realtime.edge.telemetry import (
     GUARD_HELP,
     HUB_COUNTERS,
     HUB_GAUGES,
+    TIMINGS,
     features_help,
 )
 from realtime.settings import Settings
@@ -63,16 +64,24 @@ async def test_every_number_of_a_worker_has_its_meaning(serve, redis_node, postg
     said = set(re.findall(r"^# HELP realtime_(\w+)", get(f"{server.url}/metrics")[2].decode(), re.MULTILINE))
     tables = (HUB_COUNTERS, HUB_GAUGES, CORE_COUNTERS, CORE_GAUGES)
     known = {name for table in tables for name, _ in table.values()} | BACKEND_HELP.keys() | GUARD_HELP.keys()
-    known |= features_help().keys()
+    known |= features_help().keys() | {name for name, _ in TIMINGS.values()}
     # Commands are counted where a feature has any.
     assert {name for name in CLUSTER_HELP if not name.startswith("commands_")} <= said
     assert said - known - CLUSTER_HELP.keys() == {
         "info",
+        "errors_total",
+        "closes_total",
         "refusals_total",
         "address_refusals_total",
         "offences_total",
         "http_connections",
-        "loop_lag_seconds",
+        "utilization_ratio",
+        "resource_utilization_ratio",
+        "loop_lag_recent_seconds",
+        "memory_per_connection_bytes",
+        "autoscale_signal",
+        "autoscale_webhooks_total",
+        "autoscale_webhook_failures_total",
     }
 
 

@@ -79,7 +79,7 @@ class Prometheus:
         self.process.wait(PATIENCE_S)
 
 
-def filled_in(query: str, job: str = "realtime", interval: str = "5s") -> str:
+def filled_in(query: str, job: str = "realtime", interval: str = "10s") -> str:
     """A panel's query as Grafana would ask it, for all workers of `job`."""
     for variable, value in {"$job": job, "$instance": ".*", "$__rate_interval": interval}.items():
         query = query.replace(variable, value)
