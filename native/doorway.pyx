@@ -36,6 +36,7 @@ from realtime.native.posix cimport (
     epoll_event,
     errno,
     fcntl,
+    monotonic_ns,
     linger,
     setsockopt,
     sockaddr,
@@ -239,6 +240,7 @@ cdef class Doorway(Reception):
         connection.arrival = arrival
         connection.state = HANDSHAKE
         connection.last_seen = state.tick
+        connection.bucket = monotonic_ns()
         connection.index = state.connections
         state.table[state.connections] = connection
         state.connections += 1

@@ -12,6 +12,7 @@ A log whose own pass took over 1 ms may rest for `rest_ratio` times as long afte
 `rest_max_ns`), which trades a little latency of that room alone for fewer, larger sends.
 """
 from libc.stdint cimport int64_t, uint32_t
+from realtime.native.histogram cimport timings_add
 from realtime.native.output cimport output_send_room
 from realtime.native.posix cimport monotonic_ns
 from realtime.native.roomlog cimport log_mark_dirty, log_reclaim
@@ -31,6 +32,7 @@ cdef enum:
     REST_FROM_NS = 1000000
     BEHIND_SENDS = 8     # at a time, of tenants over their rates: others wait for them as long
     SHARE = 8            # of the budget, one part is for each queue behind busier ones
+    NOTES = 32           # of HubState.notes
 
 
 cdef void _begin_passes(HubState* hub, LogQueue* queue) noexcept nogil:
@@ -38,6 +40,7 @@ cdef void _begin_passes(HubState* hub, LogQueue* queue) noexcept nogil:
     cdef Log* log = queue.dirty_head
     cdef Log* following
     cdef Log* last = NULL
+    cdef int64_t since_ns
     queue.dirty_head = queue.dirty_tail = NULL
     queue.rest_until_ns = 0
     while log != NULL:
@@ -45,7 +48,9 @@ cdef void _begin_passes(HubState* hub, LogQueue* queue) noexcept nogil:
         log.dirty = 0
         log.next_dirty = NULL
         if log.rest_until_ns > hub.now_ns:
+            since_ns = log.since_ns
             log_mark_dirty(hub, log)
+            log.since_ns = since_ns
             if queue.rest_until_ns == 0 or log.rest_until_ns < queue.rest_until_ns:
                 queue.rest_until_ns = log.rest_until_ns
         else:
@@ -54,6 +59,7 @@ cdef void _begin_passes(HubState* hub, LogQueue* queue) noexcept nogil:
             log.pass_end = log.end
             log.pass_index = 0
             log.pass_began_ns = hub.now_ns
+            log.pass_since_ns = log.since_ns
             log.next_passing = NULL
             if last == NULL:
                 queue.passing = log
@@ -95,7 +101,11 @@ cdef uint32_t fanout_flush(HubState* hub, uint32_t budget) noexcept nogil:
     """Make about `budget` sends of the passes, higher priorities first; return the sends made.
 
     A queue behind busier ones gets a share of its own on top, or its logs would grow without end.
+
+    The clock is read twice for all of them: the time of a single send would cost a good part of one.
     """
+    cdef int64_t began_ns = monotonic_ns()
+    cdef int64_t ended_ns
     cdef uint32_t share = budget // SHARE if budget > SHARE else 1
     cdef uint32_t sent = 0
     cdef uint32_t left
@@ -111,20 +121,47 @@ cdef uint32_t fanout_flush(HubState* hub, uint32_t budget) noexcept nogil:
             sent += _flush_queue(hub, &hub.queues[place], left)
             if hub.queues[place].passing == NULL and hub.queues[place].dirty_head == NULL:
                 hub.active &= ~(1 << place)
+    if sent:
+        ended_ns = monotonic_ns()
+        timings_add(&hub.flushes, ended_ns - began_ns, 1)
+        _settle_notes(hub, ended_ns)
     return sent
+
+
+cdef void _note(HubState* hub, int64_t since_ns, uint32_t sends) noexcept nogil:
+    """Note `sends` of what came at `since_ns`: their time is looked at when the flush ends."""
+    if hub.noted and hub.notes[hub.noted - 1].since_ns == since_ns:
+        hub.notes[hub.noted - 1].sends += sends
+        return
+    if hub.noted == NOTES:
+        _settle_notes(hub, monotonic_ns())
+    hub.notes[hub.noted].since_ns = since_ns
+    hub.notes[hub.noted].sends = sends
+    hub.noted += 1
+
+
+cdef void _settle_notes(HubState* hub, int64_t now_ns) noexcept nogil:
+    cdef int i
+    for i in range(hub.noted):
+        timings_add(&hub.deliveries, now_ns - hub.notes[i].since_ns, hub.notes[i].sends)
+    hub.noted = 0
 
 
 cdef uint32_t _flush_queue(HubState* hub, LogQueue* queue, uint32_t budget) noexcept nogil:
     """Make up to `budget` sends of the running passes of `queue`, beginning new ones; return the sends."""
     cdef uint32_t sent = 0
+    cdef uint32_t before
     cdef Log* log
     if queue.passing == NULL:
         _begin_passes(hub, queue)
     while queue.passing != NULL and sent < budget:
         log = queue.passing
+        before = sent
         while log.pass_index < log.count and sent < budget:
             log.pass_index += 1
             sent += output_send_room(hub, log, log.pass_index - 1)
+        if sent != before:
+            _note(hub, log.pass_since_ns, sent - before)
         if log.pass_index >= log.count:
             _end_pass(hub, queue, log)
     return sent

@@ -416,6 +416,8 @@ cdef class RoomLog:
         state.counters.appended += 1
         state.counters.appended_bytes += n
         state.counters.deliveries += room.count
+        if not self.hub.running:
+            self.hub.wake()     # first: outside of a batch it tells the time
         log_mark_dirty(state, room)
         if room.rest_until_ns <= state.now_ns:
             state.queues[room.queue].rest_until_ns = 0
@@ -423,8 +425,6 @@ cdef class RoomLog:
             state.congested = 1
         if room.end > room.look_end or room.messages > room.look_messages:
             self.judge_laggards()
-        if not self.hub.running:
-            self.hub.wake()
         return 0
 
     cdef void draw_on(self, Allowance allowance):

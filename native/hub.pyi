@@ -298,3 +298,12 @@ class Hub:
         """The time as `2025-07-15T10:30:00.123Z`."""
     def stats(self) -> dict[str, int]:
         """Counters since the start, and gauges of now, by name."""
+    def timings(self) -> dict[str, tuple[tuple[int, ...], float]]:
+        """Histograms since the start, each as `Histogram.taken`.
+
+        `deliveries`: from the beginning of the batch that brought the oldest publication of a send (its frame
+        was read in that; from outside of a batch: when it was given to the log) to the end of the flush that
+        made the send, once for each send to a member. What waits for a full socket goes later, uncounted.
+        `flushes`: how long the sends of one batch's flush took, at most about `flush_chunk` of them.
+        `handshakes`: from accept to the answer that lets a connection in.
+        """

@@ -20,6 +20,7 @@ from realtime.native.endings cimport Endings, is_spared
 from realtime.native.fanout cimport fanout_flush, fanout_pending, fanout_release, fanout_rests_until
 from realtime.native.handles cimport RoomLog as Room
 from realtime.native.handles cimport connection_handle, tell_lapses
+from realtime.native.histogram cimport timings_taken
 from realtime.native.httphead cimport default_limits
 from realtime.native.intake cimport (
     CARRY,
@@ -435,6 +436,14 @@ cdef class Hub(Endings):
         stats["connections"] = self.state.connections
         stats["connection_bytes"] = sizeof(CConnection)
         return stats
+
+    def timings(self):
+        """What was measured since the start, by name; hub.pyi says what."""
+        return {
+            "deliveries": timings_taken(&self.state.deliveries),
+            "flushes": timings_taken(&self.state.flushes),
+            "handshakes": timings_taken(&self.state.handshakes),
+        }
 
 
 cdef uint32_t _ticks(double seconds) except? 0:

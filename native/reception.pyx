@@ -14,10 +14,11 @@ from realtime.native.frames cimport FIN_BIT, OPCODE_BINARY, OPCODE_TEXT
 from realtime.native.handles cimport Accept, Handshake, Refuse, connection_handle
 from realtime.native.handshake cimport header_value, judge_reason, judge_upgrade, write_accept, write_refusal
 from realtime.native.httphead cimport Head, parse_head
+from realtime.native.histogram cimport timings_add
 from realtime.native.hubbase cimport HubBase
 from realtime.native.intake cimport connection_close
 from realtime.native.output cimport output_settle
-from realtime.native.posix cimport EPOLL_CTL_DEL, MSG_DONTWAIT, MSG_NOSIGNAL, epoll_ctl, send
+from realtime.native.posix cimport EPOLL_CTL_DEL, MSG_DONTWAIT, MSG_NOSIGNAL, epoll_ctl, monotonic_ns, send
 from realtime.native.proxyproto cimport ProxyHeader, proxy_begins, proxy_parse
 from realtime.native.types cimport (
     AWAITS_HEAD,
@@ -197,6 +198,8 @@ cdef class Reception(HubBase):
             | (PENDING if accept.pending or accept.close_code else 0)   # who is let in to be closed is nobody
         )
         state.counters.handshakes += 1
+        timings_add(&state.handshakes, monotonic_ns() - connection.bucket, 1)
+        connection.bucket = 0
         output_append(state, connection, answer, n)
         if accept.welcome is not None:
             output_frame(

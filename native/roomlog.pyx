@@ -120,6 +120,7 @@ cdef void log_mark_dirty(HubState* hub, Log* log) noexcept nogil:
     queue = &hub.queues[log.queue]
     hub.active |= 1 << log.queue
     log.dirty = 1
+    log.since_ns = hub.now_ns
     log.next_dirty = NULL
     if queue.dirty_tail != NULL:
         queue.dirty_tail.next_dirty = log
@@ -316,6 +317,7 @@ cdef int log_add(HubState* hub, Log* log, Connection* connection) noexcept nogil
     connection.link_count += 1
     member = &log.members[log.count]
     log.count += 1
+    hub.counters.members += 1
     memset(member, 0, sizeof(Member))
     member.connection = connection
     member.fd = connection.fd
@@ -359,6 +361,7 @@ cdef void log_remove(HubState* hub, Log* log, Connection* connection) noexcept n
         hole = log.pass_index
     _move(log, log.count - 1, hole)
     log.count -= 1
+    hub.counters.members -= 1
     if log.count == 0:
         free(log.members)
         log.members = NULL

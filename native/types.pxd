@@ -8,6 +8,7 @@ owns its `Output`, its `Input` and its links; it is freed only at the end of an 
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from realtime.native.address cimport Address
+from realtime.native.histogram cimport Timings
 from realtime.native.ratelimit cimport Standing
 
 cdef enum ConnectionState:
@@ -104,6 +105,8 @@ cdef struct Log:
     uint64_t look_messages   # `messages` is beyond these
     Marks* marks         # of a log that drops, else NULL
     int64_t pass_began_ns
+    int64_t since_ns     # the batch that brought the first of what the next pass sends
+    int64_t pass_since_ns   # and the one that runs
     int64_t rest_until_ns
     uint64_t burst       # bytes of the last pass: sizes the next chunk
     uint32_t count
@@ -180,7 +183,7 @@ cdef struct Connection:
     Connection* user_next   # in the same bucket
     uint64_t id             # counts up from 1, never used again in this process
     Standing* standing      # in the Allowance of its tenant (owned), or NULL: it has no rates
-    int64_t bucket          # GCRA theoretical arrival time, ns: of its messages
+    int64_t bucket          # GCRA theoretical arrival time, ns: of its messages; before it is OPEN, its accept
     int64_t byte_bucket     # and of their bytes
     int64_t control_bucket  # of pings and pongs
     Address address         # the client's; a trusted peer's own until it has said whom it speaks for
@@ -199,7 +202,12 @@ cdef struct Counters:
     uint64_t slow_consumers, heartbeat_timeouts, handshake_timeouts, rate_limited, protocol_errors
     uint64_t accept_rests, full, aged, denied_arrivals
     uint64_t chunks, queued_bytes, messages_out
-    uint64_t dropped, gaps, parked, skipped, held_back
+    uint64_t dropped, gaps, parked, skipped, held_back, members
+
+# Sends that were made of passes whose publications came in one batch, and whose time is still to be looked at.
+cdef struct Note:
+    int64_t since_ns
+    uint64_t sends
 
 cdef struct HubState:
     int epoll_fd
@@ -262,3 +270,8 @@ cdef struct HubState:
     void (*on_offence)(void* owner, Connection* connection, int code) noexcept
     uint64_t work           # frames handled, and KiB inflated: says when to look at a clock
     Counters counters
+    Timings deliveries      # from the batch that brought a publication to the end of the flush that sent it
+    Timings flushes         # of the sends of one batch's flush passes
+    Timings handshakes      # from accept to the answer
+    Note[32] notes
+    int noted

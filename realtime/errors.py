@@ -229,3 +229,13 @@ class StartupError(RealtimeError):
     code = "startup"
     number = 500
     retryable = False
+
+
+def error_codes() -> list[str]:
+    """The codes of all classes of errors there are, each once: the bounded set that metrics count by."""
+    found, classes = set(), [RealtimeError]
+    while classes:
+        each = classes.pop()
+        found.add(each.code)
+        classes += each.__subclasses__()
+    return sorted(found)

@@ -151,6 +151,7 @@ def _cross_check(settings: Settings) -> None:
     if settings.echo_path and settings.echo_path == settings.ws_path:
         raise SettingsError(f"echo_path and ws_path are both {settings.ws_path}")
     _cross_check_tls(settings)
+    _cross_check_scaling(settings)
     _cross_check_files(settings)
     for origin in settings.allowed_origins:
         parts = urlsplit(origin)
@@ -186,6 +187,25 @@ def _cross_check_tls(settings: Settings) -> None:
             f"tls_key has {len(settings.tls_key)} files and tls_certificate {len(settings.tls_certificate)}: "
             "one key for each certificate, in the same order, or none where they stand in the same files"
         )
+
+
+def _cross_check_scaling(settings: Settings) -> None:
+    if settings.autoscale_down_ratio >= settings.autoscale_up_ratio:
+        raise SettingsError(
+            f"autoscale_down_ratio {settings.autoscale_down_ratio:g} is not below autoscale_up_ratio "
+            f"{settings.autoscale_up_ratio:g}: workers would come and go for ever"
+        )
+    if settings.autoscale_webhook_url and len(settings.autoscale_webhook_secret.encode()) < 32:
+        raise SettingsError(
+            "autoscale_webhook_url needs an autoscale_webhook_secret of 32 bytes or more, or anybody could "
+            "tell its receiver the same; make one with: openssl rand -hex 32"
+        )
+    if settings.metrics_port and settings.metrics_port in (
+        settings.port,
+        settings.admin_port,
+        settings.tls_port,
+    ):
+        raise SettingsError(f"metrics_port {settings.metrics_port} is the port of something else")
 
 
 def _cross_check_files(settings: Settings) -> None:

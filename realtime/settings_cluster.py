@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from realtime.units import Bytes, Flag, Rate, Seconds, Text
+from realtime.units import Bytes, Flag, Millis, Rate, Seconds, Text
 
 
 class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,6 +48,67 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             extra=Text,
         ),
     ] = "auto"
+    metrics_port: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=65_535,
+            description="A supervisor answers /metrics of all its workers together on this port of `host`, "
+            "and /health and /ready of itself. 0: nowhere.",
+            extra={"unit": "port"},
+        ),
+    ] = 0
+    autoscale_up_ratio: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1,
+            description="More workers are asked for while realtime_utilization_ratio is as much or above.",
+            extra={"unit": "ratio"},
+        ),
+    ] = 0.75
+    autoscale_down_ratio: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Fewer workers would do while it is as little or below; 0: never.",
+            extra={"unit": "ratio"},
+        ),
+    ] = 0.25
+    autoscale_lag_ms: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=60_000,
+            description="More workers are asked for while the loop runs so late, too.",
+            extra=Millis,
+        ),
+    ] = 100.0
+    autoscale_after_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=86_400,
+            description="So long it has to be like that without a break; five times that to ask for fewer.",
+            extra=Seconds,
+        ),
+    ] = 60.0
+    autoscale_webhook_url: Annotated[
+        str,
+        Meta(
+            pattern=r"^(https?://[^\s]+)?$",
+            description="Told by POST when the scaling signal changes (docs/autoscaling.md). Empty: nobody.",
+            extra={"unit": "url", "secret": True},
+        ),
+    ] = ""
+    autoscale_webhook_secret: Annotated[
+        str,
+        Meta(
+            description="Key of the HMAC that signs what it is told; 32 bytes or more.",
+            extra={"unit": "text", "secret": True},
+        ),
+    ] = ""
     redis_url: Annotated[
         str,
         Meta(

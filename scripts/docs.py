@@ -27,10 +27,16 @@ from realtime import (  # noqa: E402
     settings_files,
     settings_security,
 )
+from realtime.backends.http_post import notify  # noqa: E402
 from realtime.client import replay  # noqa: E402
+from realtime.core.clock import SystemClock  # noqa: E402
 from realtime.core.feature import Feature  # noqa: E402
 from realtime.edge import telemetry  # noqa: E402
+from realtime.edge.autoscale import Autoscaler  # noqa: E402
+from realtime.edge.fleet import Fleet  # noqa: E402
+from realtime.edge.load import Load  # noqa: E402
 from realtime.features import discover  # noqa: E402
+from realtime.native.histogram import BOUNDS_S  # noqa: E402
 from realtime.protocol import closing, messages  # noqa: E402
 
 NOTE = "<!-- Written by `make docs` from {source}. Change it there. -->\n"
@@ -370,9 +376,15 @@ def metrics_page() -> str:
         node="",
         version="",
         http=0,
-        lag=telemetry.LoopLag(),
+        errors={},
+        closes={},
+        timings=dict.fromkeys(telemetry.TIMINGS, ([0] * (len(BOUNDS_S) + 1), 0.0)),
+        load=Load({}),
         tenants={"": {}},
     )
+    fleet = Fleet(1, dict, clock=float)
+    autoscaler = Autoscaler(settings.Settings(), SystemClock(), notify, who="", workers=int)
+    declared = (*declared, *autoscaler.metrics(), *fleet.own())
     rows = [(code(metric.name), metric.type, metric.help) for metric in declared]
     note = NOTE.format(source="realtime/edge/telemetry.py")
     return note + METRICS_INTRODUCTION + table(("Metric", "Type", "Meaning"), rows)
@@ -383,7 +395,9 @@ METRICS_INTRODUCTION = """\
 
 `GET /metrics` on the server's own port answers in Prometheus' text format 0.0.4. Counting costs plain integer
 additions; nothing is formatted until somebody asks. Samples of a cluster's worker are labelled `node` and
-`worker`; those of `realtime_tenant_…` are there for the tenants that `tenant_metrics` names. Beside it,
+`worker`; those of `realtime_tenant_…` are there for the tenants that `tenant_metrics` names. A supervisor
+answers for all its workers on `metrics_port`: counters and histograms added up, over restarts too, gauges
+beside one another by `worker` (its number there), and `realtime_worker_up` of each. Beside it,
 `GET /health` says that the process is alive, and `GET /ready` whether it may take traffic: 503 from the first
 moment of a drain on.
 

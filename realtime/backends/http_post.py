@@ -22,6 +22,18 @@ async def post(
         raise Unavailable(f"no use of the answer: {error}") from error
 
 
+async def notify(
+    url: str, body: bytes, headers: Mapping[str, str], *, timeout_s: float, ca_file: str = ""
+) -> bytes:
+    """As `post`, where only that it is taken matters: by any status of success, and nothing comes back."""
+    try:
+        tls = await _tls(ca_file) if url.startswith("https:") else None
+        answer = fetch(url, tls=tls, timeout_s=timeout_s, body=body, headers=headers, any_success=True)
+        return (await answer).body
+    except (FetchError, OSError) as error:
+        raise Unavailable(f"not taken: {error}") from error
+
+
 async def _tls(ca_file: str) -> ssl.SSLContext:
     # Reading the system's certificates takes some 10 ms: once, and not on the event loop.
     return await asyncio.to_thread(_context, ca_file)

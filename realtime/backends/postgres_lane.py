@@ -19,6 +19,7 @@ from realtime.backends.postgres_database import ANSWER_TIMEOUT_S, FAILURES
 from realtime.backends.postgres_rows import RowWriter
 from realtime.core.contracts import Kept, Row
 from realtime.errors import Unavailable
+from realtime.native.histogram import Histogram
 
 GROUP_ROWS: Final = 500
 GROUP_BYTES: Final = 8 * 1024 * 1024
@@ -34,8 +35,15 @@ class Lane:
     """A queue, and a task that commits what is in it."""
 
     def __init__(
-        self, connection: Any, connect: Connect, bounds: Bounds, trouble: Episode, writer: RowWriter
+        self,
+        connection: Any,
+        connect: Connect,
+        bounds: Bounds,
+        trouble: Episode,
+        writer: RowWriter,
+        commits: Histogram,
     ) -> None:
+        self._commits = commits  # how long they took, in all lanes of the store
         self._connect = connect
         self._connection: Any | None = None
         self._queue = Queue(bounds)
@@ -44,6 +52,7 @@ class Lane:
         self._news = asyncio.Event()  # something to write, or the connection is lost
         self._idle = asyncio.Event()
         self._idle.set()
+        self._monotonic = asyncio.get_running_loop().time
         self._back_off_s = BACK_OFF_MIN_S
         self.rows = 0
         self.groups = 0
@@ -118,6 +127,7 @@ class Lane:
             await self._news.wait()
 
     async def _commit(self, connection: Any, group: list[Entry]) -> None:
+        began = self._monotonic()
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 refused = await self._writer.commit(connection, group)
@@ -130,6 +140,7 @@ class Lane:
             self.rows += len(group) - len(refused)
             self.refused_rows += len(refused)
             self.groups += 1
+            self._commits.observe(self._monotonic() - began)
             self._trouble.end()
             self._queue.kept(group, refused)
 

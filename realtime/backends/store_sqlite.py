@@ -21,6 +21,7 @@ from realtime.backends.sqlite_tables import SqliteTables
 from realtime.core.contracts import Clock, Kept, Page, Position, Remembered, Row
 from realtime.errors import Unavailable
 from realtime.ids import RoomId, TenantId
+from realtime.native.histogram import Histogram
 
 log: Final = logging.getLogger("realtime.store")
 
@@ -91,6 +92,9 @@ class SqliteStore:
         self._works = 0  # what waits for the writer beside the queue
         self._closing = False
         self._trouble = Episode(str(database.path), clock)
+        self._monotonic = clock.monotonic
+        self._commits = Histogram()
+        self._reads = Histogram()
         self._lazy = lazy  # commits are not synced; that is for us to do
         self._syncing = ThreadPoolExecutor(1, thread_name_prefix="realtime-store-syncer")
         self._sync: asyncio.Task[None] | None = None
@@ -197,12 +201,17 @@ class SqliteStore:
             "store_failed_rows_total": self._failed_rows,
         }
 
+    def timings(self) -> dict[str, Histogram]:
+        """Histograms for /metrics, by name."""
+        return {"store_commit": self._commits, "store_read": self._reads}
+
     # -- on the loop's thread -------------------------------------------------------------------------------
 
     def _write(self) -> None:
         self._writing.submit(self._write_groups)
 
-    def _committed(self, group: list[Entry]) -> None:
+    def _committed(self, group: list[Entry], took_s: float) -> None:
+        self._commits.observe(took_s)
         self._rows += len(group)
         self._groups += 1
         self._trouble.end()
@@ -241,11 +250,14 @@ class SqliteStore:
     async def _ask(self, ask: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._closing:
             raise Unavailable("the store is closing")
+        began = self._monotonic()
         try:
-            return await self._loop.run_in_executor(self._reading, lambda: ask(*args, **kwargs))
+            found = await self._loop.run_in_executor(self._reading, lambda: ask(*args, **kwargs))
         except sqlite3.Error as error:
             log.error("%s cannot be read: %s", self._database.path, error)
             raise Unavailable("the store cannot be read; try again", retry_after_s=RETRY_S) from error
+        self._reads.observe(self._monotonic() - began)
+        return found
 
     # -- on the writer's thread -----------------------------------------------------------------------------
 
@@ -260,12 +272,13 @@ class SqliteStore:
     def _write_groups(self) -> None:
         tell = self._loop.call_soon_threadsafe
         while group := self._queue.take(GROUP_ROWS, GROUP_BYTES):
+            began = self._monotonic()
             try:
                 self._writer.commit(group)
             except Exception as error:  # whatever it is: the owners of these rows wait for an answer
                 tell(self._failed, group, error)
                 break  # what waits for the same rooms must fail first
-            tell(self._committed, group)
+            tell(self._committed, group, self._monotonic() - began)
             if self._works:
                 break  # under load there is always one more group
         tell(self._wrote)

@@ -283,7 +283,6 @@ class Core:
             "passive_members": self._membership.passive_members,
             "room_token_sessions": len(self._membership.doors),
             "lingering_users": self._membership.rosters.lingering,
-            "errors": self._router.errors,
             "failures": self._router.failures,
             "denied": self.access.denied,
             "acks_owed": self._router.owed,
@@ -361,6 +360,11 @@ class Core:
             self._whereabouts.open(users.evict)
         if headcount is not None:
             headcount.open(self.quotas, evict_of_tenant, self._entry.allowances.adjust)
+
+    @property
+    def errors(self) -> Mapping[str, int]:
+        """How many messages were answered with an error since the start, by its code."""
+        return self._router.errors
 
     @property
     def refusals(self) -> Mapping[str, int]:

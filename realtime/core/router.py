@@ -25,6 +25,7 @@ from realtime.errors import (
     Unauthorized,
     Unavailable,
     UnknownType,
+    error_codes,
 )
 from realtime.native.encode import encode_error, json_string
 from realtime.native.message import Envelope, Malformed
@@ -58,7 +59,7 @@ class Router:
         self._spawn = spawn
         self.meters = meters
         self.pay = meters.pay
-        self.errors = 0  # answered since the start
+        self.errors = dict.fromkeys(error_codes(), 0)  # answered since the start, by their codes
         self.failures = 0  # of them our own
         self.refusals = dict.fromkeys(LIMITS, 0)  # of them those over a limit, by its name
         self._owed: set[Debt[Any]] = set()  # acks of what is being kept
@@ -117,7 +118,7 @@ class Router:
             self.failures += 1
             log.error("handler of %r failed", getattr(message, "type", None), exc_info=error)
             error = Internal()
-        self.errors += 1
+        self.errors[error.code] = self.errors.get(error.code, 0) + 1
         if error.limit is not None:
             self.refusals[error.limit] = self.refusals.get(error.limit, 0) + 1
             whose = session.identity

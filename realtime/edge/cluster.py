@@ -40,6 +40,7 @@ from realtime.edge.sealing import Sealing, open_sealing
 from realtime.edge.store import open_shared_store
 from realtime.errors import StartupError, Unavailable
 from realtime.features import discover
+from realtime.native.histogram import Histogram
 from realtime.policy import Policy
 from realtime.settings import Settings, mask
 
@@ -169,6 +170,10 @@ class Clustered:
         """See `Foundation`."""
         kept = {} if self._keeper is None else self._keeper.stats()
         return {"redis_ok": int(self._redis.ok), **self._redis.stats(), **self._sealing.stats(), **kept}
+
+    def timings(self) -> Mapping[str, Histogram]:
+        """See `Foundation`."""
+        return {**self._redis.timings(), **({} if self._store is None else self._store.timings())}
 
     def check_policy(self, policy: Policy) -> None:
         """See `Foundation`."""

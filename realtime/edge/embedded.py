@@ -21,6 +21,7 @@ from realtime.core.room_rules import RoomRules
 from realtime.edge.control_socket import ControlSocket, open_control
 from realtime.edge.process import node_name
 from realtime.edge.sealing import Sealing
+from realtime.native.histogram import Histogram
 from realtime.policy import Policy
 from realtime.settings import Settings
 
@@ -114,6 +115,11 @@ class Embedded:
         """See `Foundation`."""
         kept = {} if self._keeper is None else self._keeper.stats()
         return {**self._sealing.stats(), **kept}
+
+    def timings(self) -> Mapping[str, Histogram]:
+        """See `Foundation`."""
+        store = self._store
+        return store.timings() if isinstance(store, SqliteStore | PostgresStore) else {}
 
     def check_policy(self, policy: Policy) -> None:
         """See `Foundation`."""

@@ -23,6 +23,7 @@ from realtime.edge.embedded import Embedded
 from realtime.edge.sealing import open_sealing
 from realtime.edge.store import open_store
 from realtime.features import discover
+from realtime.native.histogram import Histogram
 from realtime.policy import Policy
 from realtime.settings import Settings
 
@@ -92,6 +93,10 @@ class Foundation(Protocol):
 
     def stats(self) -> Mapping[str, int]:
         """Gauges and counters for /metrics, by name, beside the broker's."""
+        ...
+
+    def timings(self) -> Mapping[str, Histogram]:
+        """Histograms for /metrics, by the names of `telemetry.TIMINGS`."""
         ...
 
     async def leave(self) -> None:

@@ -157,6 +157,10 @@ class HttpServer:
         connection = HttpConnection(self, self.routes, received, address, keep_alive=keep_alive)
         self._adopt(fd, connection, remote)
 
+    def adopt_admin(self, fd: int) -> None:
+        """Take over the socket `fd` as one that came to what `listen` listens on."""
+        self._adopt(fd, HttpConnection(self, self.admin_routes or self.routes), "the supervisor")
+
     def _adopt(self, fd: int, connection: HttpConnection, remote: str) -> None:
         accepted = socket.socket(fileno=fd)
         accepted.setblocking(False)

@@ -1,12 +1,14 @@
 """Between a supervisor and one of its workers: a socket pair, and a variable that says where it is.
 
 The supervisor may say `reload` or `stop`, and the end of its side says that it is gone, which a worker does
-not survive. The worker says once that it listens, and as whom, or why it cannot start.
+not survive. With `serve` comes a socket, on which it asks the worker by HTTP what it would ask `admin_port`.
+The worker says once that it listens, and as whom, or why it cannot start.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable, MutableMapping
 from typing import Final
@@ -17,6 +19,8 @@ import msgspec
 VARIABLE: Final = "_REALTIME_LEASH"
 STOP: Final = b"stop\n"
 RELOAD: Final = b"reload\n"
+SERVE: Final = b"serve\n"
+SOCKETS_MAX: Final = 16  # that come with what is heard at once
 WORD_BYTES_MAX: Final = 64 * 1024
 
 
@@ -45,19 +49,28 @@ class Leash:
         self._end.setblocking(False)
 
     def heed(
-        self, loop: asyncio.AbstractEventLoop, stop: Callable[[], None], reload: Callable[[], object]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        stop: Callable[[], None],
+        reload: Callable[[], object],
+        serve: Callable[[int], object] = os.close,
     ) -> None:
-        """Call `reload` each time the supervisor says so, and `stop` once when it does, or is gone."""
+        """Call `reload` each time the supervisor says so, `serve` with each socket that it sends, and `stop`
+        once when it says so, or is gone.
+        """
 
         def hear() -> None:
             try:
-                heard = self._end.recv(WORD_BYTES_MAX)
+                heard, sockets, _, _ = socket.recv_fds(self._end, WORD_BYTES_MAX, SOCKETS_MAX)
             except BlockingIOError:
                 return
             except OSError:
-                heard = b""
+                heard, sockets = b"", []
+            for each in sockets:
+                serve(each)
             if heard and STOP not in heard:
-                reload()
+                if RELOAD in heard:
+                    reload()
                 return
             loop.remove_reader(self._end.fileno())
             stop()

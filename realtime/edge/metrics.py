@@ -95,7 +95,7 @@ def _sample_lines(metric: Metric, common: Labels) -> Iterator[str]:
         if isinstance(sample, Distribution) != (metric.type == "histogram"):
             raise ValueError(f"metric {metric.name} is a {metric.type}: {type(sample).__name__} does not fit")
         if isinstance(sample, Sample):
-            yield f"{metric.name}{_labels({**common, **sample.labels})} {_number(sample.value)}"
+            yield f"{metric.name}{_labels({**common, **sample.labels})} {render_number(sample.value)}"
         else:
             yield from _bucket_lines(metric.name, sample, common)
 
@@ -110,9 +110,9 @@ def _bucket_lines(name: str, sample: Distribution, common: Labels) -> Iterator[s
     below = 0
     for bound, count in zip(bounds, sample.counts, strict=True):
         below += count
-        yield f"{name}_bucket{_labels({**own, 'le': _number(bound)})} {below}"
+        yield f"{name}_bucket{_labels({**own, 'le': render_number(bound)})} {below}"
     labels = _labels(own)
-    yield f"{name}_sum{labels} {_number(sample.total)}"
+    yield f"{name}_sum{labels} {render_number(sample.total)}"
     yield f"{name}_count{labels} {below}"
 
 
@@ -125,7 +125,14 @@ def _labels(labels: Labels) -> str:
     return "{" + ",".join(f'{name}="{_escape_label(value)}"' for name, value in labels.items()) + "}"
 
 
-def _number(value: float) -> str:
+def render_labels(labels: Iterable[tuple[str, str]]) -> str:
+    """Return labels, whose values are escaped already, as a sample has them."""
+    text = ",".join(f'{name}="{value}"' for name, value in labels)
+    return f"{{{text}}}" if text else ""
+
+
+def render_number(value: float) -> str:
+    """Return a sample's number as text."""
     if value == math.inf:
         return "+Inf"
     if value == -math.inf:

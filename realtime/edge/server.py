@@ -33,6 +33,7 @@ from realtime.edge.status import DRAIN
 from realtime.edge.supervisor import STOP_GRACE_S, Supervisor, WorkerProcess, command
 from realtime.edge.tls import load_certificates
 from realtime.edge.tls_worker import TlsWorker
+from realtime.edge.watch import Watch
 from realtime.edge.worker import Worker
 from realtime.errors import SettingsError, StartupError
 from realtime.loading import Loaded
@@ -99,8 +100,9 @@ async def _serve(
             settings, loop, connections_max, clock, foundation
         )
         loop.add_signal_handler(signal.SIGHUP, worker.reload)
+        worker.supervised = own is not None
         if own is not None:
-            own.heed(loop, stop.set, worker.reload)
+            own.heed(loop, stop.set, worker.reload, worker.serve_admin)
         worker.reports.offer(DRAIN, partial(_stop_once, loop, stop.set))
         worker.start(listening, listener.listen_admin(settings, number))
         if tls is not None:
@@ -151,6 +153,7 @@ async def _supervise(settings: Settings, count: int, reserved: list[socket.socke
     with contextlib.ExitStack() as held:
         for each in reserved:
             held.enter_context(each)
+        held.enter_context(contextlib.closing(Watch(settings, count, supervisor)))
         return await supervisor.run()
 
 

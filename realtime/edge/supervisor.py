@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from realtime.core.contracts import Clock
@@ -55,6 +55,10 @@ class Child(Protocol):
 
     def kill(self) -> None:
         """End it at once. Idempotent."""
+        ...
+
+    async def metrics(self, timeout_s: float) -> str:
+        """Return what it tells of itself. Raises OSError: nothing, or not in time."""
         ...
 
 
@@ -130,6 +134,11 @@ class Supervisor:
         """Let all of them read anew what may change while they run."""
         for child in self._children.values():
             child.reload()
+
+    @property
+    def children(self) -> Mapping[int, Child]:
+        """Those that run, by their numbers."""
+        return self._children
 
     def kill(self) -> None:
         """End all of them at once."""
@@ -213,10 +222,18 @@ class Supervisor:
 class WorkerProcess:
     """A `Child` that is a process: this command, started anew."""
 
-    def __init__(self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        process: Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        leashed: socket.socket,
+    ) -> None:
         self._process = process
         self._reader = reader
         self._writer = writer
+        self._leashed = leashed
+        self._asked: asyncio.Task[str] | None = None
 
     @classmethod
     async def start(cls, command: Sequence[str], number: int, port: int) -> WorkerProcess:
@@ -233,7 +250,7 @@ class WorkerProcess:
                 # ^C goes to the supervisor alone, which tells them: a second signal would end them at once.
                 start_new_session=True,
             )
-        return cls(process, reader, writer)
+        return cls(process, reader, writer, ours)
 
     @property
     def pid(self) -> int:
@@ -252,6 +269,9 @@ class WorkerProcess:
         """See `Child`."""
         code = await self._process.wait()
         self._writer.close()
+        if self._asked is not None:
+            self._asked.cancel()
+            await asyncio.gather(self._asked, return_exceptions=True)
         return code
 
     def stop(self) -> None:
@@ -266,6 +286,34 @@ class WorkerProcess:
         """See `Child`."""
         if self._process.returncode is None:
             self._process.kill()
+
+    async def metrics(self, timeout_s: float) -> str:
+        """See `Child`. One question is open at a time: to a worker that stands still no more is sent."""
+        if self._asked is None or self._asked.done():
+            self._asked = asyncio.create_task(self._ask())
+        answered, _ = await asyncio.wait([self._asked], timeout=timeout_s)
+        if not answered:
+            raise TimeoutError(f"no answer in {timeout_s:g} s")
+        return self._asked.result()
+
+    async def _ask(self) -> str:
+        ours, its = socket.socketpair()
+        with its:
+            ours.setblocking(False)
+            try:
+                socket.send_fds(self._leashed, [leash.SERVE], [its.fileno()])
+            except OSError:
+                ours.close()
+                raise
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        try:
+            writer.write(b"GET /metrics HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n")
+            head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
+        finally:
+            writer.close()
+        if not head.startswith(b"HTTP/1.1 200 "):
+            raise ConnectionError(f"answered {head[:40]!r}")
+        return body.decode()
 
 
 def command() -> list[str]:

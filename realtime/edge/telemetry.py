@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Final, Literal
 
 from realtime.core.quotas import OF_TENANTS
+from realtime.edge.load import Load
 from realtime.edge.metrics import Distribution, Metric, Sample, counter, gauge
+from realtime.errors import CloseCode
 from realtime.features import discover
+from realtime.native.histogram import BOUNDS_S
 
 # The hub's name -> our metric without its prefix, and what it says.
 HUB_COUNTERS: Final = {
@@ -60,10 +63,10 @@ HUB_GAUGES: Final = {
     "connections": ("connections", "Open sockets of the hub, handshakes under way included."),
     "queued_bytes": ("unicast_queued_bytes", "Unicast bytes that wait for slow sockets."),
     "connection_bytes": ("connection_struct_bytes", "Memory of one idle connection's struct."),
+    "members": ("members", "Members of rooms, each connection once for each of its rooms."),
     "chunks": ("room_log_chunks", "Chunks of room logs held in memory."),
 }
 CORE_COUNTERS: Final = {
-    "errors": ("errors_total", "Messages answered with an error."),
     "failures": ("handler_failures_total", "Handlers that failed over our own mistakes."),
     "denied": (
         "denied_total",
@@ -193,32 +196,54 @@ TLS_HELP: Final = {
     "tls_crowded_out_total": "Clients cut because tls_arrivals_max others came after them.",
     "tls_handshake_failures_total": "TLS handshakes that came to nothing.",
 }
-LAG_BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+# What is measured, by the name of its source: our metric without its prefix and unit, and what it says.
+TIMINGS: Final = {
+    "deliveries": (
+        "delivery_latency_seconds",
+        "From the beginning of the batch that read the oldest publication of a send to the end of the flush "
+        "that made the send; one for each send to a member. Members whose sockets are full are sent it "
+        "later, and are not in here; what came by Redis counts from when this worker had it.",
+    ),
+    "flushes": ("flush_seconds", "How long the sends of one flush took, at most about flush_chunk of them."),
+    "handshakes": (
+        "handshake_seconds",
+        "From accept to the answer that lets a connection in, of those without TLS.",
+    ),
+    "loop_lag": ("loop_lag_seconds", "How late the loop ran its ten ticks a second."),
+    "redis_command": (
+        "redis_command_seconds",
+        "From when Redis was asked to its answer, waiting, redirects and retries included.",
+    ),
+    "store_commit": ("store_commit_seconds", "How long committing one group of rows took."),
+    "store_read": ("store_read_seconds", "How long a question to the store took, waiting included."),
+}
+OTHER: Final = "other"
+CODES: Final = frozenset(int(code) for code in CloseCode)
+
+Taken = tuple[Sequence[int], float]
+"""A histogram as `native.histogram.Histogram.taken` gives it."""
 
 
-class LoopLag:
-    """How late the event loop runs what is due: the first sign of an overloaded worker."""
+class Closes:
+    """Connections that have ended, by close code; those that are not ours or RFC 6455's count as one."""
 
     def __init__(self) -> None:
-        self._counts = [0] * (len(LAG_BOUNDS_S) + 1)
-        self._total_s = 0.0
+        self.counts: dict[str, int] = {**{str(code): 0 for code in sorted(CODES)}, OTHER: 0}
 
-    def observe(self, late_s: float) -> None:
-        """Note that something ran `late_s` after its time."""
-        late_s = max(0.0, late_s)
-        self._total_s += late_s
-        place = next((i for i, bound in enumerate(LAG_BOUNDS_S) if late_s <= bound), len(LAG_BOUNDS_S))
-        self._counts[place] += 1
+    def note(self, code: int) -> None:
+        """Count one."""
+        self.counts[str(int(code)) if code in CODES else OTHER] += 1
 
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """How many were in each bucket of `LAG_BOUNDS_S`, and above them all."""
-        return tuple(self._counts)
 
-    def metric(self) -> Metric:
-        distribution = Distribution(LAG_BOUNDS_S, tuple(self._counts), self._total_s)
-        help = "How late the loop ran its ten ticks a second."
-        return Metric("realtime_loop_lag_seconds", help, "histogram", (distribution,))
+class Memory:
+    """What connections cost: how much the process has grown since it had none, divided by how many it has."""
+
+    def __init__(self) -> None:
+        self._before = resident_bytes()
+
+    def per_connection(self, connections: int) -> float:
+        """In bytes; 0 without connections. Rooms, histories and queues are in it."""
+        return max(0.0, (resident_bytes() - self._before) / connections) if connections else 0.0
 
 
 def worker_metrics(
@@ -231,35 +256,61 @@ def worker_metrics(
     node: str,
     version: str,
     http: int,
-    lag: LoopLag,
+    errors: Mapping[str, int],
+    closes: Mapping[str, int],
+    timings: Mapping[str, Taken],
+    load: Load,
+    connection_bytes: float = 0.0,
     tenants: Mapping[str, Mapping[str, float]] = NO_TENANTS,
 ) -> Iterator[Metric]:
     """Everything one worker has to say.
 
-    `refusals` are by the name of the limit, `arrivals` (those refused) by the reason, `offences` by name;
-    `http` is the number of open HTTP connections; `tenants` those that the settings name, each with its
-    numbers.
+    `refusals` are by the name of the limit, `arrivals` (those refused) by the reason, `offences` by name,
+    `errors` and `closes` by code; `timings` by the names of `TIMINGS`; `http` is the number of open HTTP
+    connections; `tenants` those that the settings name, each with its numbers.
     """
     about = {"node": node, "version": version}
     yield Metric("realtime_info", "This worker.", "gauge", (Sample(1, about),))
     yield from _named(hub, HUB_COUNTERS, HUB_GAUGES)
     yield from _named(core, CORE_COUNTERS, CORE_GAUGES)
+    yield _labelled("errors", "Messages answered with an error, by its code.", "code", errors)
+    help = "WebSocket connections that have ended, by close code."
+    yield _labelled("closes", help, "code", closes)
     help = "Messages and connections refused over a limit, or closed over it."
-    samples = tuple(Sample(count, {"limit": limit}) for limit, count in sorted(refusals.items()))
-    yield Metric("realtime_refusals_total", help, "counter", samples)
+    yield _labelled("refusals", help, "limit", refusals)
     yield from tenant_metrics(tenants)
     help = "Clients refused for the address they came from, by the reason."
-    samples = tuple(Sample(count, {"reason": reason}) for reason, count in sorted(arrivals.items()))
-    yield Metric("realtime_address_refusals_total", help, "counter", samples)
+    yield _labelled("address_refusals", help, "reason", arrivals)
     help = "What ended connections and counts against their addresses, by its name."
-    samples = tuple(Sample(count, {"offence": name}) for name, count in sorted(offences.items()))
-    yield Metric("realtime_offences_total", help, "counter", samples)
+    yield _labelled("offences", help, "offence", offences)
     known = CORE_COUNTERS.keys() | CORE_GAUGES.keys()
     for name in sorted(core.keys() - known):  # a backend's own
         yield _by_name(name, core[name])
     yield gauge("realtime_http_connections", "Open HTTP connections.", http)
-    yield lag.metric()
+    for source, (name, help) in TIMINGS.items():
+        if source in timings:
+            counts, total_s = timings[source]
+            yield Metric(f"realtime_{name}", help, "histogram", (Distribution(BOUNDS_S, counts, total_s),))
+    yield from load_metrics(load)
+    help = "Growth of the process since it had no connection, by connection: rooms and queues are in it."
+    yield gauge("realtime_memory_per_connection_bytes", help, connection_bytes)
     yield from process_metrics()
+
+
+def load_metrics(load: Load) -> Iterator[Metric]:
+    """How much is in use, and the parts of that."""
+    help = "Greatest of realtime_resource_utilization_ratio: 1 is all there is."
+    yield gauge("realtime_utilization_ratio", help, load.utilization)
+    help = "What was in use in the last ten seconds: of the loop's time, cores, connections and accept rate."
+    parts = tuple(Sample(ratio, {"resource": name}) for name, ratio in load.parts.items())
+    yield Metric("realtime_resource_utilization_ratio", help, "gauge", parts)
+    help = "How late the loop was of late: the median of the worst of each of the last ten seconds."
+    yield gauge("realtime_loop_lag_recent_seconds", help, load.lag_s)
+
+
+def _labelled(name: str, help: str, label: str, counts: Mapping[str, int]) -> Metric:
+    samples = tuple(Sample(count, {label: value}) for value, count in sorted(counts.items()))
+    return Metric(f"realtime_{name}_total", help, "counter", samples)
 
 
 def api_metrics(stats: Mapping[str, int]) -> Iterator[Metric]:
@@ -306,10 +357,8 @@ def tenant_metrics(tenants: Mapping[str, Mapping[str, float]]) -> Iterator[Metri
 def process_metrics() -> Iterator[Metric]:
     """The process in the names that Prometheus' own clients use."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    with open("/proc/self/statm", encoding="ascii") as statm:
-        pages = int(statm.read().split()[1])
     yield counter("process_cpu_seconds_total", "CPU time used.", usage.ru_utime + usage.ru_stime)
-    yield gauge("process_resident_memory_bytes", "Memory in RAM.", pages * resource.getpagesize())
+    yield gauge("process_resident_memory_bytes", "Memory in RAM.", resident_bytes())
     yield gauge("process_open_fds", "Open file descriptors.", len(os.listdir("/proc/self/fd")))
     yield gauge(
         "process_max_fds", "Most open file descriptors.", resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -318,6 +367,12 @@ def process_metrics() -> Iterator[Metric]:
 
 
 STARTED_AT: Final = time.time()
+
+
+def resident_bytes() -> int:
+    """Memory of this process in RAM."""
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()
 
 
 def _named(

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from realtime import __version__
 from realtime.backends.auth.authenticator import TokenAuthenticator, authenticator_of
-from realtime.backends.http_post import post
+from realtime.backends.http_post import notify, post
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.catalog import Catalog
 from realtime.core.contracts import Clock, Connection
@@ -28,6 +28,7 @@ from realtime.core.session import Session
 from realtime.core.users import identity_of
 from realtime.edge import metrics
 from realtime.edge.address_limits import MessageRates
+from realtime.edge.autoscale import Autoscaler
 from realtime.edge.doorkeeper import Doorkeeper
 from realtime.edge.drain import drain, rebalance_reason
 from realtime.edge.expiry import SilentTokens
@@ -36,18 +37,20 @@ from realtime.edge.foundation import Foundation
 from realtime.edge.gate import Deferred, Gate, Guest, Pending, State
 from realtime.edge.guard import Guard
 from realtime.edge.http import Handler, HttpServer, Routes, upgrade_required
+from realtime.edge.load import LoadMeter
 from realtime.edge.network import NetworkRules
 from realtime.edge.pages import Report, system_routes, web_routes
 from realtime.edge.policies import Commit, Policies
 from realtime.edge.shared_penalties import SharedPenalties
 from realtime.edge.status import Reports
-from realtime.edge.telemetry import LoopLag, worker_metrics
+from realtime.edge.telemetry import Closes, Memory, Taken, worker_metrics
 from realtime.edge.welcome import Welcome
 from realtime.errors import CloseCode, RealtimeError, SettingsError
 from realtime.features import discover
 from realtime.ids import UserId
 from realtime.native.encode import json_string
 from realtime.native.envelope import scan, scan_msgpack
+from realtime.native.histogram import Histogram
 from realtime.native.hub import Hub
 from realtime.policy import Policy
 from realtime.protocol.closing import is_for_good
@@ -70,6 +73,7 @@ class Worker:
     """
 
     hub_type: type[Hub] = Hub
+    supervised = False  # whether a supervisor watches the load of all of them
 
     def __init__(
         self,
@@ -85,7 +89,12 @@ class Worker:
         self._foundation = foundation
         self._node = foundation.node
         self._tasks: set[asyncio.Task[None]] = set()
-        self._lag = LoopLag()
+        self._lag = Histogram()
+        self._closes = Closes()
+        self._memory = Memory()
+        self._load = LoadMeter(
+            clock.monotonic, connections_max=connections_max, accepts_per_second=settings.accepts_per_second
+        )
         self._ticker: asyncio.TimerHandle | None = None
         self._listening: socket.socket | None = None
         self._audit = foundation.audit
@@ -118,8 +127,11 @@ class Worker:
             on_review=self._http.review,
         )
         self.guard.trust(self._network.trusts)
-        about = self._node, self._lag, self._audit
+        about = self._node, self._timings, self._audit
         self.reports = Reports(self.core, self.hub, *about, self._checks, lambda: self.stopping)
+        self._autoscaler = Autoscaler(
+            settings, clock, notify, who=self._node, workers=self._count_workers, speaks=self._speaks
+        )
         self._follow_policy()
 
     def reload(self) -> bool:
@@ -160,6 +172,10 @@ class Worker:
         self._foundation.start(self.core)
         self._schedule_tick()
 
+    def serve_admin(self, fd: int) -> None:
+        """Answer on the socket `fd`, which is ours from here on, what `admin` answers."""
+        self._http.adopt_admin(fd)
+
     @property
     def stopping(self) -> bool:
         """Whether it has begun to drain."""
@@ -178,6 +194,7 @@ class Worker:
         self._stop_listening()
         if self._ticker is not None:
             self._ticker.cancel()
+        self._autoscaler.close()
         self._loop.remove_reader(self.hub.fileno())
         self._http.close()
         if self.files is not None:
@@ -190,6 +207,18 @@ class Worker:
         await self.core.close()
         if self.files is not None:
             await self.files.closed()
+
+    def _count_workers(self) -> int:
+        """How many workers there are, this one included."""
+        cluster = self._foundation.cluster
+        return 1 if cluster is None else max(1, len(cluster.workers))
+
+    def _speaks(self) -> bool:
+        """Whether this worker tells of scaling: the first of the ring does, unless a supervisor does."""
+        cluster = self._foundation.cluster
+        if self.supervised or cluster is None:
+            return not self.supervised
+        return cluster.ok and self._foundation.worker == min(cluster.workers, default="")
 
     def _stop_listening(self) -> None:
         if self._listening is not None:
@@ -265,6 +294,7 @@ class Worker:
 
     def _forget(self, state: State, number: int, code: int) -> None:
         """Let the core know that connection `number` is gone, closed with `code`."""
+        self._closes.note(code)
         if isinstance(state, Session):
             self.core.disconnect(state, for_good=is_for_good(code))
         elif isinstance(state, Identity):
@@ -288,7 +318,8 @@ class Worker:
         self._ticker = self._loop.call_at(self._tick_due, self._tick)
 
     def _tick(self) -> None:
-        self._lag.observe(self._loop.time() - self._tick_due)
+        late_s = self._loop.time() - self._tick_due
+        self._lag.observe(late_s)
         self._schedule_tick()  # first, so that one failure does not stop time
         self.hub.tick()
         self.core.tick()
@@ -299,6 +330,9 @@ class Worker:
         self._silent.tick(self.hub.connections)
         if self._authenticator is not None:
             self._authenticator.tick()
+        hub = self.hub.stats()
+        if self._load.tick(late_s, hub["connections"], hub["accepted"]):
+            self._autoscaler.look(self._load.load)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coroutine)
@@ -435,26 +469,34 @@ class Worker:
             **({} if self.files is None else self.files.stats()),
         }
 
+    def _timings(self) -> Mapping[str, Taken]:
+        own = {"loop_lag": self._lag, **self._foundation.timings()}
+        return {**self.hub.timings(), **{name: each.taken() for name, each in own.items()}}
+
     def _render_metrics(self) -> bytes:
         worker = self._foundation.worker
-        return metrics.render(
-            worker_metrics(
-                self.hub.stats(),
-                self._stats(),
-                refusals={
-                    limit: count + self._gate.refusals[limit] for limit, count in self.core.refusals.items()
-                },
-                arrivals=self.doorkeeper.turned_away.counts,
-                offences=self.guard.offences,
-                node=self._node,
-                version=__version__,
-                http=len(self._http.connections),
-                lag=self._lag,
-                tenants=self.core.tenant_stats(),
-            ),
-            # Workers share a port, so one target is any of them: each has series of its own.
-            {"node": self._node, "worker": worker} if worker else {},
+        stats = self.hub.stats()
+        told = worker_metrics(
+            stats,
+            self._stats(),
+            refusals={
+                limit: count + self._gate.refusals[limit] for limit, count in self.core.refusals.items()
+            },
+            arrivals=self.doorkeeper.turned_away.counts,
+            offences=self.guard.offences,
+            node=self._node,
+            version=__version__,
+            http=len(self._http.connections),
+            errors=self.core.errors,
+            closes=self._closes.counts,
+            timings=self._timings(),
+            load=self._load.load,
+            connection_bytes=self._memory.per_connection(stats["connections"]),
+            tenants=self.core.tenant_stats(),
         )
+        scaling = () if self.supervised else self._autoscaler.metrics()
+        # Workers share a port, so one target is any of them: each has series of its own.
+        return metrics.render((*told, *scaling), {"node": self._node, "worker": worker} if worker else {})
 
 
 def _authenticator(settings: Settings, policy: Policy, clock: Clock) -> TokenAuthenticator | None:

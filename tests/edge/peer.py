@@ -71,9 +71,13 @@ def get(url, method="GET"):
 
 
 def metric(server, name):
-    """Return the number that /metrics says for a name without labels, `realtime_` left out."""
+    """Return the number that /metrics says for a name, `realtime_` left out; over all labels where it has."""
     lines = get(f"{server.url}/metrics")[2].decode().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"realtime_{name} "))
+    found = [
+        int(line.split()[1]) for line in lines if line.startswith((f"realtime_{name} ", f"realtime_{name}{{"))
+    ]
+    assert found, name
+    return sum(found)
 
 
 def send_handshake(server, *headers):

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from realtime.edge import listener, metrics
+from realtime.edge.load import Load
 from realtime.edge.process import (
     SPARE_FILES,
     JsonFormatter,
@@ -18,9 +19,10 @@ from realtime.edge.process import (
     node_name,
     worker_count,
 )
-from realtime.edge.telemetry import HUB_COUNTERS, HUB_GAUGES, LoopLag, worker_metrics
+from realtime.edge.telemetry import HUB_COUNTERS, HUB_GAUGES, worker_metrics
 from realtime.edge.welcome import Welcome
 from realtime.errors import StartupError
+from realtime.native.histogram import Histogram
 from realtime.native.hub import Hub
 from realtime.protocol.messages import Connected
 from realtime.settings import Settings
@@ -186,7 +188,7 @@ def test_everything_that_is_told_is_counted_by_the_hub():
 
 
 def test_the_exposition_holds_every_source():
-    lag = LoopLag()
+    lag = Histogram()
     lag.observe(0.003)
     lag.observe(5.0)
     text = metrics.render(
@@ -199,7 +201,11 @@ def test_the_exposition_holds_every_source():
             node="n",
             version="1",
             http=1,
-            lag=lag,
+            errors={"bad_message": 2},
+            closes={"4001": 3},
+            timings={"loop_lag": lag.taken()},
+            load=Load({"loop": 0.5, "connections": 0.25}, lag_s=0.002),
+            connection_bytes=512.0,
         )
     ).decode()
     for line in (
@@ -215,6 +221,12 @@ def test_the_exposition_holds_every_source():
         'realtime_loop_lag_seconds_bucket{le="0.0025"} 0',
         'realtime_loop_lag_seconds_bucket{le="0.005"} 1',
         'realtime_loop_lag_seconds_bucket{le="+Inf"} 2',
+        'realtime_errors_total{code="bad_message"} 2',
+        'realtime_closes_total{code="4001"} 3',
+        "realtime_utilization_ratio 0.5",
+        'realtime_resource_utilization_ratio{resource="connections"} 0.25',
+        "realtime_loop_lag_recent_seconds 0.002",
+        "realtime_memory_per_connection_bytes 512.0",
     ):
         assert line in text.splitlines()
     assert re.search(r"^process_resident_memory_bytes \d{7,}$", text, re.M)

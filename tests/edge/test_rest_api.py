@@ -258,7 +258,7 @@ async def test_workers_say_how_they_are(stage, online):
     for each in told["workers"]:
         assert each["checks"]["listener"] == "ok"
         assert each["orders"] == ["drain"]
-        assert len(each["lag_counts"]) == len(each["lag_bounds_s"]) + 1
+        assert len(each["lag_counts"]) == len(each["bounds_s"]) + 1
     refused = await stage.ask("shed", worker=told["workers"][0]["worker"])
     assert (refused.status, refused.name) == (400, "bad_message")
 
@@ -517,3 +517,7 @@ async def test_a_worker_that_is_told_to_drain_closes_its_connections_and_ends(st
     await stage.done("drain", worker="local")
     assert (await closed(ws))[0] == 1012
     assert await asyncio.to_thread(stage.server.process.wait, PATIENCE_S) == 0
+    entries = await asyncio.to_thread(audit_entries, stage)
+    drained = next(each for each in entries if each["action"] == "admin.act")
+    assert (drained["target"], drained["detail"]["what"]) == ("local", "drain")
+    assert drained["detail"]["by"] == "key:ops"

@@ -36,16 +36,18 @@ async def fetch(
     timeout_s: float = TIMEOUT_S,
     body: bytes | None = None,
     headers: Mapping[str, str] = {},
+    any_success: bool = False,
 ) -> Document:
     """Return the document at an http or https `url`; `tls` is what https is checked by (None: the system's).
-    With a `body` it is what answers a POST of it. `headers` are ours: their names and values are plain.
+    With a `body` it is what answers a POST of it. `headers` are ours: their names and values are plain. With
+    `any_success` 201 to 299 are as good as 200, and nothing is read of what comes with them.
 
     Raises:
         FetchError: no answer in `timeout_s`, another one than 200, or one that is none or too large.
     """
     try:
         async with asyncio.timeout(timeout_s):
-            return await _fetch(url, tls, body, headers)
+            return await _fetch(url, tls, body, headers, any_success)
     except TimeoutError:
         raise FetchError(f"no answer in {timeout_s:g} s") from None
     except ssl.SSLError as error:
@@ -64,7 +66,11 @@ def tls_context(ca_file: str) -> ssl.SSLContext:
 
 
 async def _fetch(
-    url: str, tls: ssl.SSLContext | None, body: bytes | None, headers: Mapping[str, str]
+    url: str,
+    tls: ssl.SSLContext | None,
+    body: bytes | None,
+    headers: Mapping[str, str],
+    any_success: bool,
 ) -> Document:
     parts = urlsplit(url)
     assert parts.hostname is not None, "the policy has checked the URL"
@@ -84,20 +90,23 @@ async def _fetch(
         )
         if body:
             writer.write(body)
-        fields = await _head(reader)
+        fields = await _head(reader, any_success)
+        if any_success:
+            return Document(b"", None)
         return Document(await _body(reader, fields), _max_age(fields.get("cache-control", "")))
     finally:
         writer.transport.abort()  # nothing more is wanted of it, whatever it still says
 
 
-async def _head(reader: asyncio.StreamReader) -> dict[str, str]:
-    """Read the head of an answer of 200; return its fields by their names in lower case."""
+async def _head(reader: asyncio.StreamReader, any_success: bool) -> dict[str, str]:
+    """Read the head of an answer that will do; return its fields by their names in lower case."""
     first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")[:-2]
     version, _, rest = first.partition(" ")
     if version not in ("HTTP/1.1", "HTTP/1.0"):
         raise FetchError("what answers does not speak HTTP/1.1")
     status = rest[:3]
-    if status != "200":  # a redirect too: whoever moves the keys changes the configuration
+    taken = len(status) == 3 and status.isdigit() and status[0] == "2" and any_success
+    if status != "200" and not taken:  # a redirect too: whoever moves the keys changes the configuration
         raise FetchError(f"HTTP status {status if status.isdigit() else 'missing'}")
     headers: dict[str, str] = {}
     for line in lines:

@@ -27,6 +27,7 @@ from realtime.backends.redis_client.wire import Call, pack
 from realtime.core.clock import SystemClock
 from realtime.core.contracts import Clock
 from realtime.errors import StartupError
+from realtime.native.histogram import Histogram
 
 log: Final = logging.getLogger("realtime.redis")
 
@@ -184,6 +185,10 @@ class RedisClient:
             "redis_slot_changes_total": self._slot_changes,
             "redis_function_loads_total": self._functions.loads,
         }
+
+    def timings(self) -> Mapping[str, Histogram]:
+        """Histograms for /metrics, by name."""
+        return {"redis_command": self._terms.counts.took}
 
     # ---------------------------------------------------------------- where commands go
 

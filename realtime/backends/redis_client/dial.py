@@ -9,10 +9,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from realtime.backends.redis_client.address import Address, Endpoint
 from realtime.backends.redis_client.contract import RedisError
-from realtime.backends.redis_client.wire import Call, Wire, pack
+from realtime.backends.redis_client.wire import NEVER, Call, Wire, pack
 
 OLDEST: Final = (7, 0)
-NEVER: Final = float("inf")
 
 W = TypeVar("W", bound=Wire)
 

@@ -12,10 +12,11 @@ from typing import Any, Final, Generic, TypeVar
 
 from realtime.backends.redis_client.address import Endpoint
 from realtime.backends.redis_client.contract import RedisError, Reply
-from realtime.backends.redis_client.dial import NEVER, Dialer, Hello, Refused
-from realtime.backends.redis_client.wire import Call, Wire, pack
+from realtime.backends.redis_client.dial import Dialer, Hello, Refused
+from realtime.backends.redis_client.wire import NEVER, Call, Wire, pack
 from realtime.core.contracts import Clock
 from realtime.errors import Unavailable
+from realtime.native.histogram import Histogram
 
 log: Final = logging.getLogger("realtime.redis")
 
@@ -36,11 +37,12 @@ def away(why: str = "Redis does not answer; try again") -> Unavailable:
 
 @dataclass(slots=True)
 class Counts:
-    """What connections that were lost had counted, and how many there were."""
+    """What connections that were lost had counted, and how many there were; how long commands took."""
 
     connects: int = 0
     messages: int = 0
     replies: int = 0
+    took: Histogram = field(default_factory=Histogram)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +276,8 @@ class CommandLink(Link[Wire]):
     def _make(self) -> Wire:
         wire = Wire()
         wire.on_refused = lambda call, error: self._on_refused(self, call, error)
+        # A command's deadline says when it was asked for: it carries no other time.
+        wire.timed = (self._terms.clock.monotonic, self._terms.timeout_s, self._terms.counts.took)
         return wire
 
     def _opened(self, wire: Wire) -> None:

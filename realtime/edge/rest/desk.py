@@ -218,8 +218,9 @@ class Desk:
 
     async def _order(self, caller: Caller, asked: admin.Order, order: str) -> admin.Ordered:
         self._callers.permit_all(caller, powers.OPERATE)
-        await self._survey.order(asked.worker, order)
         self._record(Action.ADMIN, caller.tenant, asked.worker, what=order)
+        await self._outsider.recorded()  # the worker may be the only one that can write it down
+        await self._survey.order(asked.worker, order)
         return admin.Ordered(worker=asked.worker)
 
     # -- many at once ---------------------------------------------------------------------------------------
@@ -251,6 +252,10 @@ class Desk:
         "leave": leave,
         "revoke": revoke,
     }
+
+    def note_viewer(self, caller: Caller) -> None:
+        """Put on record that a caller looks at the dashboard."""
+        self._record(Action.ADMIN, caller.tenant, "dashboard", what="dashboard")
 
     def note_refusal(self, caller: Caller, what: str, error: RealtimeError) -> None:
         """Put on record that a caller may not do what it asked for."""
