@@ -176,6 +176,8 @@ class Desk:
     async def tokens(self, caller: Caller, asked: admin.TokenAsked) -> admin.TokenIssued:
         """Issue a token, which gives none of these powers."""
         tenant = self._callers.permit(caller, powers.TOKENS, asked.tenant, _of_user(asked.user))
+        if asked.room is not None:
+            self._callers.permit(caller, powers.TOKENS, asked.tenant, asked.room)
         if not self._settings.jwt_secret:
             raise Forbidden("no tokens are issued here: there is no jwt_secret")
         for role in asked.roles:
