@@ -43,7 +43,7 @@ async def overview(ws, wanted=lambda content: True):
 
 
 async def test_an_overview_comes_again_and_again_with_what_is_there(stage):
-    headers = bearer(token("alice"))
+    headers = bearer(token("alice", ttl_s=3600))
     async with live(stage) as ws, connect(stage.server.ws_url, additional_headers=headers) as member:
         assert (await receive(member))["type"] == "connected"
         assert (await ask(member, type="join", id=1, room="events:watched"))["type"] == "joined"
@@ -125,7 +125,7 @@ async def test_no_other_path_takes_a_websocket(stage):
 
 
 async def test_a_token_that_is_revoked_sees_no_more(stage):
-    mine = token("viewer", scope="admin:*", jti="viewer-1", iat=time.time() - 5)
+    mine = token("viewer", ttl_s=3600, scope="admin:*", jti="viewer-1", iat=time.time() - 5)
     async with live(stage) as ws:
         assert (await enter(ws, mine))["type"] == "connected"
         await overview(ws)

@@ -54,7 +54,7 @@ log: Final = logging.getLogger("realtime.api")
 REQUEST_TIMEOUT_S: Final = 30.0
 QUERY_FIELDS_MAX: Final = 20
 # Refusals of one address: beyond, who goes on guessing waits. Who has a key is not held up by them.
-FAILURES_PER_S: Final = 5.0
+FAILURES_PER_S: Final = 1.0
 FAILURES_BURST: Final = 20.0
 NO_STORE: Final = ("Cache-Control", "no-store")
 PAGES: Final = {"/docs": "docs.html", "/dashboard": "dashboard.html"}
