@@ -18,8 +18,8 @@ def add_command(
     """Add them to the parser's `commands`."""
     parser = commands.add_parser(
         "api",
-        help="serve the REST API and attachments, beside the workers",
-        description="Serve the REST API, and its reference on `host` and `chat_api_port`, "
+        help="serve the REST API, the dashboard and attachments, beside the workers",
+        description="Serve the REST API, its reference and the dashboard on `host` and `chat_api_port`, "
         "until SIGTERM; it reaches the workers through `redis_url`, or one on this machine by control_path. "
         "With the workers' chat_url_secret, and the same chat_files_path or S3 bucket, it takes and gives "
         "attachments too, and they need its address as chat_files_url. There may be several. SIGHUP reads "

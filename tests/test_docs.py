@@ -45,6 +45,7 @@ HAND_WRITTEN = [
     "docs/tls.md",
     "docs/control.md",
     "docs/api.md",
+    "docs/dashboard.md",
     "docs/tenants.md",
     "docs/audit.md",
     "docs/tokens.md",

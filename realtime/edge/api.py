@@ -1,4 +1,4 @@
-"""`realtime api`: the REST API and the HTTP side of features, in a process of its own that no
+"""`realtime api`: the REST API, the dashboard and the HTTP side of features, in a process of its own that no
 WebSocket waits for.
 
 It has no rooms and no database, so there may be as many as one likes, behind a proxy that speaks TLS.
@@ -160,7 +160,9 @@ def serve(loaded: Loaded) -> int:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=round(settings.drain_timeout_s) or 1,
     )
-    served = [] if rest is None else ["/v1/ is the REST API", "/docs says how"]
+    served = (
+        [] if rest is None else ["/v1/ is the REST API", "/docs says how", "/dashboard shows what goes on"]
+    )
     served += [] if blobs is None else ["/ takes and gives attachments"]
     url = listener.url(settings, listening)
     print(f"realtime {__version__}: {url}{', '.join(served)}", flush=True)

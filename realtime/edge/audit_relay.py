@@ -81,6 +81,13 @@ class RelayedAudit:
             self._tell_at = now + RETRY_S
             self._telling = asyncio.create_task(self._tell())
 
+    async def flush(self) -> None:
+        """Tell now what there is to tell, before it is too late for it; what fails is told later."""
+        self._coalescer.flush()
+        if self._telling is not None:
+            await self._telling
+        await self._tell()
+
     async def close(self) -> None:
         """Tell the rest, within two seconds; what no worker takes is logged as lost."""
         self._coalescer.flush()

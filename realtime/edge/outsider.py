@@ -258,6 +258,11 @@ class Outsider:
         """Put on record what an operator did or tried."""
         self._audit.record(event)
 
+    async def recorded(self) -> None:
+        """Wait until what was done is with a worker's audit log, or could not be told now."""
+        if isinstance(self._audit, RelayedAudit):
+            await self._audit.flush()
+
     async def workers(self) -> list[WorkerId]:
         """Return all workers there are.
 

@@ -22,9 +22,10 @@ from realtime.core.audit import Auditor
 from realtime.core.audit_notes import Note
 from realtime.core.cluster import WorkerId
 from realtime.core.core import Core
+from realtime.edge.telemetry import Taken
 from realtime.errors import BadMessage
 from realtime.ids import TenantId
-from realtime.native.histogram import BOUNDS_S, Histogram
+from realtime.native.histogram import BOUNDS_S
 from realtime.protocol.admin import Busy, Occurrence, WorkerStatus
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Reports:
         core: Core,
         hub: Hub,
         node: str,
-        lag: Histogram,
+        timings: Callable[[], Mapping[str, Taken]],
         audit: Auditor,
         checks: Callable[[], Mapping[str, str]],
         draining: Callable[[], bool],
@@ -80,7 +81,7 @@ class Reports:
         self._core = core
         self._hub = hub
         self._node = node
-        self._lag = lag
+        self._timings = timings
         self._audit = audit
         self._checks = checks
         self._draining = draining
@@ -103,7 +104,7 @@ class Reports:
 
     async def _on_status(self, asker: WorkerId, body: bytes) -> bytes:
         rooms, tenants = await self._most()
-        hub, core = self._hub.stats(), self._core.stats()
+        hub, core, timings = self._hub.stats(), self._core.stats(), self._timings()
         usage = resource.getrusage(resource.RUSAGE_SELF)
         counters: dict[str, int] = {name: hub[name] for name in HUB_COUNTERS if name in hub}
         counters.update((name, core[name]) for name in CORE_COUNTERS if name in core)
@@ -121,8 +122,9 @@ class Reports:
                 counters=counters,
                 cpu_s=usage.ru_utime + usage.ru_stime,
                 memory_bytes=_memory_bytes(),
-                lag_bounds_s=list(BOUNDS_S),
-                lag_counts=list(self._lag.taken()[0]),
+                bounds_s=list(BOUNDS_S),
+                lag_counts=list(timings["loop_lag"][0]),
+                latency_counts=list(timings["deliveries"][0]),
                 busiest_rooms=rooms,
                 busiest_tenants=tenants,
                 orders=self._orders,

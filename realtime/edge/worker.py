@@ -133,11 +133,11 @@ class Worker:
             on_review=self._http.review,
         )
         self.guard.trust(self._network.trusts)
+        about = self._node, self._timings, self._audit
+        self.reports = Reports(self.core, self.hub, *about, self._checks, lambda: self.stopping)
         self._autoscaler = Autoscaler(
             settings, clock, notify, who=self._node, workers=self._count_workers, speaks=self._speaks
         )
-        about = self._node, self._lag, self._audit
-        self.reports = Reports(self.core, self.hub, *about, self._checks, lambda: self.stopping)
         self._follow_policy()
 
     def reload(self) -> bool:

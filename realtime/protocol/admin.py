@@ -313,8 +313,9 @@ class WorkerStatus(Content, frozen=True, kw_only=True):
     counters: Annotated[dict[str, int], Meta(description="Of the hub and the core, by name.")]
     cpu_s: float
     memory_bytes: Count
-    lag_bounds_s: Annotated[list[float], Meta(description="Of how late the event loop was: the buckets.")]
-    lag_counts: Annotated[list[int], Meta(description="How many ticks were in each; one more than bounds.")]
+    bounds_s: Annotated[list[float], Meta(description="Buckets of the histograms below: upper bounds.")]
+    lag_counts: Annotated[list[int], Meta(description="How late the event loop was; one more than bounds.")]
+    latency_counts: Annotated[list[int], Meta(description="How long deliveries took, from read to sent.")]
     busiest_rooms: list[Busy]
     busiest_tenants: list[Busy]
     orders: Annotated[list[str], Meta(description="What it may be told to do, such as `drain`.")]
@@ -352,6 +353,65 @@ class Occurrence(Content, frozen=True, kw_only=True):
     target: str
     count: int
     detail: dict[str, str | int]
+
+
+class Point(Content, frozen=True, kw_only=True):
+    """All workers in one second. Rates are a second's; times are in milliseconds."""
+
+    at: Timestamp
+    connections: Count
+    rooms: Count
+    messages_in: float
+    deliveries: float
+    bytes_in: float
+    bytes_out: float
+    latency_p50_ms: float
+    latency_p99_ms: float
+    lag_p99_ms: float
+    cpu: Annotated[float, Meta(description="Cores that the workers use.")]
+    errors: float
+
+
+class WorkerLine(Content, frozen=True, kw_only=True):
+    """A worker, in one line."""
+
+    worker: str
+    node: str
+    version: str
+    uptime_s: float
+    draining: bool
+    troubles: Annotated[dict[str, str], Meta(description="The checks that are not ok.")]
+    connections: Count
+    rooms: Count
+    messages_in: float
+    deliveries: float
+    cpu: float
+    memory_bytes: Count
+    lag_p99_ms: float
+    answered_ms: float
+    orders: list[str]
+
+
+class Overview(Content, frozen=True, kw_only=True):
+    """What the dashboard shows. `trouble` says why there is nothing else."""
+
+    server_time: Timestamp
+    trouble: str = ""
+    point: Point | None = None
+    workers: tuple[WorkerLine, ...] = ()
+    silent: tuple[str, ...] = ()
+    rooms: tuple[Busy, ...] = ()
+    tenants: tuple[Busy, ...] = ()
+    events: tuple[Occurrence, ...] = ()
+
+
+class Watching(Content, frozen=True, kw_only=True):
+    """Who is let see the dashboard, and what else they may do."""
+
+    user_id: str
+    tenant: str
+    powers: list[str]
+    interval_s: float
 
 
 # ---------------------------------------------------------------- errors and batches

@@ -26,6 +26,12 @@ class ApiServer(Server):
     def command(self):
         return "-m", self.module, "api"
 
+    def start(self):
+        """The same port again, where it is started again."""
+        super().start()
+        self.settings["chat_api_port"] = self.port
+        return self
+
 
 @dataclass
 class Keys:

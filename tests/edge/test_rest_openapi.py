@@ -96,7 +96,7 @@ def test_every_power_is_some_routes_or_widens_all_of_them():
 
 
 async def test_pages_need_nothing_of_others(stage):
-    for path in ("/docs",):
+    for path in ("/docs", "/dashboard"):
         page = await asyncio.to_thread(ask_now, stage.url, path)
         assert page.status == 200
         assert b"http://" not in page.body.replace(b"http://www.w3.org/", b"")

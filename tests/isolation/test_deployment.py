@@ -269,7 +269,7 @@ def test_every_method_and_command_is_covered():
     }
     # Penalties are of addresses, for whoever runs the deployment: no tenant has them. The others say which
     # workers there are, or put on record what was done.
-    of_all = {"only_type", "penalties", "pardon", "workers", "owner", "find", "record"}
+    of_all = {"only_type", "penalties", "pardon", "workers", "owner", "find", "record", "recorded"}
     assert public - of_all == set(METHODS), "a method that nobody tries with another tenant's names"
     subparsers = next(each for each in cli._parser()._actions if each.choices)
     assert set(subparsers.choices) == set(COMMANDS) | WITHOUT_TENANT | OF_STORES, (

@@ -50,7 +50,7 @@ class Rest:
         self._policies.follow(lambda policy: partial(self._outsider.rules.replace, policy.rooms))
         self.callers = callers
         self.desk = Desk(settings, self._outsider, callers, self.survey)
-        self.http = Http(settings, self._outsider, callers, self.desk)
+        self.http = Http(settings, self._outsider, callers, self.desk, self.survey)
         self._running = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -72,6 +72,7 @@ class Rest:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.http.live.close()
         self.callers.close()
         await self._running.aclose()
 
@@ -97,7 +98,7 @@ class Rest:
 
     def stats(self) -> dict[str, int]:
         """Counters for /metrics, by name."""
-        return dict(self.http.counts)
+        return {**self.http.counts, **self.http.live.stats()}
 
     async def _is_revoked(self, identity: Identity) -> bool:
         """Whether a token is, as it was within the last second."""

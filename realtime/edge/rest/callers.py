@@ -163,6 +163,10 @@ class Callers:
             raise Forbidden(f"{power} is not allowed{where}: {POWERS[power]}")
         return within
 
+    def powers_of(self, caller: Caller) -> frozenset[str]:
+        """Return the powers that a caller has where its requests name no tenant and no room."""
+        return frozenset(power for power in POWERS if self._rules.grants(caller.identity, power, ""))
+
     def permit_all(self, caller: Caller, power: str) -> None:
         """Raise Forbidden unless the caller may do this for all tenants together."""
         if caller.is_key:

@@ -176,6 +176,8 @@ class Desk:
     async def tokens(self, caller: Caller, asked: admin.TokenAsked) -> admin.TokenIssued:
         """Issue a token, which gives none of these powers."""
         tenant = self._callers.permit(caller, powers.TOKENS, asked.tenant, _of_user(asked.user))
+        if asked.room is not None:
+            self._callers.permit(caller, powers.TOKENS, asked.tenant, asked.room)
         if not self._settings.jwt_secret:
             raise Forbidden("no tokens are issued here: there is no jwt_secret")
         for role in asked.roles:
@@ -218,8 +220,9 @@ class Desk:
 
     async def _order(self, caller: Caller, asked: admin.Order, order: str) -> admin.Ordered:
         self._callers.permit_all(caller, powers.OPERATE)
-        await self._survey.order(asked.worker, order)
         self._record(Action.ADMIN, caller.tenant, asked.worker, what=order)
+        await self._outsider.recorded()  # the worker may be the only one that can write it down
+        await self._survey.order(asked.worker, order)
         return admin.Ordered(worker=asked.worker)
 
     # -- many at once ---------------------------------------------------------------------------------------
@@ -251,6 +254,10 @@ class Desk:
         "leave": leave,
         "revoke": revoke,
     }
+
+    def note_viewer(self, caller: Caller) -> None:
+        """Put on record that a caller looks at the dashboard."""
+        self._record(Action.ADMIN, caller.tenant, "dashboard", what="dashboard")
 
     def note_refusal(self, caller: Caller, what: str, error: RealtimeError) -> None:
         """Put on record that a caller may not do what it asked for."""

@@ -29,9 +29,11 @@ from realtime.edge.outsider import Outsider
 from realtime.edge.pages import file_routes
 from realtime.edge.rest.callers import CALLERS_MAX, Caller, Callers
 from realtime.edge.rest.desk import Desk
+from realtime.edge.rest.live import Live
 from realtime.edge.rest.openapi import document
 from realtime.edge.rest.operations import OPERATIONS, Operation
 from realtime.edge.rest.problems import MEDIA_TYPE, problem, problem_of
+from realtime.edge.rest.survey import Survey
 from realtime.errors import (
     BadMessage,
     Forbidden,
@@ -52,17 +54,17 @@ log: Final = logging.getLogger("realtime.api")
 REQUEST_TIMEOUT_S: Final = 30.0
 QUERY_FIELDS_MAX: Final = 20
 # Refusals of one address: beyond, who goes on guessing waits. Who has a key is not held up by them.
-FAILURES_PER_S: Final = 5.0
+FAILURES_PER_S: Final = 1.0
 FAILURES_BURST: Final = 20.0
 NO_STORE: Final = ("Cache-Control", "no-store")
-PAGES: Final = {"/docs": "docs.html"}
+PAGES: Final = {"/docs": "docs.html", "/dashboard": "dashboard.html"}
 STATIC: Final = "/admin"
 JSON: Final = "application/json"
 HEADERS: Final = dict((*SECURITY_HEADERS, NO_STORE))
 
 
 class Http:
-    """The application. `more` are routes beside it."""
+    """The application."""
 
     def __init__(
         self,
@@ -70,7 +72,7 @@ class Http:
         outsider: Outsider,
         callers: Callers,
         desk: Desk,
-        more: Callable[[Http], list[BaseRoute]] = lambda http: [],
+        survey: Survey,
     ) -> None:
         self._body_bytes = settings.api_body_bytes
         self._outsider = outsider
@@ -80,6 +82,7 @@ class Http:
         self._requests = KeyedLimiter(rate, 2 * rate, CALLERS_MAX)
         self._failures = KeyedLimiter(FAILURES_PER_S, FAILURES_BURST, CALLERS_MAX)
         self.counts = {"api_requests_total": 0, "api_refused_total": 0, "api_failures_total": 0}
+        self.live = Live(self, survey)
         self._openapi = msgspec.json.encode(document())
         self._pages = file_routes(files("realtime.web").joinpath("admin"))
         routes: list[BaseRoute] = [
@@ -89,14 +92,14 @@ class Http:
             Route("/openapi.json", self._document),
             *(Route(path, self._page(f"/{name}")) for path, name in PAGES.items()),
             *(Route(STATIC + path, self._page(path)) for path in self._pages),
-            *more(self),
+            *self.live.routes(),
         ]
         handlers: Mapping[Any, Any] = {HTTPException: _on_http_error}
         self.app = Starlette(routes=routes, exception_handlers=handlers)
 
     def serves(self, path: str) -> bool:
         """Whether a path is one of ours, so that what is not is answered in our words too."""
-        return path.startswith(("/v1/", "/docs", f"{STATIC}/")) or path == "/openapi.json"
+        return path.startswith(("/v1/", "/docs", "/dashboard", f"{STATIC}/")) or path == "/openapi.json"
 
     async def caller(self, authorization: str, address: str, what: str) -> Caller:
         """Return who asks, by their header.
@@ -128,6 +131,14 @@ class Http:
             raise RateLimited(
                 "too many requests", retry_after_s=wait_s, limit=limit, allowed=limiter.rate_per_s
             )
+
+    def note_viewer(self, caller: Caller, address: str) -> None:
+        """Put on record that somebody looks at the dashboard."""
+        acting = ACTING.set(Acting(caller.name, address))
+        try:
+            self._desk.note_viewer(caller)
+        finally:
+            ACTING.reset(acting)
 
     # -- operations -----------------------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ function described(schema) {
 }
 
 function fields(rows) {
-  return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Fields" },
+  return make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Fields" },
     make("table", {},
       make("thead", {}, make("tr", {}, ...["Field", "Type", "Bounds", "Meaning"].map((name) => make("th", { scope: "col" }, name)))),
       make("tbody", {}, ...rows.map(({ name, required, schema, description }) =>
