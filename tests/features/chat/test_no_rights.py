@@ -154,6 +154,8 @@ class Scene:
         self.there = About(text=SECRET, room=room, **await self._talk())
         self.nowhere = About(text=SECRET, room=new_private_name(), user="ghost")
         assert len(self.nowhere.room) == len(room)
+        for voice in (self.banned, self.removed):  # they have read some of it, and that is kept
+            await voice.do("chat_read_receipt", room, id=self.there.id)
         for user in ("banned", "removed"):
             await self.alice.do("chat_ban" if user == "banned" else "chat_remove", room, user=user)
         await self.banned.until("left", room)
@@ -337,6 +339,10 @@ async def test_lists_and_counts_have_nothing_of_it(scene):
                     continue
                 told, other = [await each.answer(type, None, content) for each in (voice, fresh)]
                 assert masked(told, scene.there) == masked(other, scene.there), (user, type, content)
+                # Both may be told too much: neither has a right.
+                for words in map(json.dumps, (told, other)):
+                    assert not TOLD.search(words), (user, type, content, told)
+                    assert scene.room not in words, (user, type, content, told)
         for whom in (["alice"], ["alice", "nobody"]):
             told = await voice.do("chat_presence_of", users=whom)
             assert told["users"] == {} or SECRET not in json.dumps(told), user
