@@ -52,6 +52,7 @@ from realtime.core.room_rules import RoomRules
 from realtime.core.token_audit import TokenAudit
 from realtime.edge.audit_relay import RelayedAudit
 from realtime.edge.shared_penalties import Penalty, list_penalties, pardon
+from realtime.edge.shed import SHED, Order, read_load
 from realtime.errors import BadMessage, CloseCode, SettingsError, TooLarge, Unavailable
 from realtime.features import discover
 from realtime.ids import DEFAULT_TENANT, RoomId, TenantId, parse_room, parse_tenant, parse_user
@@ -74,6 +75,13 @@ class Receipt(NamedTuple):
     offset: int
     epoch: str
     duplicate: bool
+
+
+class Shares(NamedTuple):
+    """How many connections each worker has, and how many are on their way from one to another."""
+
+    connections: dict[WorkerId, int]
+    away: int
 
 
 class Presence(msgspec.Struct, frozen=True):
@@ -402,6 +410,22 @@ class Publisher:
                 target=target,
                 detail=said,
             )
+        )
+
+    async def shed(self, ratio: float = 0.0) -> Shares:
+        """Have each worker that has more than `ratio` times the mean close what it has beyond that, and let
+        it come back elsewhere; return how many each has now. 0 only asks.
+
+        Raises:
+            BadMessage: no ratio that can be reached.
+            Unavailable: not all workers gave an answer.
+        """
+        workers, body = await self._workers(), msgspec.msgpack.encode(Order(ratio))
+        answers = await asyncio.gather(*(self._ring.ask(worker, SHED, body) for worker in workers))
+        loads = [read_load(answer) for answer in answers]
+        return Shares(
+            {worker: load[0] for worker, load in zip(workers, loads, strict=True)},
+            sum(away for _, away in loads),
         )
 
     # -- asking workers -------------------------------------------------------------------------------------
