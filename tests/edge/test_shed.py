@@ -375,7 +375,9 @@ class Returning:
     async def run(self):
         window = 0.0, 0.0
         while True:
-            await asyncio.sleep(random.uniform(*window))
+            due = asyncio.Event()  # the client's own timer: what its close has told it
+            asyncio.get_running_loop().call_later(random.uniform(*window), due.set)
+            await due.wait()
             try:
                 async with connect(self.url) as ws:
                     await ws.wait_closed()
