@@ -55,7 +55,7 @@ from realtime.native.types cimport (
 from realtime.native.types cimport Connection as CConnection
 from realtime.native.unicast cimport connection_kill, output_reserve
 from realtime.native.users cimport users_add
-from realtime.native.wheel cimport wheel_live
+from realtime.native.wheel cimport TICK_MS, wheel_live
 
 cdef enum:
     LOG_BACKLOG = 1 << 18           # bytes appended since the running pass began that throttle a publisher
@@ -194,6 +194,12 @@ cdef class Connection:
         if self.connection == NULL or self.connection.output == NULL:
             return 0
         return self.connection.output.length
+
+    @property
+    def silent_s(self):
+        if self.connection == NULL:
+            return 0.0
+        return (self.hub.state.tick - self.connection.last_seen) * TICK_MS / 1000.0
 
     @property
     def state(self):

@@ -105,6 +105,9 @@ class Connection:
     @property
     def queued_bytes(self) -> int:
         """Unicast bytes that the kernel has not taken yet."""
+    @property
+    def silent_s(self) -> float:
+        """Seconds since something came from the peer, a pong included, in steps of 0.1; 0 once it is gone."""
     state: object
     def send(self, payload: bytes, urgent: bool = False) -> bool:
         """Queue one message; False when the connection does not take any more.

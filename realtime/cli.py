@@ -25,6 +25,7 @@ from realtime import (
     cli_keys,
     cli_penalties,
     cli_policy,
+    cli_shed,
     cli_token,
     cli_units,
     cli_user,
@@ -102,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_dev_cluster(commands)
     add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     cli_penalties.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
+    cli_shed.add_command(commands, _add_config, lambda parsed: _load(parsed).settings)
     cli_keys.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     cli_audit.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     cli_user.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)

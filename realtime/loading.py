@@ -148,6 +148,10 @@ def _cross_check(settings: Settings) -> None:
             f"ring_ttl_s {settings.ring_ttl_s:g} is below three times ring_beat_s {settings.ring_beat_s:g}: "
             "a worker would be taken for dead over one late beat"
         )
+    if settings.shed_ratio and settings.shed_ratio < 1.01:
+        raise SettingsError(
+            f"shed_ratio {settings.shed_ratio:g} is below 1.01: workers are never that even; 0 turns it off"
+        )
     if settings.echo_path and settings.echo_path == settings.ws_path:
         raise SettingsError(f"echo_path and ws_path are both {settings.ws_path}")
     _cross_check_tls(settings)

@@ -1,4 +1,4 @@
-"""The knobs of what the server tells about itself as it goes: how much it logs, what it traces."""
+"""The knobs of operating: how much is logged, what is traced, how connections are shared out."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Annotated
 from msgspec import Meta
 
 from realtime.settings_chat import ChatSettings
-from realtime.units import Count, Rate
+from realtime.units import Count, Rate, Seconds
 
 
 class ObservingSettings(ChatSettings, frozen=True, kw_only=True):
-    """What `Settings` says of logs and traces."""
+    """What `Settings` says of logs, traces and sharing out."""
 
     # -- logs, traces -------------------------------------------------------------------------------------
     log_lines_per_second: Annotated[
@@ -51,3 +51,25 @@ class ObservingSettings(ChatSettings, frozen=True, kw_only=True):
             extra=Rate,
         ),
     ] = 500
+
+    # -- sharing out --------------------------------------------------------------------------------------
+    shed_ratio: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=10,
+            description="After another worker has come, close connections here (4006) as long as this worker "
+            "has more than so many times the mean of all; 1.1 is a good one, below 1.01 never ends. "
+            "0: only by `realtime shed`.",
+            extra={"unit": "ratio"},
+        ),
+    ] = 0.0
+    shed_delay_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3600,
+            description="Wait so long after the last worker has come, so that a rolling restart is over.",
+            extra=Seconds,
+        ),
+    ] = 15.0

@@ -25,6 +25,7 @@ DISTRIBUTION = {
     "PIL": "pillow",
     "jwt": "pyjwt",
     "moto": "moto",
+    "opentelemetry": "opentelemetry-sdk",
     "tusclient": "tuspy",
     "Cython": "cython",
     "pytest_asyncio": "pytest-asyncio",
@@ -56,14 +57,14 @@ def imported(folder: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "line", [*PROJECT["build-system"]["requires"], *requirements("api", "chat", "geo", "s3", "dev")]
+    "line", [*PROJECT["build-system"]["requires"], *requirements("api", "chat", "geo", "s3", "otel", "dev")]
 )
 def test_every_requirement_has_a_lower_bound(line: str):
     assert re.fullmatch(r"[\w.-]+(\[[\w,]+\])?>=\d[\w.]*(,<[\w.]+)?", line)
 
 
 def test_what_the_package_imports_is_required():
-    assert imported("realtime") - names(requirements("api", "chat", "geo", "s3")) == set()
+    assert imported("realtime") - names(requirements("api", "chat", "geo", "s3", "otel")) == set()
 
 
 def test_what_tests_and_scripts_import_is_in_the_dev_extra():

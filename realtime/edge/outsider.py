@@ -35,6 +35,7 @@ from realtime.core.outside import (
 from realtime.core.room_rules import RoomRules
 from realtime.edge.audit_relay import RelayedAudit
 from realtime.edge.shared_penalties import Penalty, list_penalties, pardon
+from realtime.edge.shed import SHED, Order, read_load
 from realtime.errors import BadMessage, CloseCode, TooLarge, Unavailable
 from realtime.features import discover
 from realtime.ids import DEFAULT_TENANT, RoomId, TenantId, parse_room, parse_tenant, parse_user
@@ -68,6 +69,13 @@ class History(NamedTuple):
     more: bool
     offset: int
     epoch: str
+
+
+class Shares(NamedTuple):
+    """How many connections each worker has, and how many are on their way from one to another."""
+
+    connections: dict[WorkerId, int]
+    away: int
 
 
 class Outsider:
@@ -262,6 +270,22 @@ class Outsider:
         """Wait until what was done is with a worker's audit log, or could not be told now."""
         if isinstance(self._audit, RelayedAudit):
             await self._audit.flush()
+
+    async def shed(self, ratio: float = 0.0) -> Shares:
+        """Have each worker that has more than `ratio` times the mean close what it has beyond that, and let
+        it come back elsewhere; return how many each has now. 0 only asks.
+
+        Raises:
+            BadMessage: no ratio that can be reached.
+            Unavailable: not all workers gave an answer.
+        """
+        workers, body = await self.workers(), msgspec.msgpack.encode(Order(ratio))
+        answers = await asyncio.gather(*(self.reach.ask(worker, SHED, body) for worker in workers))
+        loads = [read_load(answer) for answer in answers]
+        return Shares(
+            {worker: load[0] for worker, load in zip(workers, loads, strict=True)},
+            sum(away for _, away in loads),
+        )
 
     async def workers(self) -> list[WorkerId]:
         """Return all workers there are.

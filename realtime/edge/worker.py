@@ -41,7 +41,9 @@ from realtime.edge.load import LoadMeter
 from realtime.edge.network import NetworkRules
 from realtime.edge.pages import Report, system_routes, web_routes
 from realtime.edge.policies import Commit, Policies
+from realtime.edge.returns import Returns
 from realtime.edge.shared_penalties import SharedPenalties
+from realtime.edge.shed import SHED, Shedder
 from realtime.edge.status import Reports
 from realtime.edge.telemetry import Closes, Memory, Taken, worker_metrics
 from realtime.edge.tracing import open_tracer
@@ -65,6 +67,8 @@ TICK_S: Final = 0.1
 RATE_SLACK_S: Final = 0.1
 # How long whoever leaves one worker may be on the way to another: see Limits.presence_move_s.
 PRESENCE_MOVE_S: Final = 0.6
+# What one worker may have of the mean, when somebody asks to share connections out and no setting says.
+SHED_RATIO: Final = 1.1
 
 
 class Worker:
@@ -109,12 +113,14 @@ class Worker:
         self.doorkeeper = Doorkeeper(clock, self._audit)
         self.guard = Guard(settings, clock, self._audit)
         self.doorkeeper.add(self.guard.arrive, self.guard.depart)
+        self._returns = Returns()
         self.hub = self._make_hub(connections_max)
         self.doorkeeper.serve(self.hub)
         self._welcome = Welcome(settings, self._node, self.hub, foundation.worker)
         self.files = None if foundation.database is None else WorkerFiles(settings, clock, discover())
         self.core = self._make_core(authenticator)
         SharedPenalties(self.guard, self.core.cluster)
+        self._shedder = self._make_shedder()
         rates = MessageRates(settings, clock, self.guard.is_exempt)
         if rates:
             self.core.limit_addresses(rates)
@@ -135,6 +141,8 @@ class Worker:
         self.guard.trust(self._network.trusts)
         about = self._node, self._timings, self._audit
         self.reports = Reports(self.core, self.hub, *about, self._checks, lambda: self.stopping)
+        if foundation.cluster is not None:  # alone it has nobody to share with
+            self.reports.offer(SHED, lambda: self._shedder.begin(settings.shed_ratio or SHED_RATIO))
         self._autoscaler = Autoscaler(
             settings, clock, notify, who=self._node, workers=self._count_workers, speaks=self._speaks
         )
@@ -201,9 +209,16 @@ class Worker:
         self._gate.draining = True
         if not self._keeps_listening:
             self._stop_listening()
+        # They go to the other workers, or alone to whoever comes after this one.
+        takers = max(1, len(self.core.cluster.workers) - 1)
         await self._foundation.leave()
         acks = self._loop.create_task(self.core.paid())
-        return await drain(self.hub, self._settings, pending=lambda: {acks, *self._tasks})
+        return await drain(
+            self.hub,
+            self._settings,
+            pending=lambda: {acks, *self._tasks},
+            returns_per_second=self._returns.per_second * takers,
+        )
 
     def close(self) -> None:
         """Stop at once: what is still open is cut."""
@@ -345,6 +360,8 @@ class Worker:
         self.doorkeeper.turned_away.tick()
         self._network.tick()
         self.guard.tick()
+        self._returns.tick()
+        self._shedder.tick()
         self._foundation.tick()
         self._silent.tick(self.hub.connections)
         if self._authenticator is not None:
@@ -363,7 +380,7 @@ class Worker:
     def _make_hub(self, connections_max: int) -> Hub:
         settings = self._settings
         return self.hub_type(
-            on_handshake=self._gate.on_handshake,
+            on_handshake=self._returns.timed(self._gate.on_handshake),
             on_message=self._on_early_message,
             on_limited=self._on_limited,
             on_close=self._on_close,
@@ -417,6 +434,19 @@ class Worker:
             headcount=self._foundation.headcount,
             token_warning_s=self._settings.token_warning_s,
             services=self._services(),
+        )
+
+    def _make_shedder(self) -> Shedder:
+        return Shedder(
+            self.hub,
+            self.core.cluster,
+            self._clock,
+            spawn=self._spawn,
+            returns_per_second=lambda: self._returns.per_second,
+            stopping=lambda: self.stopping,
+            least_ms=self._settings.reconnect_min_ms,
+            ratio=self._settings.shed_ratio,
+            delay_s=self._settings.shed_delay_s,
         )
 
     def _make_broker(self) -> Broker:

@@ -1,6 +1,7 @@
 """`realtime bench` against real servers: counts that come out, sane times, failures that are said."""
 
 import asyncio
+import io
 import json
 import os
 import signal
@@ -10,12 +11,14 @@ import sys
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from realtime.client.bench.coordinator import BenchFailed, run
 from realtime.client.bench.page import page
-from realtime.client.bench.plan import Plan
+from realtime.client.bench.plan import Plan, Progress
 from realtime.client.bench.plot import Line, plot
 from realtime.client.bench.result import latency, limits
+from realtime.client.bench.screen import Screen
 from realtime.client.bench.subject import Subject, find, read_metrics
 from realtime.native.tally import Histogram
 from tests.certificates import Authority
@@ -173,11 +176,30 @@ def test_on_no_terminal_it_prints_a_line_a_second(server, tmp_path):
     lines = done.stderr.splitlines()
     assert lines[0].startswith("connecting 4 to ws://")
     assert lines[1].split()[:2] == ["second", "connected"]
-    assert [line.split()[:3] for line in lines[2:5]] == [[str(number), "4", "20"] for number in (1, 2, 3)]
+    rows = [line.split() for line in lines[2:5]]
+    assert [row[:2] for row in rows] == [[str(number), "4"] for number in (1, 2, 3)]
+    assert sum(int(row[2]) for row in rows) == 60  # one may fall to either side of a second's end
     assert "\x1b" not in done.stderr
     assert f"wrote {out}.json and {out}.html" in done.stdout
     assert "lost 0, twice 0, gaps 0, unsent 0" in done.stdout
     assert "of a core" in done.stdout  # the server was found by its port
+
+
+def test_on_a_terminal_it_draws_a_table_anew_each_second():
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, width=120)
+    plan = plan_of("ws://x/ws", processes=2)
+    with Screen(plan, console) as screen:
+        for second in (1, 2):
+            for process in (0, 1):
+                screen.heed(Progress(process, second, 10, 50 * second, 250 * second, 50, 0, [0], [0], 0.1))
+        screen.heed(Progress(0, 3, 10, 150, 750, 50, 0, [0], [0], 0.1))  # the other has not told of it yet
+    text = shown.getvalue()
+    assert "\x1b[" in text
+    assert "ws://x/ws: 20 connections, 4 rooms, 200 messages/s" in text
+    last = text.rpartition("delivered/s")[2]
+    assert ["2", "20", "100", "500"] in [line.split()[1::2][:4] for line in last.splitlines()]
+    assert not any(line.split()[1:2] == ["3"] for line in last.splitlines())
 
 
 @pytest.mark.parametrize("arguments", [["http://x/"], ["ws://x/", "--rate", "-1"], ["ws://x:99999/"], []])
