@@ -10,7 +10,7 @@ export VENV JOBS
 bin := $(VENV)/bin
 
 help: ## say what can be done
-	@awk -F ':.*## ' '## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## start the server and print where the demo page is (HOST=… PORT=…)
 	@scripts/bootstrap run

@@ -192,12 +192,12 @@ def test_a_socket_listens_where_the_settings_say(host, stream):
             "port 8000 is one of the workers' admin_ports, 7999 to 8000",
         ),
         (["REALTIME_SQLITE_PATH=/srv/x.sqlite"], {}, "read-only to the units (ProtectSystem=strict)"),
-        (["REALTIME_POLICY_PATH=/home/me/policy.toml"], {}, "which the units do not see (ProtectHome="),
+        (["REALTIME_POLICY_PATH=/run/user/1/policy.toml"], {}, "which the units do not see (ProtectHome="),
         (["REALTIME_HOST=example.org"], {}, "is a name, and a socket unit listens on an address"),
         (["nonsense"], {}, "/etc/realtime/realtime.env, line 3: it is no NAME=VALUE"),
         (["REALTIME_PROT=1"], {}, "unknown environment variable REALTIME_PROT"),
         (["REALTIME_JWT_SECRET="], {}, "no key is configured"),
-        ([], {"prefix": "/home/me/venv"}, "see no homes and no temporary folders"),
+        ([], {"prefix": "/var/tmp/venv"}, "see no homes and no temporary folders"),
     ],
 )
 def test_what_cannot_work_is_refused_with_what_would(tmp_path, lines, options, said):
