@@ -36,6 +36,7 @@ def fortress(
             "max_message_bytes": MESSAGE_BYTES_MAX,
             "room_lag_limit_bytes": 1024 * 1024,
             "close_timeout_s": 1,
+            "heartbeat_interval_s": 600,  # who looks on answers no pings while an attack goes on
         }
     )
     yield running if request.param == "plain" else OverTls(running, authority.trusting())

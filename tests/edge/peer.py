@@ -19,7 +19,7 @@ MSGPACK = "realtime.v1.msgpack"
 PATIENCE_S = 60.0
 
 
-def token(sub="alice", ttl_s=60.0, key=KEY, **claims):
+def token(sub="alice", ttl_s=3600.0, key=KEY, **claims):
     return jwt.encode({"sub": sub, "exp": time.time() + ttl_s, **claims}, key, algorithm="HS256")
 
 
