@@ -1,4 +1,4 @@
-"""handover: how long does a hub with 5,000 connections stand still while another takes them over?
+"""hub_handover: how long does a hub with 5,000 connections stand still while another takes them over?
 
 Freezes, packs, unpacks and thaws within one process, so no time of sending parcels and descriptors is in it.
 Every connection is in a room with all others and in one of fifty; every tenth does not read, and stands in
@@ -136,7 +136,7 @@ def main() -> None:
         rounds.append(scene.hand_over())
     turn_until(scene.hub, lambda: scene.read(slow=True))
     print(
-        f"handover: how long does a hub with {CONNECTIONS} connections stand still?   "
+        f"hub_handover: how long does a hub with {CONNECTIONS} connections stand still?   "
         f"{os.cpu_count()} cores, Python {platform.python_version()}; {scene.said} messages, lost 0"
     )
     print(f"  {'step':18} {'processor':>12} {'time':>10} {'slowest':>10}   ms")
