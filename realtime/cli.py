@@ -23,6 +23,7 @@ from realtime import (
     cli_penalties,
     cli_policy,
     cli_token,
+    cli_upgrade,
     cli_user,
 )
 from realtime.cli_control import add_commands
@@ -85,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"realtime {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_serve(commands)
+    cli_upgrade.add_command(commands, _add_knobs, lambda parsed: _load(parsed).settings)
     cli_api.add_command(commands, _add_knobs, _load)
     _add_check(commands)
     _add_settings(commands)

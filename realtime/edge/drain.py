@@ -46,6 +46,12 @@ def reconnect_window(settings: Settings, connections: int) -> tuple[int, int]:
     return settings.reconnect_min_ms, max(settings.reconnect_max_ms, spread_ms)
 
 
+def drain_reason(settings: Settings, connections: int) -> bytes:
+    """The reason of the closes when `connections` clients have to go to another process."""
+    least, most = reconnect_window(settings, connections)
+    return close_reason("drain", min_ms=least, max_ms=most)
+
+
 def rebalance_reason(settings: Settings) -> bytes:
     """The reason of a close at the end of a connection's allowed age."""
     return close_reason(
@@ -81,7 +87,7 @@ async def drain(
     connections = hub.connections()
     least, most = reconnect_window(settings, len(connections))
     log.info("draining %d connections; they return within %d to %d ms", len(connections), least, most)
-    reason = close_reason("drain", min_ms=least, max_ms=most)
+    reason = drain_reason(settings, len(connections))
     step = slice_size(len(connections), settings.drain_timeout_s)
     for start in range(0, len(connections), step):
         if start:

@@ -1,23 +1,31 @@
 """Between a supervisor and one of its workers: a socket pair, and a variable that says where it is.
 
 The supervisor may say `reload` or `stop`, and the end of its side says that it is gone, which a worker does
-not survive. The worker says once that it listens, and as whom, or why it cannot start.
+not survive. The worker says once that it listens, and as whom, or why it cannot start. With `hand over` comes
+a socket, through which the worker hands over to its successor; it says what came of that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, MutableMapping
-from typing import Final
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
 
 import msgspec
+
+from realtime.errors import RealtimeError
 
 # Not one of our REALTIME_ variables: nobody is to set it, and it is gone once it is read.
 VARIABLE: Final = "_REALTIME_LEASH"
 STOP: Final = b"stop\n"
 RELOAD: Final = b"reload\n"
+HAND_OVER: Final = b"hand over\n"
 WORD_BYTES_MAX: Final = 64 * 1024
+
+
+HandOver = Callable[[socket.socket], Awaitable[Any]]
+"""Hands over through a socket and returns the report; RealtimeError where nothing came of it."""
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -29,10 +37,15 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 class Word(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a worker says: `worker`, its id in the ring, once it listens; or why it has `failed` to start."""
+    """What a worker says: `worker`, its id in the ring, once it listens; or why it has `failed` to start.
+
+    Later that it has `handed_over`, with the report, or why it `stays`.
+    """
 
     worker: str = ""
     failed: str = ""
+    handed_over: dict[str, Any] | None = None
+    stays: str = ""
 
 
 class Leash:
@@ -43,21 +56,34 @@ class Leash:
         self.port = terms.port
         self._end = socket.socket(fileno=terms.fd)
         self._end.setblocking(False)
+        self._handing: set[asyncio.Task[None]] = set()
 
     def heed(
-        self, loop: asyncio.AbstractEventLoop, stop: Callable[[], None], reload: Callable[[], object]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        stop: Callable[[], None],
+        reload: Callable[[], object],
+        hand_over: HandOver,
     ) -> None:
-        """Call `reload` each time the supervisor says so, and `stop` once when it does, or is gone."""
+        """Call `reload` each time the supervisor says so, and `stop` once when it does, or is gone; hand over
+        through the sockets that it sends, and tell it what came of it.
+        """
 
         def hear() -> None:
+            fds: list[int] = []
             try:
-                heard = self._end.recv(WORD_BYTES_MAX)
+                heard, fds, _, _ = socket.recv_fds(self._end, WORD_BYTES_MAX, 8, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 return
             except OSError:
                 heard = b""
+            for fd in fds:
+                begun = asyncio.ensure_future(self._hand_over(hand_over, socket.socket(fileno=fd)))
+                self._handing.add(begun)
+                begun.add_done_callback(self._handing.discard)
             if heard and STOP not in heard:
-                reload()
+                if RELOAD in heard:
+                    reload()
                 return
             loop.remove_reader(self._end.fileno())
             stop()
@@ -71,6 +97,14 @@ class Leash:
     def failed(self, message: str) -> None:
         """Say why it cannot start."""
         self._say(Word(failed=message))
+
+    async def _hand_over(self, hand_over: HandOver, end: socket.socket) -> None:
+        try:
+            report = await hand_over(end)
+        except RealtimeError as error:
+            self._say(Word(stays=error.message))
+        else:
+            self._say(Word(handed_over=msgspec.to_builtins(report)))
 
     def _say(self, word: Word) -> None:
         try:

@@ -10,15 +10,17 @@ import signal
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import uvloop
 
 from realtime import __version__
 from realtime.core.clock import SystemClock
-from realtime.edge import leash, listener
+from realtime.edge import handover, leash, listener, renewal
 from realtime.edge.cluster import bury
 from realtime.edge.foundation import open_foundation
+from realtime.edge.handover_door import Door
+from realtime.edge.handover_wire import Wire
 from realtime.edge.leash import Leash
 from realtime.edge.process import (
     configure_logging,
@@ -29,17 +31,15 @@ from realtime.edge.process import (
     settle_gc,
     worker_count,
 )
+from realtime.edge.serving import STOP_SIGNALS, heed_signals, make_worker, serve_on, succeed
 from realtime.edge.supervisor import STOP_GRACE_S, Supervisor, WorkerProcess, command
 from realtime.edge.tls import load_certificates
 from realtime.edge.tls_worker import TlsWorker
-from realtime.edge.worker import Worker
 from realtime.errors import SettingsError, StartupError
 from realtime.loading import Loaded
 from realtime.settings import Settings
 
 log: Final = logging.getLogger("realtime.edge")
-
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def serve(loaded: Loaded) -> int:
@@ -51,9 +51,9 @@ def serve(loaded: Loaded) -> int:
         StartupError: it cannot listen where the settings say, or what it stands on cannot be used.
     """
     settings = loaded.settings
-    own = leash.taken(os.environ)
+    own, line = leash.taken(os.environ), handover.taken(os.environ)
     if own is not None:
-        return _serve_leashed(settings, own)
+        return _serve_leashed(settings, own, line)
     count = worker_count(settings)
     configure_logging(settings, node_name(settings) if settings.redis_url else "")
     files = raise_file_limit()
@@ -63,17 +63,21 @@ def serve(loaded: Loaded) -> int:
     if count > 1:
         if settings.tls_port:
             load_certificates(settings)  # before the workers do: their start is tried again and again
-        return uvloop.run(_supervise(settings, count, _reserve(settings)))
+        return uvloop.run(_supervise(settings, count))
+    if line is not None:
+        return uvloop.run(succeed(settings, line, connections_allowed(files, settings), None, _announce))
     listening = listener.listen(settings, shared=settings.share_port)
     uvloop.run(_serve(settings, listening, connections_allowed(files, settings), None))
     return 0
 
 
-def _serve_leashed(settings: Settings, own: Leash) -> int:
+def _serve_leashed(settings: Settings, own: Leash, line: Wire | None) -> int:
     """Serve as one worker of a supervisor; it says what goes wrong at the start, once for all of them."""
     configure_logging(settings, node_name(settings, own.number))
     files = raise_file_limit()
     try:
+        if line is not None:
+            return uvloop.run(succeed(settings, line, connections_allowed(files, settings), own, _announce))
         listening = listener.listen(settings, own.port, shared=True)
         uvloop.run(_serve(settings, listening, connections_allowed(files, settings), own))
     except (SettingsError, StartupError) as error:
@@ -86,20 +90,13 @@ async def _serve(
     settings: Settings, listening: socket.socket, connections_max: int, own: Leash | None
 ) -> None:
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for each in STOP_SIGNALS:
-        loop.add_signal_handler(each, _stop_once, loop, stop.set)
+    stop = heed_signals(loop)
     clock, number = SystemClock(), own.number if own else 0
     shared = own is not None or settings.share_port
     tls = listener.listen(settings, settings.tls_port, shared=shared) if settings.tls_port else None
     foundation = await open_foundation(settings, clock, number)
     try:
-        worker = (TlsWorker if settings.tls_port else Worker)(
-            settings, loop, connections_max, clock, foundation
-        )
-        loop.add_signal_handler(signal.SIGHUP, worker.reload)
-        if own is not None:
-            own.heed(loop, stop.set, worker.reload)
+        worker = make_worker(settings, loop, connections_max, clock, foundation)
         worker.start(listening, listener.listen_admin(settings, number))
         if tls is not None:
             assert isinstance(worker, TlsWorker)
@@ -109,12 +106,7 @@ async def _serve(
             _announce(settings, listening)
         else:
             own.listening(foundation.worker)
-        await stop.wait()
-        left = await worker.drain()
-        if left:
-            log.warning("%d connections had not closed within %g s", left, settings.drain_timeout_s)
-        worker.close()
-        await worker.closed()
+        await serve_on(settings, worker, foundation, own, stop, listening)
     finally:
         await foundation.close()
 
@@ -125,31 +117,61 @@ def _reserve(settings: Settings) -> list[socket.socket]:
     return [listener.reserve(settings, port) for port in ports]
 
 
-async def _supervise(settings: Settings, count: int, reserved: list[socket.socket]) -> int:
+async def _supervise(settings: Settings, count: int) -> int:
     loop = asyncio.get_running_loop()
     line = command()
+    kept = renewal.taken(os.environ)
+    reserved = _reserve(settings) if kept is None else renewal.ports(kept)
     port = reserved[0].getsockname()[1]
     supervisor = Supervisor(
         count,
-        lambda number: WorkerProcess.start(line, number, port),
+        lambda number, place: WorkerProcess.start(line, number, port, place),
         clock=SystemClock(),
         stop_timeout_s=settings.drain_timeout_s + STOP_GRACE_S,
         bury=partial(bury, settings),
         up=lambda: _announce(settings, reserved[0], f"; {count} workers"),
+        there={} if kept is None else await renewal.workers(kept),
     )
+    if kept is not None:
+        log.info("the supervisor goes on with %d workers, version %s", len(kept.workers), __version__)
 
     def stop() -> None:
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, supervisor.kill)
         supervisor.stop()
 
+    def renew() -> None:
+        if not supervisor.stopping:
+            renewal.renew(supervisor, reserved, os.environ)
+
+    def upgrade() -> None:
+        begun = asyncio.ensure_future(supervisor.upgrade())
+        begun.add_done_callback(lambda done: _upgraded(done, renew))
+
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, supervisor.reload)
+    loop.add_signal_handler(signal.SIGUSR2, upgrade)
+    door = Door(settings, port, supervisor.upgrade, after=renew)
+    await door.open()
     with contextlib.ExitStack() as held:
         for each in reserved:
             held.enter_context(each)
-        return await supervisor.run()
+        try:
+            return await supervisor.run()
+        finally:
+            await door.close()
+
+
+def _upgraded(done: asyncio.Future[list[dict[str, Any]]], renew: Callable[[], None]) -> None:
+    """Go on when all workers have been replaced; say why they were not."""
+    if done.cancelled():
+        return
+    error = done.exception()
+    if error is None:
+        renew()
+    else:
+        log.error("not all workers were replaced: %s", error)
 
 
 def _announce(settings: Settings, listening: socket.socket, more: str = "") -> None:
@@ -160,14 +182,6 @@ def _announce(settings: Settings, listening: socket.socket, more: str = "") -> N
         f"realtime {__version__}: {page}/ is the demo page, {endpoint}{settings.ws_path} the endpoint{more}",
         flush=True,
     )
-
-
-def _stop_once(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
-    """Begin to drain, and let the next signal have its default effect, which is to end the process."""
-    for number in STOP_SIGNALS:
-        loop.remove_signal_handler(number)
-        signal.signal(number, signal.SIG_DFL)
-    stop()
 
 
 def _forgetful(settings: Settings) -> str:

@@ -13,12 +13,13 @@ import os
 import signal
 import socket
 import sys
-from asyncio.subprocess import Process
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, Protocol
 
 from realtime.core.contracts import Clock
 from realtime.edge import leash
+from realtime.edge.handover_wire import HandoverFailed
 from realtime.errors import StartupError
 
 log: Final = logging.getLogger("realtime.edge")
@@ -29,6 +30,11 @@ STEADY_S: Final = 60.0  # whoever ran for so long is started again at once, the 
 FAILED_STARTS_MAX: Final = 3
 # Beyond its own `drain_timeout_s` a worker gets so long to end, then SIGKILL.
 STOP_GRACE_S: Final = 5.0
+
+
+# Where a process finds the socket through which it takes another's place. Not one of our REALTIME_ variables:
+# nobody is to set it, and it is gone once it is read.
+PLACE_VARIABLE: Final = "_REALTIME_HANDOVER"
 
 
 class Child(Protocol):
@@ -53,9 +59,24 @@ class Child(Protocol):
         """Tell it to read anew what may change while it runs."""
         ...
 
+    def hand_over(self, end: socket.socket) -> None:
+        """Tell it to hand over to the process at the other end; what comes of it is its next word."""
+        ...
+
     def kill(self) -> None:
         """End it at once. Idempotent."""
         ...
+
+
+Spawn = Callable[[int, "socket.socket | None"], Awaitable[Child]]
+"""Starts a worker by its number; with a socket one that takes another's place through it."""
+
+
+class Heir(NamedTuple):
+    """A worker that has taken another's place, and what it said when it did."""
+
+    child: Child
+    word: leash.Word | None
 
 
 class Restarts:
@@ -76,19 +97,22 @@ class Restarts:
 class Supervisor:
     """Keeps `count` workers running until `stop`.
 
-    `spawn` starts worker `number` (from 1 on). `bury` tells the others at once that the worker of that id has
-    died; whatever goes wrong with that is its own to log. `up` is called once, when all have listened.
+    `spawn` starts worker `number` (from 1 on), with a socket one that is to take over through it. `there` are
+    those that run already, from before the supervisor itself was replaced. `bury` tells the others at once
+    that the worker of that id has died; whatever goes wrong with that is its own to log. `up` is called once,
+    when all have listened.
     """
 
     def __init__(
         self,
         count: int,
-        spawn: Callable[[int], Awaitable[Child]],
+        spawn: Spawn,
         *,
         clock: Clock,
         stop_timeout_s: float,
         bury: Callable[[str], Awaitable[None]],
         up: Callable[[], None],
+        there: Mapping[int, Heir] = MappingProxyType({}),
     ) -> None:
         self._spawn = spawn
         self._clock = clock
@@ -101,6 +125,25 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._children: dict[int, Child] = {}
         self._burials: set[asyncio.Task[None]] = set()
+        self._there = dict(there)
+        self._upgrading: dict[int, asyncio.Future[Heir | None]] = {}
+        self._ids: dict[int, str] = {}  # of the workers in the ring
+        self._heirs: dict[int, Heir | None] = {}  # who took a place last
+        self._retiring: set[Child] = set()  # whose places others have taken
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it has been told to stop."""
+        return self._stopping.is_set()
+
+    @property
+    def children(self) -> Mapping[int, Child]:
+        """The workers that run, by number."""
+        return self._children
+
+    def worker_id(self, number: int) -> str:
+        """Return the id in the ring of worker `number`; empty where it has not said it yet."""
+        return self._ids.get(number, "")
 
     async def run(self) -> int:
         """Start them; return 0 when all have ended well after `stop`, and 1 where one did not.
@@ -108,6 +151,8 @@ class Supervisor:
         Raises:
             StartupError: the workers cannot start: one failed to three times in a row, and none ever has.
         """
+        for number in self._there.keys() - self._not_up:  # before the exec there were more
+            self._there.pop(number).child.stop()
         keepers = [asyncio.create_task(self._keep(number)) for number in sorted(self._not_up)]
         try:
             codes = await asyncio.gather(*keepers)
@@ -120,10 +165,57 @@ class Supervisor:
                 await asyncio.wait(self._burials)
         return max(codes)
 
+    async def upgrade(self) -> list[dict[str, Any]]:
+        """Replace worker after worker by what is on the disk now; return their reports.
+
+        Raises:
+            HandoverFailed: it is under way already, or came to nothing with one of them: that one serves on,
+                and those after it were not asked.
+        """
+        if self._upgrading:
+            raise HandoverFailed("a hand-over is under way")
+        if self._stopping.is_set() or self._not_up:
+            raise HandoverFailed("not all workers run")
+        reports = []
+        for number in sorted(self._children):
+            self._upgrading[number] = asyncio.get_running_loop().create_future()
+            heir = None
+            try:
+                heir, report = await self._replace(number, self._children[number])
+                reports.append({"worker": number, **report})
+            finally:
+                if heir is not None:
+                    self._heirs[number] = heir
+                self._upgrading.pop(number).set_result(heir)
+        return reports
+
+    async def _replace(self, number: int, old: Child) -> tuple[Heir, dict[str, Any]]:
+        """Start a worker that takes the place of another; return it, and what is told of it."""
+        ours, its = socket.socketpair()
+        with its:
+            try:
+                new = await self._spawn(number, its)
+            except OSError as error:
+                ours.close()
+                raise HandoverFailed(f"worker {number}: no process can be started: {error}") from error
+        with ours:
+            old.hand_over(ours)
+        said, word = await old.word(), await new.word()
+        if word is not None and word.worker:  # where the old one died and everything was over, it serves too
+            self._children[number] = new
+            self._retiring.add(old)
+            report = said.handed_over if said is not None and said.handed_over is not None else {}
+            return Heir(new, word), {"pid": new.pid, **report}
+        why = said.stays if said is not None and said.stays else "the old process died"
+        _, late = await asyncio.wait([asyncio.ensure_future(new.ended())], timeout=STOP_GRACE_S)
+        if late:
+            new.kill()
+        raise HandoverFailed(f"worker {number}: {why}")
+
     def stop(self) -> None:
         """Let all of them drain, and start none again."""
         self._stopping.set()
-        for child in self._children.values():
+        for child in (*self._children.values(), *self._retiring):
             child.stop()
 
     def reload(self) -> None:
@@ -134,25 +226,30 @@ class Supervisor:
     def kill(self) -> None:
         """End all of them at once."""
         self._stopping.set()
-        for child in self._children.values():
+        for child in (*self._children.values(), *self._retiring):
             child.kill()
 
     async def _keep(self, number: int) -> int:
         """Run worker `number`, again and again; return what the last run ended with: 0 or 1."""
         restarts, failures, code = Restarts(), 0, 0
-        while not self._stopping.is_set():
+        heir = self._there.pop(number, None)
+        while not self._stopping.is_set() or heir is not None:
             began = self._clock.monotonic()
             try:
-                child = self._children[number] = await self._spawn(number)
+                child = await self._spawn(number, None) if heir is None else heir.child
             except OSError as error:  # no process or file is free: perhaps later
                 log.error("worker %d cannot be started: %s", number, error)
                 await self._pause(restarts.delay_s(0.0))
                 continue
+            self._children[number] = child
             if self._stopping.is_set():  # meanwhile
                 child.stop()
-            hearing = asyncio.create_task(self._hear(number, child))
+            hearing = asyncio.create_task(self._hear(number, child, None if heir is None else heir.word))
             code = await self._end_of(child)
             word = await hearing
+            heir = await self._heir_of(number, child)
+            if heir is not None:
+                continue
             del self._children[number]
             if word is not None and word.worker and code:
                 self._mourn(word.worker)
@@ -171,11 +268,21 @@ class Supervisor:
             log.error("worker %d %s while it was to end", number, _how(code))
         return 1 if code else 0
 
-    async def _hear(self, number: int, child: Child) -> leash.Word | None:
-        word = await child.word()
+    async def _heir_of(self, number: int, child: Child) -> Heir | None:
+        """Return who has taken the place of a worker that has ended; None where nobody has."""
+        upgrading = self._upgrading.get(number)
+        if upgrading is not None:
+            self._heirs[number] = await asyncio.shield(upgrading)
+        self._retiring.discard(child)
+        heir = self._heirs.get(number)
+        return None if heir is None or heir.child is child else heir
+
+    async def _hear(self, number: int, child: Child, known: leash.Word | None) -> leash.Word | None:
+        word = known or await child.word()
         if word is not None and word.failed:
             log.error("worker %d cannot start: %s", number, word.failed)
         elif word is not None:
+            self._ids[number] = word.worker
             self._any_up = True
             self._not_up.discard(number)
             if not self._not_up and not self._all_up:
@@ -210,25 +317,43 @@ class Supervisor:
         stopped.cancel()
 
 
+class ChildProcess(Protocol):
+    """The part of asyncio's `Process` that a `WorkerProcess` needs."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> int | None: ...
+    async def wait(self) -> int: ...
+    def kill(self) -> None: ...
+
+
 class WorkerProcess:
     """A `Child` that is a process: this command, started anew."""
 
-    def __init__(self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, process: ChildProcess, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self._process = process
         self._reader = reader
         self._writer = writer
 
     @classmethod
-    async def start(cls, command: Sequence[str], number: int, port: int) -> WorkerProcess:
-        """Start worker `number` on `port`."""
+    async def start(
+        cls, command: Sequence[str], number: int, port: int, place: socket.socket | None = None
+    ) -> WorkerProcess:
+        """Start worker `number` on `port`; with a `place` to take, through that socket."""
         ours, its = socket.socketpair()
         with its:
             ours.setblocking(False)
             reader, writer = await asyncio.open_unix_connection(sock=ours, limit=leash.WORD_BYTES_MAX)
+            env = leash.given(os.environ, number, port, its.fileno())
+            if place is not None:
+                env[PLACE_VARIABLE] = str(place.fileno())
             process = await asyncio.create_subprocess_exec(
                 *command,
-                env=leash.given(os.environ, number, port, its.fileno()),
-                pass_fds=[its.fileno()],
+                env=env,
+                pass_fds=[its.fileno(), *([] if place is None else [place.fileno()])],
                 stdin=asyncio.subprocess.DEVNULL,
                 # ^C goes to the supervisor alone, which tells them: a second signal would end them at once.
                 start_new_session=True,
@@ -261,6 +386,19 @@ class WorkerProcess:
     def reload(self) -> None:
         """See `Child`."""
         self._writer.write(leash.RELOAD)
+
+    def fileno(self) -> int:
+        """Our end of its leash."""
+        number: int = self._writer.get_extra_info("socket").fileno()
+        return number
+
+    def hand_over(self, end: socket.socket) -> None:
+        """See `Child`."""
+        with socket.socket(fileno=os.dup(self.fileno())) as ours:
+            try:
+                socket.send_fds(ours, [leash.HAND_OVER], [end.fileno()])
+            except OSError as error:  # it has died, which its keeper finds
+                log.warning("pid %d cannot be told to hand over: %s", self.pid, error)
 
     def kill(self) -> None:
         """See `Child`."""

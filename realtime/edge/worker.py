@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -29,12 +29,13 @@ from realtime.core.users import identity_of
 from realtime.edge import metrics
 from realtime.edge.address_limits import MessageRates
 from realtime.edge.doorkeeper import Doorkeeper
-from realtime.edge.drain import drain, rebalance_reason
+from realtime.edge.drain import drain, drain_reason, rebalance_reason
 from realtime.edge.expiry import SilentTokens
 from realtime.edge.files import WorkerFiles
 from realtime.edge.foundation import Foundation
 from realtime.edge.gate import Deferred, Gate, Guest, Pending, State
 from realtime.edge.guard import Guard
+from realtime.edge.handover_state import Record
 from realtime.edge.http import Handler, HttpServer, Routes, upgrade_required
 from realtime.edge.network import NetworkRules
 from realtime.edge.pages import Report, system_routes, web_routes
@@ -81,17 +82,21 @@ class Worker:
         self._settings = settings
         self._loop = loop
         self._clock = clock
-        self._foundation = foundation
+        self.foundation = foundation
         self._node = foundation.node
         self._tasks: set[asyncio.Task[None]] = set()
         self._lag = LoopLag()
         self._ticker: asyncio.TimerHandle | None = None
+        self._retired = False
+        self.settings = settings
+        self.node = foundation.node
+        self.record = Record()
         self._listening: socket.socket | None = None
         self._audit = foundation.audit
         self._policies = Policies(settings, self._audit)
         self._rules = RoomRules()
         self._authenticator = authenticator = _authenticator(settings, self._policies.current, clock)
-        self._gate = Gate(settings, authenticator, self._audit)
+        self.gate = Gate(settings, authenticator, self._audit)
         self.doorkeeper = Doorkeeper(clock, self._audit)
         self.guard = Guard(settings, clock, self._audit)
         self.doorkeeper.add(self.guard.arrive, self.guard.depart)
@@ -101,22 +106,22 @@ class Worker:
         self.files = None if foundation.database is None else WorkerFiles(settings, clock, discover())
         self.core = self._make_core(authenticator)
         SharedPenalties(self.guard, self.core.cluster)
-        rates = MessageRates(settings, clock, self.guard.is_exempt)
-        if rates:
-            self.core.limit_addresses(rates)
+        self.rates = MessageRates(settings, clock, self.guard.is_exempt)
+        if self.rates:
+            self.core.limit_addresses(self.rates)
         self.hub.deliver_to(self.core.receive)  # no Python of ours between them: it is the hot path
-        self._silent = SilentTokens(clock, self.core.token_audit, settings.token_warning_s)
-        self._gate.open(self.core, self._welcome, self._silent, self._defer)
-        self._http = self._make_http()
-        self._network = NetworkRules(
+        self.silent = SilentTokens(clock, self.core.token_audit, settings.token_warning_s)
+        self.gate.open(self.core, self._welcome, self.silent, self._defer)
+        self.http = self._make_http()
+        self.network = NetworkRules(
             self.hub,
             self.doorkeeper,
             allowed_origins=settings.allowed_origins,
             audit=self._audit,
-            on_origins=self._gate.allow_origins,
-            on_review=self._http.review,
+            on_origins=self.gate.allow_origins,
+            on_review=self.http.review,
         )
-        self.guard.trust(self._network.trusts)
+        self.guard.trust(self.network.trusts)
         self._follow_policy()
 
     def reload(self) -> bool:
@@ -126,14 +131,14 @@ class Worker:
     def _follow_policy(self) -> None:
         self._policies.follow(self._prepare_rooms)
         self._policies.follow(lambda policy: partial(self.core.quotas.replace, policy.tenants))
-        self._policies.follow(self._network.prepare)
+        self._policies.follow(self.network.prepare)
         self._policies.follow(self._prepare_issuers)
         self._policies.follow(self.core.prepare_features)
         # Last: it looks at who is in rooms, by all that holds then.
         self._policies.follow(lambda policy: self.core.prepare_access(policy.access, policy.rooms))
 
     def _prepare_rooms(self, policy: Policy) -> Commit:
-        self._foundation.check_policy(policy)
+        self.foundation.check_policy(policy)
         return partial(self._rules.replace, policy.rooms)
 
     def _prepare_issuers(self, policy: Policy) -> Commit:
@@ -149,24 +154,24 @@ class Worker:
         On `admin` HTTP is answered too, until the worker is closed: while it drains as well.
         """
         if admin is not None:
-            self._http.listen(admin)
+            self.http.listen(admin)
         if listening is not None:
             self._listening = listening
             self.hub.listen(listening.fileno())
         self._loop.add_reader(self.hub.fileno(), self.hub.on_ready)
-        self._foundation.start(self.core)
+        self.foundation.start(self.core)
         self._schedule_tick()
 
     @property
     def stopping(self) -> bool:
         """Whether it has begun to drain."""
-        return self._gate.draining
+        return self.gate.draining
 
     async def drain(self) -> int:
         """Stop taking connections, close those there are; return how many had not closed in time."""
-        self._gate.draining = True
+        self.gate.draining = True
         self._stop_listening()
-        await self._foundation.leave()
+        await self.foundation.leave()
         acks = self._loop.create_task(self.core.paid())
         return await drain(self.hub, self._settings, pending=lambda: {acks, *self._tasks})
 
@@ -176,7 +181,7 @@ class Worker:
         if self._ticker is not None:
             self._ticker.cancel()
         self._loop.remove_reader(self.hub.fileno())
-        self._http.close()
+        self.http.close()
         if self.files is not None:
             self.files.close()
         if self._authenticator is not None:
@@ -192,6 +197,80 @@ class Worker:
         if self._listening is not None:
             self.hub.stop_listening()
             self._listening.close()
+
+    # -- handing over (edge/handover) -----------------------------------------------------------------------
+
+    @property
+    def ring_id(self) -> str:
+        """Its id in the ring; empty where there is none."""
+        return self.foundation.worker
+
+    @property
+    def busy(self) -> int:
+        """How much is under way that cannot be handed over: it ends by itself, and soon."""
+        return len(self._tasks) + self.core.handover.busy + self.foundation.busy
+
+    def pause(self) -> None:
+        """Serve nobody until `resume`, without a word to anybody; what is under way ends meanwhile."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self._loop.remove_reader(self.hub.fileno())  # it stays readable, and the loop would turn for nothing
+        self.hub.freeze()
+
+    def resume(self) -> None:
+        """Go on after `pause`, or begin where another process has stopped."""
+        self.hub.thaw()
+        self._loop.add_reader(self.hub.fileno(), self.hub.on_ready)
+        self._schedule_tick()
+        self._on_wake(0.0)
+
+    def review(self) -> None:
+        """Look again at all that another process let in, by what the policy says now: it may be another."""
+        self.network.review_all()
+        if not self.core.access.open or self._rules.any:
+            self.core.review()
+
+    def sockets(self) -> dict[str, int]:
+        """Return the listening sockets, by what they are for."""
+        admin = self.http.listening
+        found = {"clients": self._listening, "admin": admin}
+        return {name: each.fileno() for name, each in found.items() if each is not None}
+
+    def foreign(self) -> Collection[Connection]:
+        """Return the connections that are not the hub's own: they cannot move."""
+        return ()
+
+    async def retire(self, moved: Collection[Connection]) -> None:
+        """Let go of what another process serves now, see off who could not move, and end.
+
+        What is published here from now on nobody gets, so those are closed at once and not in slices; their
+        reconnect window spreads them.
+        """
+        self._retired = self.gate.draining = True
+        for connection in moved:
+            self._let_go(connection)
+        self._stop_listening()
+        self.http.close()
+        self.resume()
+        rest = self.hub.connections()
+        reason = drain_reason(self._settings, len(rest))
+        for connection in rest:
+            if isinstance(connection.state, Session):
+                connection.state.close(CloseCode.SERVICE_RESTART, reason)
+            else:
+                connection.close(CloseCode.SERVICE_RESTART, reason)
+        until = self._loop.time() + self._settings.drain_timeout_s
+        while self.hub.connections() or self.http.connections:
+            if self._loop.time() >= until:
+                break
+            await asyncio.sleep(TICK_S)
+        self.close()
+
+    def _let_go(self, connection: Any) -> None:
+        try:
+            self.hub.release(connection)
+        except ValueError as error:  # it has ended by itself: the other process finds that out
+            log.debug("connection %d was not let go of: %s", connection.id, error)
 
     # -- what the hub calls ---------------------------------------------------------------------------------
 
@@ -223,7 +302,7 @@ class Worker:
             session = self._guest_session(connection)
         else:
             assert isinstance(state, Identity)  # the hub answers an Echo by itself
-            warned = self._silent.remove(state, connection.id)
+            warned = self.silent.remove(state, connection.id)
             session = self.core.connect(connection, state, warned=warned)
         return session
 
@@ -265,7 +344,7 @@ class Worker:
         if isinstance(state, Session):
             self.core.disconnect(state, for_good=is_for_good(code))
         elif isinstance(state, Identity):
-            self._silent.remove(state, number)
+            self.silent.remove(state, number)
             self.core.release(state, number)
 
     def _on_wake(self, delay_s: float) -> None:
@@ -276,7 +355,7 @@ class Worker:
 
     def _on_http(self, fd: int, received: bytes, remote: str, forwarded: bool) -> None:
         # One request alone: the next on a proxy's connection may be that of a client who is not welcome.
-        self._http.adopt(fd, received, remote, keep_alive=not forwarded)
+        self.http.adopt(fd, received, remote, keep_alive=not forwarded)
 
     # -- time and tasks -------------------------------------------------------------------------------------
 
@@ -288,12 +367,14 @@ class Worker:
         self._lag.observe(self._loop.time() - self._tick_due)
         self._schedule_tick()  # first, so that one failure does not stop time
         self.hub.tick()
+        if self._retired:
+            return  # all else is another process' now
         self.core.tick()
         self.doorkeeper.turned_away.tick()
-        self._network.tick()
+        self.network.tick()
         self.guard.tick()
-        self._foundation.tick()
-        self._silent.tick(self.hub.connections)
+        self.foundation.tick()
+        self.silent.tick(self.hub.connections)
         if self._authenticator is not None:
             self._authenticator.tick()
 
@@ -307,7 +388,7 @@ class Worker:
     def _make_hub(self, connections_max: int) -> Hub:
         settings = self._settings
         return self.hub_type(
-            on_handshake=self._gate.on_handshake,
+            on_handshake=self.gate.on_handshake,
             on_message=self._on_early_message,
             on_limited=self._on_limited,
             on_close=self._on_close,
@@ -345,7 +426,7 @@ class Worker:
     def _make_core(self, authenticator: Authenticator | None) -> Core:
         return Core(
             Catalog(discover()),
-            self._foundation.broker(self.hub, self._rules),
+            self.foundation.broker(self.hub, self._rules),
             self.hub,
             self._clock,
             greet=self._greet,
@@ -353,19 +434,19 @@ class Worker:
             authenticator=authenticator,
             limits=_limits(self._settings),
             on_stranger=self._on_early_message,
-            cluster=self._foundation.cluster,
-            whereabouts=self._foundation.whereabouts,
-            revocations=self._foundation.revocations,
+            cluster=self.foundation.cluster,
+            whereabouts=self.foundation.whereabouts,
+            revocations=self.foundation.revocations,
             rules=self._rules,
             audit=self._audit,
-            headcount=self._foundation.headcount,
+            headcount=self.foundation.headcount,
             token_warning_s=self._settings.token_warning_s,
             services=self._services(),
         )
 
     def _services(self) -> Services | None:
         """What features are opened with; None where there is no store for what they keep."""
-        database = self._foundation.database
+        database = self.foundation.database
         if database is None or self.files is None:
             return None
         return Services(
@@ -411,38 +492,39 @@ class Worker:
 
     def _ready(self) -> Report:
         """Whether traffic may be sent here, by what it depends on."""
-        listener = "draining" if self._gate.draining else "ok"
-        checks = {"listener": listener, **self._network.checks(), **self._foundation.checks()}
+        listener = "draining" if self.gate.draining else "ok"
+        checks = {"listener": listener, **self.network.checks(), **self.foundation.checks()}
         files = {} if self.files is None else self.files.checks()
         return Report(all(state == "ok" for state in checks.values()), {"checks": {**checks, **files}})
 
     def _token_stats(self) -> Mapping[str, int]:
         return {} if self._authenticator is None else self._authenticator.stats()
 
-    def _stats(self) -> Mapping[str, int]:
+    def _stats(self) -> Mapping[str, float]:
         return {
             **self.core.stats(),
-            **self._foundation.stats(),
-            **self._network.stats(),
+            **self.foundation.stats(),
+            **self.record.stats(),
+            **self.network.stats(),
             **self.guard.stats(),
             **self._token_stats(),
             **({} if self.files is None else self.files.stats()),
         }
 
     def _render_metrics(self) -> bytes:
-        worker = self._foundation.worker
+        worker = self.foundation.worker
         return metrics.render(
             worker_metrics(
                 self.hub.stats(),
                 self._stats(),
                 refusals={
-                    limit: count + self._gate.refusals[limit] for limit, count in self.core.refusals.items()
+                    limit: count + self.gate.refusals[limit] for limit, count in self.core.refusals.items()
                 },
                 arrivals=self.doorkeeper.turned_away.counts,
                 offences=self.guard.offences,
                 node=self._node,
                 version=__version__,
-                http=len(self._http.connections),
+                http=len(self.http.connections),
                 lag=self._lag,
                 tenants=self.core.tenant_stats(),
             ),
