@@ -28,7 +28,7 @@ def upgrade(path: str) -> bytes:
 
 def text_frame(payload: bytes) -> bytes:
     """Return one masked text frame."""
-    return _masked(TEXT, payload)
+    return masked(TEXT, payload)
 
 
 def frame_at(data: bytes | bytearray, at: int) -> tuple[int, int, int] | None:
@@ -90,7 +90,7 @@ class Client:
             payload = bytes(self._data[begin:end])
             del self._data[:end]
             if opcode == PING:
-                self._socket.sendall(_masked(PONG, payload))
+                self._socket.sendall(masked(PONG, payload))
             elif opcode == CLOSE:
                 raise LostError(f"closed: {payload!r}")
             elif opcode == TEXT:
@@ -107,7 +107,7 @@ class Client:
         self._data += data
 
 
-def _masked(opcode: int, payload: bytes) -> bytes:
+def masked(opcode: int, payload: bytes) -> bytes:
     n, mask = len(payload), os.urandom(4)
     head = bytes([0x80 | opcode, 0x80 | (n if n < 126 else 126 if n < 65536 else 127)])
     if n >= 126:

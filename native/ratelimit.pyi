@@ -1,5 +1,5 @@
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 KEY_CHARS_MAX: Final[int]
 DIGEST_BYTES: Final[int]
@@ -15,6 +15,16 @@ class KeyedLimiter:
     ) -> None: ...
     def __len__(self) -> int: ...
     def take(self, key: str | bytes, cost: float = 1.0) -> float: ...
+    def export(self) -> list[tuple[Any, int]]:
+        """Return (key, when its bucket is full again in ns) of the buckets that are not full, oldest first."""
+    def adopt(self, buckets: Iterable[tuple[Any, int]]) -> None:
+        """Take over what another limiter, of whatever rate, has exported: by the same clock.
+
+        Where this one has a shorter burst nobody owes more than that.
+
+        Raises:
+            ValueError: it has what is no time.
+        """
 
 class Tariff:
     """What each user, or each tenant, may send a second: messages, bytes, deliveries; 0 does not limit.
@@ -67,3 +77,13 @@ class Allowance:
     @property
     def full(self) -> bool:
         """Whether it is as good as a new one: nothing is owed here."""
+    def export(
+        self,
+    ) -> tuple[tuple[int, int, int], tuple[float, float, float], float, tuple[int, int]]:
+        """Return what is owed (ns, by the clock), what was taken, the last fan-out, and until when it is
+        over.
+        """
+    def adopt(
+        self, state: tuple[tuple[int, int, int], tuple[float, float, float], float, tuple[int, int]]
+    ) -> None:
+        """Take over what another allowance has exported. Raises ValueError, TypeError: it is none."""

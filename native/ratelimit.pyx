@@ -74,6 +74,29 @@ cdef class KeyedLimiter:
             self.tats.move_to_end(key)
         return wait_ns / 1e9
 
+    def export(self):
+        """Return (key, when its bucket is full again in ns) of the buckets that are not full, oldest first."""
+        cdef int64_t now_ns = self.clock()
+        return [(key, tat) for key, tat in self.tats.items() if tat > now_ns]
+
+    def adopt(self, buckets):
+        """Take over what another limiter, of whatever rate, has exported: by the same clock.
+
+        Where this one has a shorter burst nobody owes more than that.
+
+        Raises:
+            ValueError: it has what is no time.
+        """
+        cdef int64_t latest_ns = self.clock() + self.burst_ns
+        for key, tat in buckets:
+            if not 0 <= tat < 1 << 62:
+                raise ValueError(f"no time of a bucket: {tat}")
+            if isinstance(key, list):   # what was a tuple, before it was on its way
+                key = tuple(key)
+            self.tats[key] = min(tat, latest_ns)
+            if len(self.tats) > self.max_keys:
+                self.tats.popitem(last=False)
+
     cdef make_room(self, int64_t now_ns):
         """Forget up to IDLE_CHECKS full buckets, and one that is not where a key too many would be kept."""
         for _ in range(IDLE_CHECKS):
@@ -223,6 +246,28 @@ cdef class Allowance:
         cdef int64_t cost_ns = self.tariff.cost_ns(kind, amount)
         if cost_ns:
             self.tats[kind] = (self.tats[kind] if self.tats[kind] > now_ns else now_ns) + cost_ns
+
+    def export(self):
+        """Return what is owed (ns, by the clock), what was taken, the last fan-out, and until when it is over.
+        """
+        return (
+            (self.tats[0], self.tats[1], self.tats[2]),
+            (self.taken[0], self.taken[1], self.taken[2]),
+            self.fanout,
+            (self.standing.over_until_ns, self.standing.again_ns),
+        )
+
+    def adopt(self, tuple state not None):
+        """Take over what another allowance has exported. Raises ValueError, TypeError: it is none."""
+        tats, taken, fanout, over = state
+        for each in (*tats, *over):
+            if not 0 <= each < 1 << 62:
+                raise ValueError(f"no time of a bucket: {each}")
+        for kind in range(KINDS):
+            self.tats[kind] = tats[kind]
+            self.taken[kind] = taken[kind]
+        self.fanout = fanout
+        self.standing.over_until_ns, self.standing.again_ns = over
 
     @property
     def total(self):

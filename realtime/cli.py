@@ -28,6 +28,7 @@ from realtime import (
     cli_shed,
     cli_token,
     cli_units,
+    cli_upgrade,
     cli_user,
 )
 from realtime.cli_control import add_commands
@@ -93,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"realtime {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_serve(commands)
+    cli_upgrade.add_command(commands, _add_knobs, lambda parsed: _load(parsed).settings)
     cli_api.add_command(commands, _add_knobs, _load)
     _add_check(commands)
     cli_doctor.add_command(commands, _add_knobs, _load)

@@ -120,6 +120,14 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             extra=Text,
         ),
     ] = "auto"
+    runtime_path: Annotated[
+        str,
+        Meta(
+            description="Folder of the socket by which `realtime upgrade` finds the running service; empty "
+            "takes systemd's RUNTIME_DIRECTORY, or a folder of this user's.",
+            extra=Text,
+        ),
+    ] = ""
     redis_url: Annotated[
         str,
         Meta(

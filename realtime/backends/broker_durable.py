@@ -6,14 +6,26 @@ rooms are loaded, and what they may hold together.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection, Iterator, Mapping
 from typing import Final
 
 from realtime.backends.broker_memory import KB, MB, MemoryBroker
 from realtime.backends.durable_stream import DurableStream
 from realtime.backends.idle import IdleRooms
 from realtime.backends.storage_usage import StorageMeter
-from realtime.core.contracts import Clock, Deliver, Lost, Others, Receipt, Stamp, Store, Stream, Terms
+from realtime.core.contracts import (
+    Clock,
+    Deliver,
+    Lost,
+    Others,
+    Position,
+    Receipt,
+    Stamp,
+    Store,
+    Stream,
+    StreamState,
+    Terms,
+)
 from realtime.core.kinds import RoomKind
 from realtime.ids import RoomId
 
@@ -112,6 +124,29 @@ class DurableBroker:
         stream = self._streams.get(room)
         if stream is not None:
             stream.drop_history()
+
+    @property
+    def busy(self) -> int:
+        """What is on its way to the store, or waits for it, as `Broker.busy`."""
+        return self.in_flight + self.waiting + sum(1 for each in self._streams.values() if each.busy)
+
+    def export(self, known: Mapping[RoomId, Position]) -> Iterator[StreamState]:
+        """Return what is not in the store, as `Broker.export`: the rooms that are not durable."""
+        return self.memory.export(known)
+
+    def adopt(self, state: StreamState, kind: RoomKind) -> None:
+        """Take over a room, as `Broker.adopt`. One that has become durable begins anew, in the store."""
+        if not kind.durable:
+            self.memory.adopt(state, kind)
+
+    def keep_only(self, rooms: Collection[RoomId]) -> None:
+        """Forget the others, as `Broker.keep_only`."""
+        self.memory.keep_only(rooms)
+
+    @property
+    def kept_rooms(self) -> Collection[RoomId]:
+        """Those that are not durable, as `Broker.kept_rooms`."""
+        return self.memory.kept_rooms
 
     def rest(self, stream: DurableStream) -> None:
         """Count a stream without a subscriber as just used."""

@@ -7,11 +7,12 @@ clients so. What must outlive it is `broker_durable`'s.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from realtime.backends.idle import IdleRooms
 from realtime.backends.keys import KeyRing, RoomKeys
 from realtime.core.contracts import (
+    STATE_BYTES,
     Clock,
     Deliver,
     Lost,
@@ -21,6 +22,7 @@ from realtime.core.contracts import (
     Receipt,
     Recovery,
     Stamp,
+    StreamState,
     Terms,
 )
 from realtime.core.history import missed, page
@@ -127,6 +129,49 @@ class MemoryBroker:
         self.keys.tick()
 
     @property
+    def busy(self) -> int:
+        """Nothing is ever on its way here, as `Broker.busy`."""
+        return 0
+
+    def export(self, known: Mapping[RoomId, Position]) -> Iterator[StreamState]:
+        """Return what is kept, as `Broker.export`: idle rooms in the order in which they go."""
+        idle = self._idle.in_order()
+        live = self._streams.keys() - set(idle)
+        for room in (*idle, *live):
+            stream = self._streams.get(room)  # it may have gone between two slices
+            if stream is not None:
+                yield from stream.export(known.get(room), self._idle.used_at(room))
+
+    def adopt(self, state: StreamState, kind: RoomKind) -> None:
+        """Take over a room, as `Broker.adopt`."""
+        room = RoomId(state.tenant, state.room)
+        stream = self._streams.get(room)
+        if stream is not None and stream.sequence.epoch != state.epoch:
+            self._streams.pop(room).keys.clear()
+            stream = None
+        if stream is None:
+            order = self.sequence(room, kind, state.epoch, state.offset)
+            stream = self._streams[room] = MemoryStream(self, room, order)
+        elif state.offset > stream.sequence.offset:  # what lies between is not kept any more
+            stream.sequence = self.sequence(room, kind, state.epoch, state.offset)
+        stream.adopt(state)
+        if state.used_at is None:
+            self._idle.wake(room)
+        else:
+            self._idle.adopt(room, state.used_at)
+
+    def keep_only(self, rooms: Collection[RoomId]) -> None:
+        """Forget the others, as `Broker.keep_only`."""
+        for room in self._streams.keys() - set(rooms):
+            self._streams.pop(room).keys.clear()
+            self._idle.wake(room)
+
+    @property
+    def kept_rooms(self) -> Collection[RoomId]:
+        """All that there are, as `Broker.kept_rooms`."""
+        return self._streams.keys()
+
+    @property
     def short(self) -> bool:
         """Whether memory runs short."""
         return self.budget.used > self.budget.limit * MEMORY_SHORT
@@ -197,6 +242,29 @@ class MemoryStream:
     def share(self, entry: bytes | None) -> None:
         """There is nobody else."""
 
+    def export(self, known: Position | None, used_at: float | None) -> Iterator[StreamState]:
+        """Return what is kept above what is `known`, in slices, as `Broker.export`."""
+        order = self.sequence
+        after = known.offset if known is not None and known.epoch == order.epoch else 0
+        start = max(after, order.first - 1)
+        keys = self.keys.export(after)
+        for pushes in in_slices(order.between(start + 1, order.offset)):
+            yield StreamState(*self.room, order.epoch, start, pushes, self.fence, keys, used_at)
+            start += len(pushes)
+            keys = []
+
+    def adopt(self, state: StreamState) -> None:
+        """Take over a slice. Raises ValueError: it does not follow what is here."""
+        order = self.sequence
+        if state.offset != order.offset:
+            raise ValueError(f"{self.room}: what comes after {state.offset} does not follow {order.offset}")
+        for push in state.pushes:
+            order.append(push)
+        self.fence = max(self.fence, state.fence)
+        now = self._broker.keys.clock.monotonic()
+        for sender, key, offset, when in state.keys:
+            self.keys.add(sender, key, offset, now - when)
+
     def close(self) -> None:
         """End the subscription; position and history stay for the recovery window."""
         self.sequence.deliver = None
@@ -215,6 +283,20 @@ class MemoryStream:
         if terms.key is not None:
             self.keys.add(sender, terms.key, offset + 1)
         return None
+
+
+def in_slices(pushes: list[bytes]) -> Iterator[list[bytes]]:
+    """Yield them in lists of about `STATE_BYTES`; one, which is empty, of none."""
+    some: list[bytes] = []
+    size = 0
+    for push in pushes:
+        some.append(push)
+        size += len(push)
+        if size > STATE_BYTES:
+            yield some
+            some, size = [], 0
+    if some or not pushes:
+        yield some
 
 
 def weigh(terms: Terms, offset: int, fence: int) -> None:

@@ -27,6 +27,18 @@ class IdleRooms:
         self._used_at[room] = self._clock.monotonic()
         self._used_at.move_to_end(room)
 
+    def used_at(self, room: RoomId) -> float | None:
+        """Return when a room was last used, in monotonic seconds; None of one that somebody subscribes to."""
+        return self._used_at.get(room)
+
+    def adopt(self, room: RoomId, used_at: float) -> None:
+        """Count a room as used when another process said so; those used earlier come first."""
+        self._used_at[room] = used_at
+
+    def in_order(self) -> list[RoomId]:
+        """Return the rooms, longest ago first."""
+        return list(self._used_at)
+
     def wake(self, room: RoomId) -> None:
         """Take out a room that somebody subscribes to."""
         self._used_at.pop(room, None)

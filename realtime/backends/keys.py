@@ -88,6 +88,15 @@ class RoomKeys:
         used[sender, key] = (offset, ring.clock.monotonic() - age_s)
         ring.count += 1
 
+    def export(self, after: int) -> list[tuple[bytes | None, str, int, float]]:
+        """Return (sender, key, offset, when) of those used above offset `after`, for another process."""
+        found = []
+        for (sender, key), (offset, when) in reversed(self._used.items()):
+            if offset <= after:
+                break
+            found.append((sender, key, offset, when))
+        return found[::-1]
+
     def expire(self) -> None:
         """Forget what is past its time."""
         used = self._used

@@ -40,11 +40,24 @@ def machine_boot_id() -> str:
 
 
 class Lock:
-    """Keeps a second server from the same file, as long as this process lives."""
+    """Keeps a second server from the same file, as long as this process lives.
 
-    def __init__(self, path: Path) -> None:
-        """Raises StartupError: another process has it, or its file cannot be made."""
+    It belongs to the open file, so a process that is given its descriptor has it too: as long as one of the
+    two lives.
+    """
+
+    def __init__(self, path: Path, inherited: int | None = None) -> None:
+        """Take it, or share the one that was `inherited`, a descriptor.
+
+        Raises:
+            StartupError: another process has it, or its file cannot be made.
+        """
         self._path = path.with_name(path.name + ".lock")
+        if inherited is not None:
+            if not os.path.samestat(os.fstat(inherited), self._path.stat()):
+                raise StartupError(f"{self._path} is another file than the one that was handed over")
+            self._fd = inherited
+            return
         try:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -61,6 +74,15 @@ class Lock:
                 f"{path} is in use by another server{f', process {holder}' if holder else ''}; "
                 f"stop that one, or name another file by --sqlite-path"
             ) from error
+        self.sign()
+
+    @property
+    def fd(self) -> int:
+        """Its descriptor."""
+        return self._fd
+
+    def sign(self) -> None:
+        """Say whose it is."""
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
 
@@ -72,7 +94,8 @@ class Lock:
 class Database:
     """The file, open in autocommit mode: `db` for writing and `reading` for another thread.
 
-    `epoch` is what its rooms are in from now on.
+    `epoch` is what its rooms are in from now on. `ours`: this process is the one that writes; while it takes
+    over from another one two have the file open, and only who writes may mark it as whole.
     """
 
     def __init__(
@@ -81,8 +104,9 @@ class Database:
         synchronous: Synchronous,
         now: Callable[[], float],
         boot_id: Callable[[], str] = machine_boot_id,
+        inherited: int | None = None,
     ) -> None:
-        """Open `path`, made if absent.
+        """Open `path`, made if absent; beside the process whose lock was `inherited`, a descriptor.
 
         Raises:
             StartupError: it is in use, cannot be written, is not ours or is newer than we are.
@@ -90,7 +114,8 @@ class Database:
         # Two names of one file must meet at one lock.
         self.path = path.resolve()
         self._now = now
-        self._lock = Lock(self.path)
+        self._lock = Lock(self.path, inherited)
+        self.ours = inherited is None
         try:
             with startup_errors(self.path):
                 self.db = connect(self.path)
@@ -122,11 +147,26 @@ class Database:
         """Have the log on the disk, as far as it is written. It may run beside the writer. Raises OSError."""
         os.fdatasync(self._log_fd)
 
+    @property
+    def lock_fd(self) -> int:
+        """What a process needs that is to take over."""
+        return self._lock.fd
+
+    def take_over(self) -> None:
+        """Be the one that writes from here on."""
+        self.ours = True
+        self._lock.sign()
+
     def close(self) -> None:
-        """Mark the file as whole, and close it. Raises sqlite3.Error: the mark or the rest may be missing."""
+        """Mark the file as whole, where it is `ours`, and close it.
+
+        Raises sqlite3.Error: the mark or the rest may be missing.
+        """
         self.reading.close()
         os.close(self._log_fd)
         try:
+            if not self.ours:
+                return
             # Synced, and with it all that was committed before.
             self.db.execute("PRAGMA synchronous = FULL")
             self._put("clean", "yes")

@@ -11,6 +11,7 @@ import logging
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
@@ -45,12 +46,14 @@ async def open_sqlite(
     queue_rows: int = 100_000,
     queue_bytes: int = 64 * MB,
     boot_id: Callable[[], str] = machine_boot_id,
+    inherited: int | None = None,
 ) -> SqliteStore:
     """Open the store in the file `path`, made if absent, on the running event loop.
 
     What is kept outlives kill -9 of the process with either `synchronous`; with "full" also a power cut, for
     an fsync a group, and with "normal" all but the last moments before one. At most `queue_rows` rows and
-    `queue_bytes` bytes wait to be written.
+    `queue_bytes` bytes wait to be written. With the lock of a server that has the file, `inherited` from it,
+    it is opened beside that one, which writes until `take_over`.
 
     Raises:
         StartupError: another server has it, it cannot be written, is not ours or is newer than we are.
@@ -58,7 +61,8 @@ async def open_sqlite(
     writing = ThreadPoolExecutor(1, thread_name_prefix="realtime-store-writer")
     try:
         loop = asyncio.get_running_loop()
-        database = await loop.run_in_executor(writing, Database, path, synchronous, clock.time, boot_id)
+        opened = partial(Database, path, synchronous, clock.time, boot_id, inherited)
+        database = await loop.run_in_executor(writing, opened)
     except BaseException:
         writing.shutdown(wait=False)
         raise
@@ -113,6 +117,19 @@ class SqliteStore:
     def ok(self) -> bool:
         """Whether the last group was committed."""
         return self._trouble.over
+
+    @property
+    def lock_fd(self) -> int:
+        """What the process needs that is to take over: see `open_sqlite`."""
+        return self._database.lock_fd
+
+    def hand_over(self) -> None:
+        """Let another process write from here on; what is queued here should be nothing."""
+        self._database.ours = False
+
+    def take_over(self) -> None:
+        """Write from here on, where another process did."""
+        self._database.take_over()
 
     def append(self, row: Row, kept: Kept) -> None:
         """Queue one publication, as `Store.append`."""

@@ -62,6 +62,10 @@ class Admission:
         self.tick = self._again.tick
         cluster.answer(REVIEW, self._on_review)
 
+    def __len__(self) -> int:
+        """How many reviews are tried again."""
+        return len(self._again)
+
     async def review(self, room: RoomId, user: UserId | None = None) -> int:
         """Ask the gate again about all who are in `room`, on all workers, or about `user` alone; return how
         many sessions were put out. It is for after what the gate looks at has changed.

@@ -7,13 +7,13 @@ an awaitable of it: the memory broker costs no coroutine, the Redis broker no se
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import msgspec
 
-from realtime.ids import RoomId, TenantId
+from realtime.ids import RoomId, RoomName, TenantId
 from realtime.native.sequence import Sequence
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ class Position(msgspec.Struct, frozen=True, gc=False):
     offset: int
     epoch: bytes
 
+
+STATE_BYTES: Final = 256 * 1024
+"""About so much of what is handed over goes in one piece."""
 
 Receipt = tuple[int, bytes, bool]
 """(offset, epoch, duplicate) of an accepted publication. A plain tuple: one is made per message, in 20 ns."""
@@ -138,6 +141,22 @@ class Stream(Protocol):
         ...
 
 
+class StreamState(msgspec.Struct, array_like=True, gc=False):
+    """A part of one room at a broker, handed over.
+
+    `pushes` follow `offset`, which is 0 or of the last one before; `keys` are (sender, key, offset, when).
+    """
+
+    tenant: TenantId
+    room: RoomName
+    epoch: bytes
+    offset: int
+    pushes: list[bytes]
+    fence: int
+    keys: list[tuple[bytes | None, str, int, float]]
+    used_at: float | None
+
+
 class Broker(Protocol):
     """Gives every publication its place in its room's order, on one worker or between many."""
 
@@ -180,6 +199,35 @@ class Broker(Protocol):
         Raises:
             Unavailable: no answer in time; a repeat does it.
         """
+        ...
+
+    @property
+    def busy(self) -> int:
+        """How many publications are on their way to their places, or to be kept."""
+        ...
+
+    def export(self, known: Mapping[RoomId, Position]) -> Iterator[StreamState]:
+        """Return what is in this process' memory alone, for another one, which has what is `known` already.
+
+        In slices of about `STATE_BYTES` where a room keeps much; the first of a room says where it is.
+        """
+        ...
+
+    def adopt(self, state: StreamState, kind: RoomKind) -> None:
+        """Take over a slice that another process exported, before any room is opened; again what is newer.
+
+        Raises:
+            ValueError: it does not follow what was adopted before.
+        """
+        ...
+
+    def keep_only(self, rooms: Collection[RoomId]) -> None:
+        """Forget what was adopted of rooms that the other process has forgotten since."""
+        ...
+
+    @property
+    def kept_rooms(self) -> Collection[RoomId]:
+        """Of which rooms something is in this process' memory alone."""
         ...
 
     def drop_history(self, room: RoomId) -> None:
@@ -321,6 +369,15 @@ class Log(Protocol):
         """
         ...
 
+    @property
+    def variant(self) -> int:
+        """Of all its members."""
+        ...
+
+    def export(self) -> bytes:
+        """Return it with its members' places in it, for the fan-out of another process (`adopt_room`)."""
+        ...
+
 
 OnGap = Callable[[Any, int, int], int]
 """Takes (session, after, last): it does not get the publications above offset `after` up to `last`, unless
@@ -345,6 +402,14 @@ class Fanout(Stamp, Protocol):
         A member that lags more than `lag_limit_bytes` or `lag_limit_messages` (0: the fan-out's own limits)
         meets `slow_reader`, the value of a SlowReader. Where that drops, `on_gap` is called once the member
         takes data again, and before the room goes on for it. Logs of a higher `priority` are sent first.
+        """
+        ...
+
+    def adopt_room(self, blob: bytes, on_gap: OnGap | None = None) -> Log:
+        """Return the log that another process exported, with those of its members that are here.
+
+        Raises:
+            ValueError: it is none, or one of another version.
         """
         ...
 

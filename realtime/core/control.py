@@ -222,6 +222,18 @@ class Control(Orders):
         """Whether a token that says this is revoked."""
         return self._revoked.covers(Identity(user, tenant, token_id=token_id, issued_at=issued_at))
 
+    def export(self) -> list[Revocation]:
+        """Return what is revoked, for another process."""
+        return self._revoked.export()
+
+    def adopt(self, revocations: Collection[Revocation]) -> None:
+        """Refuse what another process refused. Whom it had still to close is closed soon."""
+        for revocation in revocations:
+            self._revoked.add(revocation)
+        if revocations:
+            self._membership.doors.look_again()
+            self._look = True
+
     def stats(self) -> dict[str, int]:
         """Gauges and counters for /metrics, by name."""
         return {"revocations": len(self._revoked), "kicked_total": self.kicked}

@@ -31,6 +31,7 @@ from realtime.core.doors import Doors
 from realtime.core.entry import ConnectionWatcher, Entry, Greet
 from realtime.core.feature import MessageType
 from realtime.core.forgetting import Forgetting
+from realtime.core.handover import HandOver
 from realtime.core.headcount import Headcount
 from realtime.core.limits import Crowd, Limits, Meters
 from realtime.core.membership import FORBIDDEN, Membership
@@ -114,7 +115,8 @@ class Core:
         doors = Doors(self.rules, authenticator, revoked, clock, audit, limits.rooms_per_connection)
         governed = access, self.rules, doors
         self._membership = Membership(catalog, tenants, broker, fanout, clock, limits, router, *governed)
-        self.prepare_access = Reviews(access, self._membership, fanout, spawn).prepare  # the policy's part
+        reviews = Reviews(access, self._membership, fanout, spawn)
+        self.prepare_access, self.review = reviews.prepare, reviews.begin  # the policy's part; all by it anew
         publisher = Publisher(catalog, broker, fanout, limits, self._membership)
         users = Users(fanout, limits)
         self._whereabouts, self._spawn = whereabouts, spawn
@@ -274,6 +276,11 @@ class Core:
         """Wait until the publications that are being kept now are acknowledged, or refused."""
         await self._router.paid()
 
+    @property
+    def under_way(self) -> int:
+        """How many commands of owners are being done, and how much is to be done again."""
+        return self._owners.busy + len(self.admission) + len(self._forgetting)
+
     def stats(self) -> dict[str, int]:
         """Gauges and counters for /metrics, by name."""
         return {
@@ -323,6 +330,7 @@ class Core:
         self._forgetting = Forgetting(self.catalog, self._broker, cluster, clock, spawn)
         self.forget_history = self._forgetting.forget  # (room, upto), after what is stored has changed
         self.running: dict[str, Running] = {}
+        self.handover = HandOver(self, self._broker, self._entry, membership, self._router)
         if services is None:
             return
         for feature in self.catalog.features:

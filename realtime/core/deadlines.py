@@ -23,6 +23,11 @@ class Deadlines(Generic[Item]):
         """How many different seconds there are."""
         return len(self._waiting)
 
+    def waits(self, at: float, item: Item) -> bool:
+        """Whether it is there, and was not taken."""
+        seconds = {math.ceil(at), self._looked + 1}
+        return any(item in self._waiting.get(second, ()) for second in seconds)
+
     def add(self, at: float, item: Item) -> None:
         """Have `item` taken once `at` (Unix seconds) has passed; with the next look where it has already."""
         self._waiting.setdefault(max(math.ceil(at), self._looked + 1), set()).add(item)

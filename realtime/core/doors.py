@@ -125,6 +125,16 @@ class Doors:
         self._ends.add(grant.expires_at, (session, room.room))
         self._tell(session, identity, room.room, Outcome.ALLOWED, grant.token_id)
 
+    def export(self, session: Session) -> list[Grant]:
+        """Return what a session holds, for another process."""
+        return list(self._grants.get(session, {}).values())
+
+    def adopt(self, session: Session, grants: Collection[Grant]) -> None:
+        """Let hold what a session held in another process."""
+        for grant in grants:
+            self._grants.setdefault(session, {})[grant.room] = grant
+            self._ends.add(grant.expires_at, (session, grant.room))
+
     def left(self, session: Session, room: RoomName) -> None:
         """Forget what let a session into a room: it is out."""
         held = self._grants.get(session)

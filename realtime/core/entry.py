@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
-from realtime.core.auth import Authenticator, Identity
+import msgspec
+
+from realtime.core.auth import Authenticator, Grant, Identity
 from realtime.core.cluster import Whereabouts
 from realtime.core.contents import decode_token
 from realtime.core.contracts import Clock, Connection
@@ -42,6 +44,18 @@ ConnectionWatcher = Callable[[Identity, bool], None]
 """Takes (whose, whether it came; else it is gone)."""
 
 log: Final = logging.getLogger("realtime.core")
+
+
+class SessionState(msgspec.Struct, array_like=True, gc=False):
+    """A session, handed over. One that is nobody's may have a user `wanted`; `over`: it is being closed."""
+
+    identity: Identity | None
+    wanted: UserId | None
+    over: bool
+    credit: int
+    warned: bool
+    grants: list[Grant]
+
 
 MESSAGE: Final = "message"  # what carries a token that is no handshake's, for the audit log
 
@@ -110,6 +124,10 @@ class Entry:
         self._check_revoked(identity)
         self._check_quota(identity)
         key = self._users.make_room(identity)
+        self._count_in(identity, number)
+        return key
+
+    def _count_in(self, identity: Identity, number: int) -> None:
         self._tenants.enter(identity.tenant).connections += 1
         if number:
             if self._whereabouts is not None:
@@ -117,7 +135,6 @@ class Entry:
             if self._headcount is not None:
                 self._headcount.arrived(identity.tenant, identity.user, number)
         self._tell(identity, came=True)
-        return key
 
     def watch(self, watcher: ConnectionWatcher) -> None:
         """Let `watcher` know of each connection that is admitted, and once when it is gone."""
@@ -165,6 +182,35 @@ class Entry:
         session = self.connect(connection, None, user)
         self._router.hold(session, State.AUTHENTICATING)
         return session, self._enter_later(user, session, pending, carrier)
+
+    def export(self, session: Session) -> SessionState:
+        """Return a session, for another process; its rooms are theirs to tell."""
+        identity = session.identity
+        wanted = None
+        if identity is None and (entrance := session.handlers.get("connect")) is not None:
+            assert isinstance(entrance, partial)  # of `_entrance_of`
+            (wanted,) = entrance.args
+        warned = identity is not None and self._ends.has_warned(session, identity)
+        grants = self._membership.doors.export(session)
+        return SessionState(identity, wanted, session.state.over, session.credit, warned, grants)
+
+    def adopt(self, connection: Connection, state: SessionState) -> Session:
+        """Make the session that a connection had in another process, without its rooms."""
+        identity = state.identity
+        if identity is not None:
+            self.adopt_silent(connection, identity)
+        session = self.connect(connection, identity, state.wanted, warned=state.warned)
+        session.credit = state.credit
+        if state.grants:
+            self._membership.doors.adopt(session, state.grants)
+        if state.over:
+            session.move(State.CLOSING)
+        return session
+
+    def adopt_silent(self, connection: Connection, identity: Identity) -> None:
+        """Count a connection that was admitted in another process, and has no session yet."""
+        self._count_in(identity, connection.id)
+        connection.belong(user_key(identity.tenant, identity.user))
 
     def disconnect(self, session: Session, *, for_good: bool) -> None:
         """End the session of a connection that is gone; `for_good` where its user is not to come back."""

@@ -40,6 +40,12 @@ class TokenEnds:
         if self._warning_s and not warned:
             self._warning.add(warn_at(identity, self._warning_s), session)
 
+    def has_warned(self, session: Session, identity: Identity) -> bool:
+        """Whether the bearer has been told of its token's end."""
+        if identity.expires_at is None or not self._warning_s:
+            return False
+        return not self._warning.waits(warn_at(identity, self._warning_s), session)
+
     def forget(self, session: Session, identity: Identity) -> None:
         """Watch over it no longer: it was renewed, or the session has ended."""
         if identity.expires_at is None:

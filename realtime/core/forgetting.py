@@ -44,6 +44,10 @@ class Forgetting:
         self.tick = self._again.tick
         cluster.answer(FORGET, self._on_forget)
 
+    def __len__(self) -> int:
+        """How many rooms it is tried again for."""
+        return len(self._again)
+
     async def forget(self, room: RoomId, upto: int) -> None:
         """Have all workers, and what they share, forget what a durable room has published up to offset
         `upto`. It is for after the rows have changed; where they are removed, for before that too: what

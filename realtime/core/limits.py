@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -49,6 +49,13 @@ LIMITS: Final = (
 )
 ShareOf = Callable[[TenantId], float]
 """Returns which part of a tenant's rates is this worker's, above 0 up to 1."""
+
+
+Buckets = list[tuple[Any, int]]
+"""What a `KeyedLimiter` exports: keys, and when their buckets are full again (monotonic ns)."""
+
+Owing = tuple[tuple[int, int, int], tuple[float, float, float], float, tuple[int, int]]
+"""What an `Allowance` exports."""
 
 
 def whole(tenant: TenantId) -> float:
@@ -140,6 +147,15 @@ class Meters:
         self.crowd: Crowd | None = None  # where addresses are limited too
         self._chunk = max(1, min(CREDIT_CHUNK, int(limits.messages_burst) // 8))
 
+    def export(self) -> tuple[Buckets, Buckets]:
+        """Return what connections owe, of messages and of errors, for another process."""
+        return self._messages.export(), self._errors.export()
+
+    def adopt(self, messages: Buckets, errors: Buckets) -> None:
+        """Take over what another process exported."""
+        self._messages.adopt(messages)
+        self._errors.adopt(errors)
+
     def pay(self, session: Session) -> None:
         """Take what the message at hand costs, and where there is more, for those that follow.
 
@@ -188,6 +204,24 @@ class Allowances:
         """How many are remembered."""
         return len(self._known)
 
+    def export(self) -> list[tuple[TenantId, UserId | None, Owing]]:
+        """Return what tenants, and users of theirs, owe, for another process."""
+        return [
+            (*key, each.export()) if isinstance(key, tuple) else (key, None, each.export())
+            for key, each in self._known.items()
+        ]
+
+    def adopt(self, owing: list[tuple[TenantId, UserId | None, Owing]]) -> None:
+        """Take over what another process exported, before anybody holds it; whom nothing limits any more
+        owes nothing.
+        """
+        for tenant, user, state in owing:
+            tariff = self._tariff(tenant) if user is None else self._user
+            if tariff is not None:
+                made = self._new(tenant if user is None else (tenant, user), tariff)
+                made.adopt(state)
+                made.holders = 0
+
     def hold(self, identity: Identity) -> Allowance | None:
         """Return what a session of `identity` draws on until `release`; None where nothing is limited."""
         tenant = self._tenant(identity.tenant)
@@ -223,12 +257,17 @@ class Allowances:
         found = self._held(tenant)
         if found is not None:
             return found
+        tariff = self._tariff(tenant)
+        return None if tariff is None else self._new(tenant, tariff)
+
+    def _tariff(self, tenant: TenantId) -> Tariff | None:
+        """Return the rates of a tenant; None where nothing limits it and nobody counts."""
         quota = self._quotas.of(tenant)
         if not any(quota.rates) and tenant not in self._counted:
             return None
         clock = self._clock.monotonic_ns
         share = self._share_of(tenant)
-        return self._new(tenant, Tariff(RATES, quota.rates, quota.burst_s, share=share, clock=clock))
+        return Tariff(RATES, quota.rates, quota.burst_s, share=share, clock=clock)
 
     def _held(self, key: TenantId | tuple[TenantId, UserId]) -> Allowance | None:
         found = self._known.get(key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from realtime.core import audit
@@ -17,7 +17,7 @@ from realtime.core.kinds import RoomKind
 from realtime.core.limits import Limits
 from realtime.core.passive import Passives
 from realtime.core.quotas import ROOMS
-from realtime.core.room import Room
+from realtime.core.room import Room, RoomState
 from realtime.core.room_rules import RoomRules
 from realtime.core.rosters import Rosters
 from realtime.core.router import Router
@@ -351,6 +351,28 @@ class Membership:
             if room is not None:
                 self._arrived(tenant, room)
             self._tenants.forget_if_idle(tenant)
+
+    def adopt(self, state: RoomState, sessions: Mapping[int, Session]) -> Room:
+        """Make a live room that another process had, with its members: `sessions` by connection.
+
+        Raises:
+            BadMessage: there are no such rooms here.
+            ValueError: a log of it is none.
+        """
+        tenant = self._tenants.enter(state.tenant)
+        room = self._make(tenant, state.name, self._catalog.kind_of(state.name))
+        self._passives.adopt(room.adopt(state, sessions))
+        return room
+
+    def strand(self, room: Room, users: Iterable[bytes]) -> None:
+        """Let users linger in an adopted room whose connections did not come along."""
+        for user in users:
+            self.rosters.went(room, user, lingers=True)
+        self._drop_if_empty(self._tenants[room.key.tenant], room)
+
+    def live_rooms(self) -> list[Room]:
+        """Return all rooms that are live here."""
+        return self._tenants.rooms()
 
     def _room_to_join(self, session: Session, name: str) -> Room:
         """Return the live room `name` if the session may join it; made when it is not there yet."""

@@ -151,6 +151,11 @@ class Owners:
         while self._waiting and self._waiting[0][0] <= now:
             self._waiting.popleft()[1].settle(True)
 
+    @property
+    def busy(self) -> int:
+        """How many commands are being done here, or wait for an owner."""
+        return len(self._running) + len(self._waiting)
+
     def stats(self) -> dict[str, int]:
         """Gauges and counters for /metrics; nothing where no feature has commands."""
         if not self._handlers:

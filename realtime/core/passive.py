@@ -23,6 +23,17 @@ UNREAD_INTERVAL_S: Final = 1.0  # a member is told at most once in it
 LOOKS_PER_TICK: Final = 1000
 
 
+class RestState(msgspec.Struct, array_like=True, gc=False):
+    """A `Rest`, handed over: `connection` is its member's, `due` in monotonic seconds."""
+
+    connection: int
+    since: int
+    epoch: bytes | None
+    told: int
+    before: int
+    due: float
+
+
 class Rest:
     """One member that is passive in one room: from which offset on, and what it was told last.
 
@@ -39,6 +50,18 @@ class Rest:
         self.told = since
         self.before = 0
         self.due = 0.0
+
+    def export(self) -> RestState:
+        """Return it, for another process."""
+        number = self.session.connection.id
+        return RestState(number, self.since, self.epoch, self.told, self.before, self.due)
+
+    @classmethod
+    def adopted(cls, session: Session, room: Room, state: RestState) -> Rest:
+        """Make the one that another process had."""
+        rest = cls(session, room, state.since, b"")
+        rest.epoch, rest.told, rest.before, rest.due = state.epoch, state.told, state.before, state.due
+        return rest
 
     def tell(self) -> None:
         """Push `unread` where there is something new."""
@@ -79,6 +102,11 @@ class Passives:
         rest.due = self._clock.monotonic() + UNREAD_INTERVAL_S
         self._resting[rest] = None
         room.rest(session, rest)
+
+    def adopt(self, rests: list[Rest]) -> None:
+        """Look at members too that were passive in another process; their rooms know of them."""
+        for rest in sorted(rests, key=lambda each: each.due):
+            self._resting[rest] = None
 
     def forget(self, session: Session, room: Room) -> None:
         """Count nothing more for a member that turns active or leaves; nothing where it is not passive."""

@@ -13,13 +13,36 @@ from __future__ import annotations
 from itertools import islice
 from typing import Final
 
-from realtime.core.sharing import ENTRY_BYTES_MAX, Elsewhere, Entry, encode_entry, fitting
+import msgspec
+
+from realtime.core.sharing import (
+    ENTRY_BYTES_MAX,
+    Elsewhere,
+    ElsewhereState,
+    Entry,
+    encode_entry,
+    fitting,
+)
 
 # Deleted entries at a dict's front stay until it is rebuilt, and listing the first members walks over them.
 REBUILD_LEAVES = 64
 
 NO_HOLDS: Final[dict[bytes, int]] = {}
 NOBODY: Final[dict[bytes, None]] = {}
+
+
+class RosterState(msgspec.Struct, array_like=True, gc=False):
+    """A `Roster`, handed over: its own fields."""
+
+    users: list[tuple[bytes, int]]
+    holds: list[tuple[bytes, int]]
+    lingering: list[bytes]
+    touched: list[bytes]
+    told: int
+    told_at: float
+    whole: bool
+    stale: bool
+    elsewhere: ElsewhereState | None
 
 
 class Roster:
@@ -65,6 +88,34 @@ class Roster:
         if self.elsewhere is None:
             return len(self.users)
         return self.elsewhere.count(len(self.users), len(self.lingering))
+
+    def export(self) -> RosterState:
+        """Return all of it, for another process."""
+        return RosterState(
+            list(self.users.items()),
+            list(self._holds.items()),
+            list(self.lingering),
+            list(self._touched),
+            self._told,
+            self.told_at,
+            self._whole,
+            self.stale,
+            None if self.elsewhere is None else self.elsewhere.export(),
+        )
+
+    def adopt(self, state: RosterState) -> None:
+        """Take over what another process knew of the room."""
+        self.users = dict(state.users)
+        self.here = sum(1 for _, sessions in state.users if sessions)
+        self._holds = dict(state.holds) or NO_HOLDS
+        self.lingering = dict.fromkeys(state.lingering) or NOBODY
+        self._touched = dict.fromkeys(state.touched)
+        self._told, self.told_at = state.told, state.told_at
+        self._whole, self.stale = state.whole, state.stale
+        self._listed = None
+        if state.elsewhere is not None:
+            self.elsewhere = Elsewhere()
+            self.elsewhere.adopt(state.elsewhere)
 
     def join(self, user: bytes) -> bool:
         """Count one more session of `user`; True when it is the first one here."""

@@ -77,6 +77,10 @@ class Revoked:
     def __len__(self) -> int:
         return len(self._tokens) + len(self._users) + len(self._tenants)
 
+    def export(self) -> list[Revocation]:
+        """Return all of them, for another process."""
+        return [*self._tokens.values(), *self._users.values(), *self._tenants.values()]
+
     def add(self, revocation: Revocation) -> bool:
         """Remember it; False where that changes nothing. Of two of the same the further goes."""
         tenant, user, token_id, before, until = revocation

@@ -6,16 +6,18 @@ belong to the broker's stream and outlive it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
+
+import msgspec
 
 from realtime.core.contracts import Broker, Fanout, Log
 from realtime.core.kinds import RoomKind, SlowReader, by_type
-from realtime.core.passive import Rest, epoch_of
-from realtime.core.presence import Roster
+from realtime.core.passive import Rest, RestState, epoch_of
+from realtime.core.presence import Roster, RosterState
 from realtime.core.session import Session
 from realtime.core.slow import Newest, catch_up, gap
-from realtime.ids import RoomId
+from realtime.ids import RoomId, RoomName, TenantId
 from realtime.native.encode import encode_reply, json_string
 from realtime.native.relay import RoomBase
 from realtime.protocol.codecs import to_msgpack
@@ -25,7 +27,29 @@ NOBODY: frozenset[Session] = frozenset()
 Hear = Callable[["Room", str, "bytes | None"], None]
 """Takes (room, worker, entry): what another worker shares of the room, as `Others`."""
 BINARY = 1  # the bit of a variant that says MessagePack
+FOREIGN = 1 << 5  # above all variants of the hub's own connections: deflate window bits << 1 | binary
 BLIND = 1 << 16  # above all bits of a variant: of a lane whose members are not told who is here
+
+
+class RoomState(msgspec.Struct, array_like=True, gc=False):
+    """A live room, handed over. Members are the ids of their connections.
+
+    `lanes` are its logs by their lanes' numbers, `members` those who moved, `stayed` the users (JSON) of
+    sessions that did not: they have lost their connections.
+    """
+
+    tenant: TenantId
+    name: RoomName
+    lanes: list[tuple[int, bytes]]
+    members: list[int]
+    stayed: list[bytes]
+    passive: list[RestState]
+    blind: list[int]
+    limited: list[int]
+    roster: RosterState
+    delivered: int
+    turns: int
+    newest: list[tuple[int, bytes]]
 
 
 class Lane:
@@ -38,6 +62,11 @@ class Lane:
         self.blind = blind
         self.log = log
         self.members = 0
+
+    @property
+    def moves(self) -> bool:
+        """Whether its members can be handed over: those of the hub, and no foreign ones."""
+        return self.log.variant < FOREIGN
 
 
 class Room(RoomBase):
@@ -238,6 +267,63 @@ class Room(RoomBase):
             rest.end_epoch()
             session.send(told)
 
+    def export(self, moving: Collection[Session], staying: Collection[Session]) -> RoomState:
+        """Return all of it, for another process: with the members that move there, and those that do not."""
+        moves = {session for session in moving if session in self.passive} if self.passive else NOBODY
+        return RoomState(
+            self.key.tenant,
+            self.key.room,
+            [(number, lane.log.export()) for number, lane in self.lanes.items() if lane.moves],
+            [session.connection.id for session in moving],
+            [session.user_json for session in staying],
+            [self.passive[session].export() for session in moves],
+            [session.connection.id for session in moving if session in self.blind] if self.blind else [],
+            [each.connection.id for each in moving if each.limited is not None and self in each.limited],
+            self.roster.export(),
+            self._delivered,
+            self.turns,
+            [] if self.newest is None else self.newest.export(),
+        )
+
+    def adopt(self, state: RoomState, sessions: Mapping[int, Session]) -> list[Rest]:
+        """Take over what another process had of the room, which is new here, with those of its members that
+        are in `sessions`; return those of them that are passive.
+        """
+        self._delivered, self.turns = state.delivered, state.turns
+        self.roster.adopt(state.roster)
+        if self.newest is not None:
+            for offset, push in state.newest:
+                self.newest.keep(push, offset)
+        for number in state.blind:
+            self._note_blind(sessions[number], blind=True)
+        rests = [Rest.adopted(sessions[each.connection], self, each) for each in state.passive]
+        self.passive = {rest.session: rest for rest in rests}
+        for variant, log in state.lanes:
+            adopted = self._fanout.adopt_room(log, on_gap=self._on_gap)
+            self.lanes[variant] = Lane(variant, adopted, blind=bool(variant & BLIND))
+        for number in state.members:
+            session = sessions[number]
+            session.add_room(self)
+            self.members += 1
+            if session not in self.passive:
+                self._count_in(session)
+        for number in state.limited:
+            sessions[number].limit(self, limited=True)
+        for variant in [variant for variant, lane in self.lanes.items() if not lane.members]:
+            del self.lanes[variant]
+        self._choose_log()
+        return rests
+
+    def _count_in(self, session: Session) -> None:
+        """Count a member that its log has already; one whose log is not there begins at the end of one."""
+        lane = self.lanes.get(self._lane_of(session))
+        if lane is None:
+            self._listen(session)
+            return
+        lane.members += 1
+        if self.readers is not None:
+            self.readers.add(session)
+
     def close(self) -> None:
         """Let go of what would keep it: nobody is in it any more."""
         self.alone = ()
@@ -312,8 +398,12 @@ class Room(RoomBase):
             lag_limit_messages=kind.lag_limit_messages or 0,
             slow_reader=kind.slow_reader.value,
             priority=kind.priority,
-            on_gap=None if kind.slow_reader is SlowReader.DISCONNECT else self.tell_lapse,
+            on_gap=self._on_gap,
         )
+
+    @property
+    def _on_gap(self) -> Callable[[Session, int, int], int] | None:
+        return None if self.kind.slow_reader is SlowReader.DISCONNECT else self.tell_lapse
 
     def _choose_log(self) -> None:
         """With one log of uncompressed JSON, as nearly every room is, a publication costs it one call.

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Final, Generic, TypeVar
+
+import msgspec
 
 from realtime.core.contracts import Clock
 from realtime.core.limits import Limits
@@ -55,6 +57,14 @@ class Spans(Generic[Key]):
         """End it now."""
         del self._ends[key]
 
+    def export(self) -> list[tuple[Key, float]]:
+        """Return them with their ends (monotonic seconds), for another process."""
+        return list(self._ends.items())
+
+    def adopt(self, key: Key, end: float) -> None:
+        """Take over one that began in another process; each before those that end later."""
+        self._ends[key] = end
+
     def over(self) -> Iterator[Key]:
         """Yield those that are over, which ends them; at most `ENDS_PER_TICK`."""
         now = self._clock.monotonic()
@@ -64,6 +74,16 @@ class Spans(Generic[Key]):
                 return
             del self._ends[key]
             yield key
+
+
+class RostersState(msgspec.Struct, array_like=True):
+    """`Rosters`, handed over: rooms by number, times in monotonic seconds, the gone by their place."""
+
+    lingering: list[tuple[int, bytes, float]]
+    moving: list[tuple[int, bytes, float]]
+    gone: list[tuple[int, int, float]]
+    changed: list[int]
+    left: int
 
 
 class Rosters:
@@ -87,6 +107,37 @@ class Rosters:
     def lingering(self) -> int:
         """How many users this worker waits for, counted in each room."""
         return len(self._lingering)
+
+    def export(self, numbers: Mapping[Room, int]) -> RostersState:
+        """Return who is waited for and what is still to be told, for another process; rooms by `numbers`."""
+        gone = []
+        for (room, share), end in self._gone.export():
+            assert room.roster.elsewhere is not None  # it holds the share
+            gone.append((numbers[room], room.roster.elsewhere.gone.index(share), end))
+        return RostersState(
+            [(numbers[room], user, end) for (room, user), end in self._lingering.export()],
+            [(numbers[room], user, end) for (room, user), end in self._moving.export()],
+            gone,
+            [numbers[room] for room in self._changed if room in numbers],
+            self._left,
+        )
+
+    def adopt(self, state: RostersState, rooms: Sequence[Room]) -> None:
+        """Take over what another process knew, after the rosters themselves."""
+        for spans, kept in ((self._lingering, state.lingering), (self._moving, state.moving)):
+            for number, user, end in kept:
+                rooms[number].kept += 1
+                spans.adopt((rooms[number], user), end)
+        for number, place, end in state.gone:
+            elsewhere = rooms[number].roster.elsewhere
+            assert elsewhere is not None
+            self._gone.adopt((rooms[number], elsewhere.gone[place]), end)
+        self._changed.update(rooms[number] for number in state.changed)
+        for room in rooms if self._shared else ():
+            if room.kind.presence:  # what is shared is told again from time to time: by whom has changed
+                room.roster.stale = True
+                self._changed.add(room)
+        self._left = state.left
 
     def came(self, room: Room, user: bytes) -> None:
         """Count one more session of `user` in the room."""

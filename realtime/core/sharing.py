@@ -62,6 +62,25 @@ def fitting(users: Iterable[bytes], limit: int, size: int) -> tuple[list[bytes],
     return taken, size
 
 
+class ShareState(msgspec.Struct, array_like=True, gc=False):
+    """A `Share`, handed over."""
+
+    here: list[bytes]
+    lingering: list[bytes]
+    here_more: int
+    lingering_more: int
+    heard: int
+
+
+class ElsewhereState(msgspec.Struct, array_like=True, gc=False):
+    """An `Elsewhere`, handed over."""
+
+    shares: dict[str, ShareState]
+    gone: list[ShareState]
+    left: list[tuple[bytes, int]]
+    shown: int
+
+
 class Share:
     """What one other worker last said of a room. `heard` is the highest number of who left there."""
 
@@ -73,6 +92,20 @@ class Share:
         self.here_more = entry.here_count - len(entry.here)
         self.lingering_more = entry.lingering_count - len(entry.lingering)
         self.heard = max((number for number, _ in entry.left), default=heard)
+
+    def export(self) -> ShareState:
+        """Return all of it, for another process."""
+        more = self.here_more, self.lingering_more
+        return ShareState(list(self.here), list(self.lingering), *more, self.heard)
+
+    @classmethod
+    def adopted(cls, state: ShareState) -> Share:
+        """Make the share that another process had."""
+        here_count, lingering_count = (
+            len(state.here) + state.here_more,
+            len(state.lingering) + state.lingering_more,
+        )
+        return cls(Entry(here_count, lingering_count, state.here, state.lingering, []), state.heard)
 
     @property
     def complete(self) -> bool:
@@ -115,6 +148,21 @@ class Elsewhere:
         self.more_doubtful = 0  # users who linger elsewhere and are not named
         self.doubtful = 0  # those who linger and are named
         self._shown = 0
+
+    def export(self) -> ElsewhereState:
+        """Return all of it, for another process."""
+        shares = {worker: share.export() for worker, share in self.shares.items()}
+        return ElsewhereState(
+            shares, [share.export() for share in self.gone], list(self.left.items()), self._shown
+        )
+
+    def adopt(self, state: ElsewhereState) -> None:
+        """Take over what another process knew."""
+        self.shares = {worker: Share.adopted(share) for worker, share in state.shares.items()}
+        self.gone = [Share.adopted(share) for share in state.gone]
+        self.left = dict(state.left)
+        self._shown = state.shown
+        self.recount()
 
     def recount(self) -> None:
         """Count anew. Called after each change of `shares` or `gone`."""

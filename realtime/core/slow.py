@@ -59,6 +59,10 @@ class Newest:
             _, (_, forgotten) = self._kept.popitem(last=False)
             self._bytes -= len(forgotten) + GAP_BYTES
 
+    def export(self) -> list[tuple[int, bytes]]:
+        """Return (offset, push) of all, by offset: what `keep` takes, in another process."""
+        return list(self._kept.values())
+
     def clear(self) -> None:
         """Forget all: the offsets begin anew."""
         self._kept.clear()

@@ -9,7 +9,7 @@ is touched, and what has no `traceparent` is looked at no further.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from typing import Final, NamedTuple, Protocol
 
@@ -194,6 +194,9 @@ class TracedBroker:
         self.expunge = broker.expunge
         self.drop_history = broker.drop_history
         self.tick = broker.tick
+        self.export = broker.export
+        self.adopt = broker.adopt
+        self.keep_only = broker.keep_only
 
     def open(
         self,
@@ -224,6 +227,16 @@ class TracedBroker:
     def stats(self) -> dict[str, int]:
         """See `Broker`."""
         return self._broker.stats()
+
+    @property
+    def busy(self) -> int:
+        """See `Broker`."""
+        return self._broker.busy
+
+    @property
+    def kept_rooms(self) -> Collection[RoomId]:
+        """See `Broker`."""
+        return self._broker.kept_rooms
 
 
 class TracedStream:

@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final
 
+import msgspec
+
 from realtime.core.contracts import Clock
+from realtime.core.limits import Buckets
 from realtime.errors import SettingsError
 from realtime.native.address import pack
 from realtime.native.ratelimit import KeyedLimiter
@@ -65,6 +68,13 @@ class Exemptions:
         )
 
 
+class QuotaState(msgspec.Struct, array_like=True):
+    """A `Quota`, handed over: how many connections of each key are open, and what keys owe."""
+
+    open: list[tuple[bytes, int]]
+    owing: Buckets
+
+
 class Quota:
     """The limits of one kind of key: so many connections at once, so many new ones a second; 0: no limit."""
 
@@ -92,17 +102,27 @@ class Quota:
             return self._too_fast
         return None
 
+    def export(self) -> QuotaState:
+        """Return all of it, for another process."""
+        return QuotaState(list(self._open.items()), [] if self._rate is None else self._rate.export())
+
+    def adopt(self, state: QuotaState) -> None:
+        """Take over what another process counted."""
+        self._open = dict(state.open)
+        if self._rate is not None:
+            self._rate.adopt(state.owing)
+
     def add(self, key: bytes) -> None:
         """Count one more."""
         self._open[key] = self._open.get(key, 0) + 1
 
     def remove(self, key: bytes) -> None:
         """Count one less."""
-        left = self._open[key] - 1
+        left = self._open.get(key, 0) - 1  # of one that was handed over, subnets may not have been counted
         if left > 0:
             self._open[key] = left
         else:
-            del self._open[key]
+            self._open.pop(key, None)
 
     def __len__(self) -> int:
         """How many keys have open connections."""
@@ -134,6 +154,15 @@ class AddressLimits:
         for quota in self._quotas:
             quota.remove(quota.key(address))
 
+    def export(self) -> list[QuotaState]:
+        """Return what is counted, for another process: of addresses, of subnets where they are limited."""
+        return [quota.export() for quota in self._quotas]
+
+    def adopt(self, states: list[QuotaState]) -> None:
+        """Take over what another process counted."""
+        for quota, state in zip(self._quotas, states, strict=False):  # subnets may be limited now, or no more
+            quota.adopt(state)
+
     def __len__(self) -> int:
         """How many addresses have open connections."""
         return len(self._quotas[0])
@@ -159,6 +188,15 @@ class MessageRates:
 
     def __bool__(self) -> bool:
         return bool(self._rates)
+
+    def export(self) -> dict[str, Buckets]:
+        """Return what is owed, by the limit's name, for another process."""
+        return {name: limiter.export() for _, name, _, limiter in self._rates}
+
+    def adopt(self, owing: dict[str, Buckets]) -> None:
+        """Take over what another process exported."""
+        for _, name, _, limiter in self._rates:
+            limiter.adopt(owing.get(name, ()))
 
     def over(self, address: str, messages: int) -> tuple[str, float, float] | None:
         """Take so many messages of an address, as `Crowd.over`."""

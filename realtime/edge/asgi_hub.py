@@ -75,7 +75,7 @@ class AsgiWorker(TlsWorker):
         number = request.connection_id
         verdict: Accept | Refuse = self._full
         if not self.full():
-            verdict = self._gate.on_request(request, user)
+            verdict = self.gate.on_request(request, user)
         if isinstance(verdict, Refuse):
             if not verdict.blameless:
                 self.guard.offend(address, verdict.status, False)
@@ -95,7 +95,7 @@ class AsgiWorker(TlsWorker):
         """Whether a client may come in from an address, None where the ASGI server says none."""
         if address is not None:
             return self.doorkeeper.arrive(address)
-        return not self._network.restricts  # rules that cannot be applied are not met
+        return not self.network.restricts  # rules that cannot be applied are not met
 
 
 class Running(NamedTuple):

@@ -13,6 +13,8 @@ from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import Any, Final
 
+import msgspec
+
 from realtime.backends.audit_keeper import AuditKeeper
 from realtime.backends.cluster import library, redis_ring
 from realtime.backends.cluster.broker import RedisBroker
@@ -21,6 +23,7 @@ from realtime.backends.cluster.headcount import RedisHeadcount
 from realtime.backends.cluster.opener import Opener
 from realtime.backends.cluster.redis_ring import RedisRing, new_worker_id
 from realtime.backends.cluster.revocations import RedisRevocations
+from realtime.backends.cluster.ring import RingState
 from realtime.backends.cluster.whereabouts import RedisWhereabouts
 from realtime.backends.redis_client.client import RedisClient
 from realtime.backends.redis_client.contract import RedisError
@@ -35,6 +38,7 @@ from realtime.core.database import Database
 from realtime.core.quotas import QuotaBook
 from realtime.core.room_rules import RoomRules
 from realtime.edge.audit import open_audit
+from realtime.edge.heir import Inheritance
 from realtime.edge.process import node_name
 from realtime.edge.sealing import Sealing, open_sealing
 from realtime.edge.store import open_shared_store
@@ -55,6 +59,7 @@ class Clustered:
         settings: Settings,
         clock: Clock,
         node: str,
+        worker: WorkerId,
         redis: RedisClient,
         store: PostgresStore | None,
         sealing: Sealing,
@@ -77,7 +82,7 @@ class Clustered:
         prefix = settings.redis_prefix
         self.cluster = RedisRing(
             redis,
-            new_worker_id(node),
+            worker,
             clock,
             self._spawn,
             prefix=prefix,
@@ -179,6 +184,30 @@ class Clustered:
         """See `Foundation`."""
         self._sealing.check_policy(policy)
 
+    def files(self) -> dict[str, int]:
+        """See `Foundation`. Redis and PostgreSQL take as many connections as come."""
+        return {}
+
+    @property
+    def busy(self) -> int:
+        """See `Foundation`."""
+        return self.cluster.busy
+
+    def export(self) -> bytes:
+        """See `Foundation`: its place in the ring."""
+        return msgspec.msgpack.encode(self.cluster.export())
+
+    def adopt(self, state: bytes) -> None:
+        """See `Foundation`."""
+        self.cluster.adopt(msgspec.msgpack.decode(state, type=RingState))
+
+    def hand_over(self) -> None:
+        """See `Foundation`. Who listens under our name from now on is the other one."""
+        self.cluster.close()
+
+    def take_over(self) -> None:
+        """See `Foundation`."""
+
     async def leave(self) -> None:
         """See `Foundation`."""
         try:
@@ -228,14 +257,17 @@ class Clustered:
         task.add_done_callback(self._tasks.discard)
 
 
-async def open_clustered(settings: Settings, clock: Clock, number: int) -> Clustered:
-    """Connect to Redis and make what stands on it; `number` is that of a supervised worker.
+async def open_clustered(
+    settings: Settings, clock: Clock, number: int, heir: Inheritance | None = None
+) -> Clustered:
+    """Connect to Redis and make what stands on it; `number` is that of a supervised worker. An `heir` goes on
+    as the worker that is in the ring.
 
     Raises:
         SettingsError: the master keys cannot be used.
         StartupError: Redis refuses us, or the store cannot be used.
     """
-    node = node_name(settings, number)
+    node = node_name(settings, number) if heir is None else heir.node
     redis = make_client(settings, clock, node)
     await redis.start(patient=True)
     try:
@@ -250,7 +282,8 @@ async def open_clustered(settings: Settings, clock: Clock, number: int) -> Clust
     except BaseException:
         await redis.close()
         raise
-    return Clustered(settings, clock, node, redis, store, sealing, keeper)
+    worker = new_worker_id(node) if heir is None else WorkerId(heir.worker)
+    return Clustered(settings, clock, node, worker, redis, store, sealing, keeper)
 
 
 def finding(settings: Settings) -> str:

@@ -51,6 +51,14 @@ def reconnect_window(
     return settings.reconnect_min_ms, min(3_600_000, max(settings.reconnect_max_ms, spread_ms))
 
 
+def drain_reason(
+    settings: Settings, connections: int, returns_per_second: float = RETURNS_PER_SECOND
+) -> bytes:
+    """The reason of the closes when `connections` clients have to go to another process."""
+    least, most = reconnect_window(settings, connections, returns_per_second)
+    return close_reason("drain", min_ms=least, max_ms=most)
+
+
 def rebalance_reason(settings: Settings) -> bytes:
     """The reason of a close at the end of a connection's allowed age."""
     return close_reason(
@@ -88,7 +96,7 @@ async def drain(
     connections = hub.connections()
     least, most = reconnect_window(settings, len(connections), returns_per_second)
     log.info("draining %d connections; they return within %d to %d ms", len(connections), least, most)
-    reason = close_reason("drain", min_ms=least, max_ms=most)
+    reason = drain_reason(settings, len(connections), returns_per_second)
     step = slice_size(len(connections), settings.drain_timeout_s)
     for start in range(0, len(connections), step):
         if start:

@@ -21,9 +21,13 @@ from realtime.core.room_rules import RoomRules
 from realtime.edge.control_socket import ControlSocket, open_control
 from realtime.edge.process import node_name
 from realtime.edge.sealing import Sealing
+from realtime.errors import StartupError
 from realtime.native.histogram import Histogram
 from realtime.policy import Policy
 from realtime.settings import Settings
+
+STORE_LOCK: Final = "store_lock"
+"""What a process is given that takes over an SQLite file."""
 
 
 class Embedded:
@@ -42,6 +46,8 @@ class Embedded:
         store: Store | None,
         sealing: Sealing,
         keeper: AuditKeeper | None = None,
+        *,
+        node: str | None = None,
     ) -> None:
         self._sealing = sealing
         self._settings = settings
@@ -51,7 +57,7 @@ class Embedded:
         self._keeper = keeper
         self._control: ControlSocket | None = None
         self.audit: Auditor = keeper or NO_AUDITOR
-        self.node = node_name(settings)
+        self.node = node or node_name(settings)
         self.database: Database | None = None
         if isinstance(store, SqliteStore | PostgresStore):
             self.database = store.tables
@@ -124,6 +130,33 @@ class Embedded:
     def check_policy(self, policy: Policy) -> None:
         """See `Foundation`."""
         self._sealing.check_policy(policy)
+
+    def files(self) -> dict[str, int]:
+        """See `Foundation`."""
+        if isinstance(self._store, PostgresStore):
+            raise StartupError(
+                "a server alone with a PostgreSQL store hands nothing over: only one process may have it"
+            )
+        return {STORE_LOCK: self._store.lock_fd} if isinstance(self._store, SqliteStore) else {}
+
+    busy: Final = 0
+
+    def export(self) -> bytes:
+        """See `Foundation`."""
+        return b""
+
+    def adopt(self, state: bytes) -> None:
+        """See `Foundation`."""
+
+    def hand_over(self) -> None:
+        """See `Foundation`."""
+        if isinstance(self._store, SqliteStore):
+            self._store.hand_over()
+
+    def take_over(self) -> None:
+        """See `Foundation`."""
+        if isinstance(self._store, SqliteStore):
+            self._store.take_over()
 
     async def leave(self) -> None:
         """See `Foundation`."""

@@ -53,6 +53,14 @@ class SilentTokens:
         self._told.discard(number)
         return told
 
+    def export(self) -> list[int]:
+        """Return the ids of those who have been warned, for another process."""
+        return list(self._told)
+
+    def adopt(self, told: Collection[int]) -> None:
+        """Take over who has been warned, beside those who are added one by one."""
+        self._told.update(told)
+
     def tick(self, connections: Callable[[], Collection[Connection]]) -> None:
         """Warn and close those of `connections` that are silent and for whom it is time."""
         now = self._clock.time()

@@ -12,8 +12,9 @@ import random
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from realtime.core.room import FOREIGN
 from realtime.edge.drain import rebalance_reason
-from realtime.edge.mixed import FOREIGN, MixedHub
+from realtime.edge.mixed import MixedHub
 from realtime.edge.outbox import ForeignLog, Outbox, Taken
 from realtime.errors import CloseCode
 from realtime.native.hub import Accept

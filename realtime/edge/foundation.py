@@ -19,7 +19,8 @@ from realtime.core.revocations import RevocationList
 from realtime.core.room_rules import RoomRules
 from realtime.edge.audit import open_audit
 from realtime.edge.cluster import open_clustered
-from realtime.edge.embedded import Embedded
+from realtime.edge.embedded import STORE_LOCK, Embedded
+from realtime.edge.heir import Inheritance
 from realtime.edge.sealing import open_sealing
 from realtime.edge.store import open_store
 from realtime.features import discover
@@ -97,6 +98,34 @@ class Foundation(Protocol):
 
     def timings(self) -> Mapping[str, Histogram]:
         """Histograms for /metrics, by the names of `telemetry.TIMINGS`."""
+
+    def files(self) -> dict[str, int]:
+        """Descriptors that a process needs which is to take over from this one, by name.
+
+        Raises:
+            StartupError: nobody can.
+        """
+        ...
+
+    @property
+    def busy(self) -> int:
+        """How much is under way, beside the broker's, that cannot be handed over."""
+        ...
+
+    def export(self) -> bytes:
+        """Return what is in memory alone, beside the broker's, for the process that takes over."""
+        ...
+
+    def adopt(self, state: bytes) -> None:
+        """Take over what another process exported, before `start`."""
+        ...
+
+    def hand_over(self) -> None:
+        """Another process goes on from here: `close` is to leave all that is shared as it is."""
+        ...
+
+    def take_over(self) -> None:
+        """Be the one who goes on from here, where another process did; after `start`."""
         ...
 
     async def leave(self) -> None:
@@ -108,8 +137,11 @@ class Foundation(Protocol):
         ...
 
 
-async def open_foundation(settings: Settings, clock: Clock, number: int = 0) -> Foundation:
-    """Make what the settings name: a cluster with a `redis_url`. `number` is that of a supervised worker.
+async def open_foundation(
+    settings: Settings, clock: Clock, number: int = 0, heir: Inheritance | None = None
+) -> Foundation:
+    """Make what the settings name: a cluster with a `redis_url`. `number` is that of a supervised worker, and
+    an `heir` goes on as the one that is there.
 
     Raises:
         SettingsError: the master keys cannot be used.
@@ -117,14 +149,15 @@ async def open_foundation(settings: Settings, clock: Clock, number: int = 0) -> 
             while the worker serves what it can.
     """
     if settings.redis_url:
-        return await open_clustered(settings, clock, number)
+        return await open_clustered(settings, clock, number, heir)
     async with AsyncExitStack() as failing:
         keeper = await open_audit(settings, clock)
         if keeper is not None:
             failing.push_async_callback(keeper.close)
-        store = await open_store(settings, clock, discover())
+        lock = None if heir is None else heir.files.get(STORE_LOCK)
+        store = await open_store(settings, clock, discover(), lock)
         if store is not None:
             failing.push_async_callback(store.close)
         sealing = await open_sealing(settings, clock, store, audit=keeper or NO_AUDITOR)
         failing.pop_all()  # they are the foundation's now
-    return Embedded(settings, clock, store, sealing, keeper)
+    return Embedded(settings, clock, store, sealing, keeper, node=None if heir is None else heir.node)

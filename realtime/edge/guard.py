@@ -10,11 +10,13 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from realtime.core.audit import NO_AUDITOR, NO_TENANT, Action, Auditor, Event, Outcome
 from realtime.core.contracts import Clock
-from realtime.edge.address_limits import AddressLimits, Exemptions, prefix
+from realtime.edge.address_limits import AddressLimits, Exemptions, QuotaState, prefix
 from realtime.edge.offences import ARRIVALS, Offence, Offences, offence_of
-from realtime.edge.penalties import Boxing, PenaltyBox, PenaltyRules
+from realtime.edge.penalties import Boxing, BoxState, PenaltyBox, PenaltyRules
 from realtime.native.address import unpack
 from realtime.settings import Settings
 
@@ -26,6 +28,13 @@ TOO_FAST: Final = "connections_per_second"  # what the names of rates begin with
 
 OnBoxed = Callable[[Boxing], object]
 """Is told of each boxing that was earned here."""
+
+
+class GuardState(msgspec.Struct, array_like=True):
+    """A `Guard`, handed over."""
+
+    quotas: list[QuotaState]
+    box: BoxState
 
 
 class Guard:
@@ -60,6 +69,15 @@ class Guard:
         )
         self.offences = Offences()
         self._on_boxed: list[OnBoxed] = []
+
+    def export(self) -> GuardState:
+        """Return what is counted and remembered, for another process."""
+        return GuardState(self._limits.export(), self.box.export())
+
+    def adopt(self, state: GuardState) -> None:
+        """Take over what another process counted and remembered."""
+        self._limits.adopt(state.quotas)
+        self.box.adopt(state.box)
 
     def follow(self, on_boxed: OnBoxed) -> None:
         """Have one more told of each boxing that is earned here."""

@@ -189,6 +189,11 @@ class HttpServer:
         connection.connection_made(transport)
         return True
 
+    @property
+    def listening(self) -> socket.socket | None:
+        """The socket that `listen` was given."""
+        return self._listening
+
     def review(self, welcomes: Callable[[bytes], bool]) -> None:
         """Close the connections whose address is not welcome any more, once they are answered.
 

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from realtime.core.contracts import OnGap
 from realtime.core.kinds import SlowReader
+from realtime.core.room import FOREIGN
 from realtime.edge.network import EVERYBODY
 from realtime.edge.outbox import ForeignLog
 from realtime.native.address import pack
 from realtime.native.cidr import CidrTable
 from realtime.native.hub import Hub
 from realtime.protocol.priority import Priority
-
-FOREIGN: Final = 1 << 5  # above all variants of the hub: deflate window bits (at most 15) << 1 | binary
 
 
 class Foreign(Protocol):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from typing import Final
 
-from realtime.core.contracts import Clock
+from realtime.core.contracts import Clock, Connection
 from realtime.edge.foreign import ForeignConnection, Meter
 from realtime.edge.foundation import Foundation
 from realtime.edge.mixed import MixedHub
@@ -41,6 +42,10 @@ class MixedWorker(Worker):
         for connection in self.hub.foreign:
             connection.abort()
         super().close()
+
+    def foreign(self) -> Collection[Connection]:
+        """See `Worker`."""
+        return [each for each in self.hub.foreign if isinstance(each, ForeignConnection)]
 
     def full(self) -> bool:
         """Whether there are as many connections as there may be, of all kinds; it is counted."""

@@ -107,6 +107,16 @@ class NetworkRules:
         return partial(self._commit, compiled)
 
     @property
+    def reviews(self) -> bool:
+        """Whether connections have still to be looked at by rules that are new."""
+        return bool(self._cursor)
+
+    def review_all(self) -> None:
+        """Look at all connections by the rules of now: those by which they came may have been others."""
+        if self._judge is not None:
+            self._cursor = EVERYBODY
+
+    @property
     def restricts(self) -> bool:
         """Whether there are rules about addresses."""
         return self._judge is not None

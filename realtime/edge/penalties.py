@@ -44,6 +44,14 @@ class Boxing(NamedTuple):
     times: int
 
 
+class BoxState(msgspec.Struct, array_like=True):
+    """A `PenaltyBox`, handed over: of each key guilt, until, times and when it may be forgotten."""
+
+    records: list[tuple[bytes, float, float, int, float]]
+    boxed: list[tuple[bytes, float]]
+    boxings: int
+
+
 class _Record:
     """What is remembered of one address; the times are monotonic seconds.
 
@@ -81,6 +89,22 @@ class PenaltyBox:
     def boxed(self) -> int:
         """How many are in the box, as of the last sweep."""
         return len(self._boxed)
+
+    def export(self) -> BoxState:
+        """Return all of it, for another process."""
+        records = [
+            (key, each.guilt, each.until, each.times, each.forget_at) for key, each in self._records.items()
+        ]
+        return BoxState(records, list(self._boxed.items()), self.boxings)
+
+    def adopt(self, state: BoxState) -> None:
+        """Take over what another process remembered; of more than are remembered here, some."""
+        for key, guilt, until, times, forget_at in state.records[: self._rules.addresses_max]:
+            record = self._records[key] = _Record()
+            record.guilt, record.until, record.times, record.forget_at = guilt, until, times, forget_at
+            heapq.heappush(self._queue, (forget_at, key))
+        self._boxed = {key: until for key, until in state.boxed if key in self._records}
+        self.boxings = state.boxings
 
     def wait_s(self, key: bytes) -> float:
         """Return for how long `key` has still to stay out: 0 for nearly everybody."""

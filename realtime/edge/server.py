@@ -12,16 +12,18 @@ import signal
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import uvloop
 
 from realtime import __version__
 from realtime.core.clock import SystemClock
-from realtime.edge import activation, leash, listener, notify
+from realtime.edge import activation, handover, leash, listener, notify, renewal
 from realtime.edge.activation import Sockets
 from realtime.edge.cluster import bury
 from realtime.edge.foundation import open_foundation
+from realtime.edge.handover_door import Door
+from realtime.edge.handover_wire import Wire
 from realtime.edge.leash import Leash
 from realtime.edge.process import (
     configure_logging,
@@ -32,19 +34,24 @@ from realtime.edge.process import (
     settle_gc,
     worker_count,
 )
-from realtime.edge.status import DRAIN
+from realtime.edge.serving import (
+    STOP_SIGNALS,
+    heed_signals,
+    make_worker,
+    reload_by,
+    serve_on,
+    succeed,
+    tell_stopping,
+)
 from realtime.edge.supervisor import STOP_GRACE_S, Supervisor, WorkerProcess, command
 from realtime.edge.tls import load_certificates
 from realtime.edge.tls_worker import TlsWorker
 from realtime.edge.watch import Watch
-from realtime.edge.worker import Worker
 from realtime.errors import SettingsError, StartupError
 from realtime.loading import Loaded
 from realtime.settings import Settings
 
 log: Final = logging.getLogger("realtime.edge")
-
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def serve(loaded: Loaded) -> int:
@@ -58,9 +65,9 @@ def serve(loaded: Loaded) -> int:
     """
     faulthandler.enable()  # SIGABRT, by which a hung process is ended, shows where it hangs
     settings = loaded.settings
-    own = leash.taken(os.environ)
+    own, line = leash.taken(os.environ), handover.taken(os.environ)
     if own is not None:
-        return _serve_leashed(settings, own)
+        return _serve_leashed(settings, own, line)
     sockets = activation.taken(os.environ, os.getpid())
     activation.configure(sockets, settings)
     count = worker_count(settings)
@@ -77,17 +84,21 @@ def serve(loaded: Loaded) -> int:
             )
         if settings.tls_port:
             load_certificates(settings)  # before the workers do: their start is tried again and again
-        return uvloop.run(_supervise(settings, count, _reserve(settings)))
+        return uvloop.run(_supervise(settings, count))
+    if line is not None:
+        return uvloop.run(succeed(settings, line, connections_allowed(files, settings), None, _announce))
     listening = sockets.http or listener.listen(settings, shared=settings.share_port)
     uvloop.run(_serve(settings, listening, connections_allowed(files, settings), None, sockets))
     return 0
 
 
-def _serve_leashed(settings: Settings, own: Leash) -> int:
+def _serve_leashed(settings: Settings, own: Leash, line: Wire | None) -> int:
     """Serve as one worker of a supervisor; it says what goes wrong at the start, once for all of them."""
     configure_logging(settings, node_name(settings, own.number))
     files = raise_file_limit()
     try:
+        if line is not None:
+            return uvloop.run(succeed(settings, line, connections_allowed(files, settings), own, _announce))
         listening = listener.listen(settings, own.port, shared=True)
         uvloop.run(_serve(settings, listening, connections_allowed(files, settings), own))
     except (SettingsError, StartupError) as error:
@@ -104,9 +115,7 @@ async def _serve(
     sockets: Sockets = Sockets(),  # noqa: B008 - it cannot be changed
 ) -> None:
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for each in STOP_SIGNALS:
-        loop.add_signal_handler(each, _stop_once, loop, stop.set)
+    stop = heed_signals(loop)
     clock, number = SystemClock(), own.number if own else 0
     shared = own is not None or settings.share_port
     tls = sockets.tls
@@ -114,72 +123,20 @@ async def _serve(
         tls = listener.listen(settings, settings.tls_port, shared=shared)
     foundation = await open_foundation(settings, clock, number)
     try:
-        worker = (TlsWorker if settings.tls_port else Worker)(
-            settings, loop, connections_max, clock, foundation
-        )
-        loop.add_signal_handler(signal.SIGHUP, _reload, worker.reload)
-        worker.supervised = own is not None
-        if own is not None:
-            own.heed(loop, stop.set, worker.reload, worker.serve_admin)
-        worker.reports.offer(DRAIN, partial(_stop_once, loop, stop.set))
+        worker = make_worker(settings, loop, connections_max, clock, foundation)
         admin = sockets.admin or listener.listen_admin(settings, number)
         worker.start(listening, admin, kept=sockets.http is not None)
         if tls is not None:
             assert isinstance(worker, TlsWorker)
             worker.listen_tls(tls)
         settle_gc()
-        heart = _tell(settings, loop, worker, own, listening, foundation.worker)
-        await stop.wait()
-        _tell_stopping(settings)
-        left = await worker.drain()
-        if left:
-            log.warning("%d connections had not closed within %g s", left, settings.drain_timeout_s)
-        worker.close()
-        await worker.closed()
-        heart.stop()
+        if own is None:
+            _announce(settings, listening)
+        else:
+            own.listening(foundation.worker)
+        await serve_on(settings, worker, foundation, own, stop, listening)
     finally:
         await foundation.close()
-
-
-def _tell(
-    settings: Settings,
-    loop: asyncio.AbstractEventLoop,
-    worker: Worker,
-    own: Leash | None,
-    listening: socket.socket,
-    name: str,
-) -> notify.Heartbeat:
-    """Say that the worker serves, to whoever has started it, and from here on that it still does."""
-    heart = notify.Heartbeat(
-        loop,
-        lambda: worker.turns,
-        lambda: _bears(*worker.load()),
-        watchdog_s=notify.watchdog_s(os.environ, os.getpid()),
-    )
-    if own is not None:
-        own.listening(name)
-        own.pulse(loop, lambda: worker.turns, worker.load)
-    else:
-        _announce(settings, listening)
-        notify.ready("serving")
-        heart.start()
-    return heart
-
-
-def _tell_stopping(settings: Settings) -> None:
-    """Say that it drains: that takes what the settings say, whatever the unit says."""
-    notify.stopping("draining")
-    notify.extend_timeout(settings.drain_timeout_s + STOP_GRACE_S)
-
-
-def _reload(reload: Callable[[], object]) -> None:
-    notify.reloading("reading the policy")
-    reload()
-    notify.ready("serving")
-
-
-def _bears(connections: int, rooms: int) -> str:
-    return f"{connections} connections, {rooms} rooms"
 
 
 def _reserve(settings: Settings) -> list[socket.socket]:
@@ -188,9 +145,11 @@ def _reserve(settings: Settings) -> list[socket.socket]:
     return [listener.reserve(settings, port) for port in ports]
 
 
-async def _supervise(settings: Settings, count: int, reserved: list[socket.socket]) -> int:
+async def _supervise(settings: Settings, count: int) -> int:
     loop = asyncio.get_running_loop()
     line = command()
+    kept = renewal.taken(os.environ)
+    reserved = _reserve(settings) if kept is None else renewal.ports(kept)
     port = reserved[0].getsockname()[1]
     # systemd looks at us, and we at them: with its patience, where it has any.
     silence_s = notify.watchdog_s(os.environ, os.getpid())
@@ -201,31 +160,59 @@ async def _supervise(settings: Settings, count: int, reserved: list[socket.socke
 
     supervisor = Supervisor(
         count,
-        lambda number: WorkerProcess.start(line, number, port, silence_s),
+        lambda number, place: WorkerProcess.start(line, number, port, place, silence_s),
         clock=SystemClock(),
         stop_timeout_s=settings.drain_timeout_s + STOP_GRACE_S,
         bury=partial(bury, settings),
         up=up,
         silence_s=silence_s,
+        there={} if kept is None else await renewal.workers(kept),
     )
     # That its loop turns is all that a supervisor does for anybody.
     heart = notify.Heartbeat(loop, itertools.count().__next__, supervisor.describe, watchdog_s=silence_s)
+    if kept is not None:
+        log.info("the supervisor goes on with %d workers, version %s", len(kept.workers), __version__)
 
     def stop() -> None:
-        _tell_stopping(settings)
+        tell_stopping(settings)
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, supervisor.kill)
         supervisor.stop()
 
+    def renew() -> None:
+        if not supervisor.stopping:
+            renewal.renew(supervisor, reserved, os.environ)
+
+    def upgrade() -> None:
+        begun = asyncio.ensure_future(supervisor.upgrade())
+        begun.add_done_callback(lambda done: _upgraded(done, renew))
+
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, stop)
-    loop.add_signal_handler(signal.SIGHUP, _reload, supervisor.reload)
+    loop.add_signal_handler(signal.SIGHUP, reload_by, supervisor.reload)
+    loop.add_signal_handler(signal.SIGUSR2, upgrade)
     heart.start()
+    door = Door(settings, port, supervisor.upgrade, after=renew)
+    await door.open()
     with contextlib.ExitStack() as held:
         for each in reserved:
             held.enter_context(each)
         held.enter_context(contextlib.closing(Watch(settings, count, supervisor)))
-        return await supervisor.run()
+        try:
+            return await supervisor.run()
+        finally:
+            await door.close()
+
+
+def _upgraded(done: asyncio.Future[list[dict[str, Any]]], renew: Callable[[], None]) -> None:
+    """Go on when all workers have been replaced; say why they were not."""
+    if done.cancelled():
+        return
+    error = done.exception()
+    if error is None:
+        renew()
+    else:
+        log.error("not all workers were replaced: %s", error)
 
 
 def _announce(settings: Settings, listening: socket.socket, more: str = "") -> None:
@@ -236,14 +223,6 @@ def _announce(settings: Settings, listening: socket.socket, more: str = "") -> N
         f"realtime {__version__}: {page}/ is the demo page, {endpoint}{settings.ws_path} the endpoint{more}",
         flush=True,
     )
-
-
-def _stop_once(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
-    """Begin to drain, and let the next signal have its default effect, which is to end the process."""
-    for number in STOP_SIGNALS:
-        loop.remove_signal_handler(number)
-        signal.signal(number, signal.SIG_DFL)
-    stop()
 
 
 def _forgetful(settings: Settings) -> str:

@@ -27,10 +27,13 @@ OWN_FOLDERS: Final = (
 """Migrations that belong to no feature; the stores see to the first of them themselves."""
 
 
-async def open_store(settings: Settings, clock: Clock, features: Sequence[Feature]) -> Store | None:
+async def open_store(
+    settings: Settings, clock: Clock, features: Sequence[Feature], lock: int | None = None
+) -> Store | None:
     """Open the store that the settings name, every feature's tables brought up to date; None: there is none.
 
-    The workers of a cluster share a database; a file is one process's, and none of theirs.
+    The workers of a cluster share a database; a file is one process's, and none of theirs. The process that
+    takes over from another one has its `lock`, a descriptor.
 
     Raises:
         StartupError: it cannot be used; the message says what to do.
@@ -40,7 +43,7 @@ async def open_store(settings: Settings, clock: Clock, features: Sequence[Featur
     if not settings.sqlite_path or settings.redis_url:
         return None
     path = Path(settings.sqlite_path)
-    store = await open_sqlite(path, synchronous=settings.store_synchronous, clock=clock)
+    store = await open_sqlite(path, synchronous=settings.store_synchronous, clock=clock, inherited=lock)
     await _migrate(store, features)
     return store
 

@@ -14,12 +14,13 @@ import os
 import signal
 import socket
 import sys
-from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final, Protocol
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, Protocol
 
 from realtime.core.contracts import Clock
 from realtime.edge import leash
+from realtime.edge.handover_wire import HandoverFailed
 from realtime.errors import StartupError
 
 log: Final = logging.getLogger("realtime.edge")
@@ -32,6 +33,11 @@ FAILED_STARTS_MAX: Final = 3
 STOP_GRACE_S: Final = 5.0
 # From SIGABRT, which shows where one hangs, to SIGKILL.
 ABORT_GRACE_S: Final = 1.0
+
+
+# Where a process finds the socket through which it takes another's place. Not one of our REALTIME_ variables:
+# nobody is to set it, and it is gone once it is read.
+PLACE_VARIABLE: Final = "_REALTIME_HANDOVER"
 
 
 class Child(Protocol):
@@ -60,6 +66,10 @@ class Child(Protocol):
         """Tell it to read anew what may change while it runs."""
         ...
 
+    def hand_over(self, end: socket.socket) -> None:
+        """Tell it to hand over to the process at the other end; what comes of it is its next word."""
+        ...
+
     def kill(self) -> None:
         """End it at once. Idempotent."""
         ...
@@ -67,6 +77,17 @@ class Child(Protocol):
     async def metrics(self, timeout_s: float) -> str:
         """Return what it tells of itself. Raises OSError: nothing, or not in time."""
         ...
+
+
+Spawn = Callable[[int, "socket.socket | None"], Awaitable[Child]]
+"""Starts a worker by its number; with a socket one that takes another's place through it."""
+
+
+class Heir(NamedTuple):
+    """A worker that has taken another's place, and what it said when it did."""
+
+    child: Child
+    word: leash.Word | None
 
 
 class Restarts:
@@ -87,25 +108,30 @@ class Restarts:
 class Supervisor:
     """Keeps `count` workers running until `stop`.
 
-    `spawn` starts worker `number` (from 1 on). `bury` tells the others at once that the worker of that id has
-    died; whatever goes wrong with that is its own to log. `up` is called once, when all have listened. One
-    that says nothing for `silence_s` hangs, and is ended and started again; 0 looks at nobody.
+    `spawn` starts worker `number` (from 1 on), with a socket one that is to take over through it. `there` are
+    those that run already, from before the supervisor itself was replaced. `bury` tells the others at once
+    that the worker of that id has died; whatever goes wrong with that is its own to log. `up` is called once,
+    when all have listened. One that says nothing for `silence_s` hangs, and is ended and started again; 0
+    looks at nobody.
     """
 
     def __init__(
         self,
         count: int,
-        spawn: Callable[[int], Awaitable[Child]],
+        spawn: Spawn,
         *,
         clock: Clock,
         stop_timeout_s: float,
         bury: Callable[[str], Awaitable[None]],
         up: Callable[[], None],
         silence_s: float = 0.0,
+        there: Mapping[int, Heir] = MappingProxyType({}),
     ) -> None:
         self._spawn = spawn
         self._silence_s = silence_s
         self._said: dict[int, leash.Word] = {}
+        # Those whose words are heard all the time, with who waits for an answer among them.
+        self._followed: dict[Child, asyncio.Future[leash.Word | None] | None] = {}
         self._clock = clock
         self._stop_timeout_s = stop_timeout_s
         self._bury = bury
@@ -116,6 +142,25 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._children: dict[int, Child] = {}
         self._burials: set[asyncio.Task[None]] = set()
+        self._there = dict(there)
+        self._upgrading: dict[int, asyncio.Future[Heir | None]] = {}
+        self._ids: dict[int, str] = {}  # of the workers in the ring
+        self._heirs: dict[int, Heir | None] = {}  # who took a place last
+        self._retiring: set[Child] = set()  # whose places others have taken
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it has been told to stop."""
+        return self._stopping.is_set()
+
+    @property
+    def children(self) -> Mapping[int, Child]:
+        """The workers that run, by number."""
+        return self._children
+
+    def worker_id(self, number: int) -> str:
+        """Return the id in the ring of worker `number`; empty where it has not said it yet."""
+        return self._ids.get(number, "")
 
     async def run(self) -> int:
         """Start them; return 0 when all have ended well after `stop`, and 1 where one did not.
@@ -123,6 +168,8 @@ class Supervisor:
         Raises:
             StartupError: the workers cannot start: one failed to three times in a row, and none ever has.
         """
+        for number in self._there.keys() - self._not_up:  # before the exec there were more
+            self._there.pop(number).child.stop()
         keepers = [asyncio.create_task(self._keep(number)) for number in sorted(self._not_up)]
         try:
             codes = await asyncio.gather(*keepers)
@@ -135,10 +182,65 @@ class Supervisor:
                 await asyncio.wait(self._burials)
         return max(codes)
 
+    async def upgrade(self) -> list[dict[str, Any]]:
+        """Replace worker after worker by what is on the disk now; return their reports.
+
+        Raises:
+            HandoverFailed: it is under way already, or came to nothing with one of them: that one serves on,
+                and those after it were not asked.
+        """
+        if self._upgrading:
+            raise HandoverFailed("a hand-over is under way")
+        if self._stopping.is_set() or self._not_up:
+            raise HandoverFailed("not all workers run")
+        reports = []
+        for number in sorted(self._children):
+            self._upgrading[number] = asyncio.get_running_loop().create_future()
+            heir = None
+            try:
+                heir, report = await self._replace(number, self._children[number])
+                reports.append({"worker": number, **report})
+            finally:
+                if heir is not None:
+                    self._heirs[number] = heir
+                self._upgrading.pop(number).set_result(heir)
+        return reports
+
+    async def _replace(self, number: int, old: Child) -> tuple[Heir, dict[str, Any]]:
+        """Start a worker that takes the place of another; return it, and what is told of it."""
+        ours, its = socket.socketpair()
+        with its:
+            try:
+                new = await self._spawn(number, its)
+            except OSError as error:
+                ours.close()
+                raise HandoverFailed(f"worker {number}: no process can be started: {error}") from error
+        with ours:
+            old.hand_over(ours)
+        said, word = await self._answer_of(old), await new.word()
+        if word is not None and word.worker:  # where the old one died and everything was over, it serves too
+            self._children[number] = new
+            self._retiring.add(old)
+            report = said.handed_over if said is not None and said.handed_over is not None else {}
+            return Heir(new, word), {"pid": new.pid, **report}
+        why = said.stays if said is not None and said.stays else "the old process died"
+        _, late = await asyncio.wait([asyncio.ensure_future(new.ended())], timeout=STOP_GRACE_S)
+        if late:
+            new.kill()
+        raise HandoverFailed(f"worker {number}: {why}")
+
+    async def _answer_of(self, old: Child) -> leash.Word | None:
+        """Return what it says of its hand-over; whoever follows its words passes that on."""
+        if old not in self._followed:
+            return await old.word()
+        answer: asyncio.Future[leash.Word | None] = asyncio.get_running_loop().create_future()
+        self._followed[old] = answer
+        return await answer
+
     def stop(self) -> None:
         """Let all of them drain, and start none again."""
         self._stopping.set()
-        for child in self._children.values():
+        for child in (*self._children.values(), *self._retiring):
             child.stop()
 
     def reload(self) -> None:
@@ -152,33 +254,33 @@ class Supervisor:
         rooms = sum(word.rooms for word in self._said.values())
         return f"{len(self._said)} workers: {connections} connections, {rooms} rooms"
 
-    @property
-    def children(self) -> Mapping[int, Child]:
-        """Those that run, by their numbers."""
-        return self._children
-
     def kill(self) -> None:
         """End all of them at once."""
         self._stopping.set()
-        for child in self._children.values():
+        for child in (*self._children.values(), *self._retiring):
             child.kill()
 
     async def _keep(self, number: int) -> int:
         """Run worker `number`, again and again; return what the last run ended with: 0 or 1."""
         restarts, failures, code = Restarts(), 0, 0
-        while not self._stopping.is_set():
+        heir = self._there.pop(number, None)
+        while not self._stopping.is_set() or heir is not None:
             began = self._clock.monotonic()
             try:
-                child = self._children[number] = await self._spawn(number)
+                child = await self._spawn(number, None) if heir is None else heir.child
             except OSError as error:  # no process or file is free: perhaps later
                 log.error("worker %d cannot be started: %s", number, error)
                 await self._pause(restarts.delay_s(0.0))
                 continue
+            self._children[number] = child
             if self._stopping.is_set():  # meanwhile
                 child.stop()
-            hearing = asyncio.create_task(self._hear(number, child))
+            hearing = asyncio.create_task(self._hear(number, child, None if heir is None else heir.word))
             code = await self._end_of(child)
             word = await hearing
+            heir = await self._heir_of(number, child)
+            if heir is not None:
+                continue
             del self._children[number]
             if word is not None and word.worker and code:
                 self._mourn(word.worker)
@@ -197,11 +299,21 @@ class Supervisor:
             log.error("worker %d %s while it was to end", number, _how(code))
         return 1 if code else 0
 
-    async def _hear(self, number: int, child: Child) -> leash.Word | None:
-        word = await child.word()
+    async def _heir_of(self, number: int, child: Child) -> Heir | None:
+        """Return who has taken the place of a worker that has ended; None where nobody has."""
+        upgrading = self._upgrading.get(number)
+        if upgrading is not None:
+            self._heirs[number] = await asyncio.shield(upgrading)
+        self._retiring.discard(child)
+        heir = self._heirs.get(number)
+        return None if heir is None or heir.child is child else heir
+
+    async def _hear(self, number: int, child: Child, known: leash.Word | None) -> leash.Word | None:
+        word = known or await child.word()
         if word is not None and word.failed:
             log.error("worker %d cannot start: %s", number, word.failed)
         elif word is not None:
+            self._ids[number] = word.worker
             self._any_up = True
             self._not_up.discard(number)
             if not self._not_up and not self._all_up:
@@ -213,9 +325,15 @@ class Supervisor:
 
     async def _follow(self, number: int, child: Child) -> None:
         """Hear what it bears until it ends, and end it when it says nothing any more."""
+        self._followed[child] = word = None
         try:
             while (word := await self._heard(child, self._silence_s)) is not None:
-                self._said[number] = word
+                if word.handed_over is not None:
+                    return  # another one serves, and what this one still does is bounded otherwise
+                if word.stays:
+                    self._answered(child, word)
+                else:
+                    self._said[number] = word
         except TimeoutError:
             if self._stopping.is_set():
                 return  # one that ends has said its last word, and its time is bounded otherwise
@@ -226,6 +344,13 @@ class Supervisor:
             child.kill()
         finally:
             self._said.pop(number, None)
+            self._answered(child, word)
+            del self._followed[child]
+
+    def _answered(self, child: Child, word: leash.Word | None) -> None:
+        answer = self._followed.get(child)
+        if answer is not None and not answer.done():
+            answer.set_result(word)
 
     async def _heard(self, child: Child, timeout_s: float) -> leash.Word | None:
         async with asyncio.timeout(timeout_s):
@@ -258,12 +383,24 @@ class Supervisor:
         stopped.cancel()
 
 
+class ChildProcess(Protocol):
+    """The part of asyncio's `Process` that a `WorkerProcess` needs."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> int | None: ...
+    async def wait(self) -> int: ...
+    def send_signal(self, number: int, /) -> None: ...
+    def kill(self) -> None: ...
+
+
 class WorkerProcess:
     """A `Child` that is a process: this command, started anew."""
 
     def __init__(
         self,
-        process: Process,
+        process: ChildProcess,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         leashed: socket.socket,
@@ -276,17 +413,27 @@ class WorkerProcess:
 
     @classmethod
     async def start(
-        cls, command: Sequence[str], number: int, port: int, silence_s: float = 0.0
+        cls,
+        command: Sequence[str],
+        number: int,
+        port: int,
+        place: socket.socket | None = None,
+        silence_s: float = 0.0,
     ) -> WorkerProcess:
-        """Start worker `number` on `port`, which hangs when it is silent for `silence_s`; 0: whatever."""
+        """Start worker `number` on `port`, with a `place` to take through that socket; it hangs when it is
+        silent for `silence_s`, 0: whatever.
+        """
         ours, its = socket.socketpair()
         with its:
             ours.setblocking(False)
             reader, writer = await asyncio.open_unix_connection(sock=ours, limit=leash.WORD_BYTES_MAX)
+            env = leash.given(os.environ, number, port, its.fileno(), silence_s)
+            if place is not None:
+                env[PLACE_VARIABLE] = str(place.fileno())
             process = await asyncio.create_subprocess_exec(
                 *command,
-                env=leash.given(os.environ, number, port, its.fileno(), silence_s),
-                pass_fds=[its.fileno()],
+                env=env,
+                pass_fds=[its.fileno(), *([] if place is None else [place.fileno()])],
                 stdin=asyncio.subprocess.DEVNULL,
                 # ^C goes to the supervisor alone, which tells them: a second signal would end them at once.
                 start_new_session=True,
@@ -327,6 +474,17 @@ class WorkerProcess:
         """See `Child`."""
         if self._process.returncode is None:
             self._process.send_signal(signal.SIGABRT)
+
+    def fileno(self) -> int:
+        """Our end of its leash."""
+        return self._leashed.fileno()
+
+    def hand_over(self, end: socket.socket) -> None:
+        """See `Child`."""
+        try:
+            socket.send_fds(self._leashed, [leash.HAND_OVER], [end.fileno()])
+        except OSError as error:  # it has died, which its keeper finds
+            log.warning("pid %d cannot be told to hand over: %s", self.pid, error)
 
     def kill(self) -> None:
         """See `Child`."""

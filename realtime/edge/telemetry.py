@@ -192,6 +192,13 @@ TENANT_HELP: Final[Mapping[str, tuple[Literal["counter", "gauge"], str]]] = {
     "deliveries": ("counter", "Deliveries that a tenant's publications were charged."),
 }
 # The same of a worker with a `tls_port`.
+HANDOVER_HELP: Final = {
+    "handovers_total": "Hand-overs from one process to the next, since the first of them.",
+    "handovers_refused_total": "Hand-overs that came to nothing: the process served on.",
+    "handover_connections_adopted_total": "Connections that moved from one process to the next.",
+    "handover_connections_drained_total": "Connections that could not move and were closed (1012).",
+    "handover_pause_seconds": "For how long the last hand-over served nobody.",
+}
 TLS_HELP: Final = {
     "tls_arrivals": "Clients of tls_port that are in their handshake, or have sent no whole request yet.",
     "tls_certificate_expires_seconds": "Until the first certificate expires; below 0 since it has.",
@@ -250,7 +257,7 @@ class Memory:
 
 def worker_metrics(
     hub: Mapping[str, int],
-    core: Mapping[str, int],
+    core: Mapping[str, float],
     *,
     refusals: Mapping[str, int],
     arrivals: Mapping[str, int],
@@ -334,6 +341,7 @@ def _by_name(name: str, value: float) -> Metric:
         or CLUSTER_HELP.get(name)
         or GUARD_HELP.get(name)
         or TLS_HELP.get(name)
+        or HANDOVER_HELP.get(name)
         or features_help().get(name)
         or f"{name.removesuffix('_total').replace('_', ' ').capitalize()}."
     )
@@ -378,7 +386,7 @@ def resident_bytes() -> int:
 
 
 def _named(
-    values: Mapping[str, int],
+    values: Mapping[str, float],
     counters: Mapping[str, tuple[str, str]],
     gauges: Mapping[str, tuple[str, str]],
 ) -> Iterator[Metric]:

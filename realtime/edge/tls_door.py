@@ -81,6 +81,11 @@ class TlsDoor:
         """How many are on their way in."""
         return len(self._arrivals)
 
+    @property
+    def listening(self) -> socket.socket | None:
+        """The socket that it accepts from."""
+        return self._listening
+
     def open(self, listening: socket.socket) -> None:
         """Accept from a listening, non-blocking socket, which is ours from here on."""
         self._listening = listening

@@ -81,12 +81,19 @@ class TlsWorker(MixedWorker):
         assert self._door is not None
         self._door.open(listening)
 
+    def sockets(self) -> dict[str, int]:
+        """See `Worker`."""
+        found = super().sockets()
+        if self._door is not None and (listening := self._door.listening) is not None:
+            found["tls"] = listening.fileno()
+        return found
+
     def _stop_listening(self) -> None:
         super()._stop_listening()
         if self._door is not None:
             self._door.close()
 
-    def _stats(self) -> Mapping[str, int]:
+    def _stats(self) -> Mapping[str, float]:
         if self._door is None:
             return super()._stats()
         return {
@@ -140,13 +147,13 @@ class TlsWorker(MixedWorker):
             return
         self.depart(address)
         # As `_on_http`: the next request on a proxy's connection may be another client's.
-        if not self._http.take_over(transport, received, address, keep_alive=not forwarded):
+        if not self.http.take_over(transport, received, address, keep_alive=not forwarded):
             refuse(transport, BUSY)
 
     def _shake_hands(self, visitor: Visitor) -> None:
         request = TlsRequest(visitor.request, unpack(visitor.address), self.hub.take_id())
         try:
-            verdict = self._gate.on_handshake(request)
+            verdict = self.gate.on_handshake(request)
         except Exception:  # whatever it is, it is this connection's alone
             log.exception("a handshake failed", extra={"connection": request.connection_id})
             verdict = OURS

@@ -20,7 +20,7 @@ from realtime.core.auth import Authenticator, Identity
 from realtime.core.catalog import Catalog
 from realtime.core.contracts import Broker, Clock, Connection
 from realtime.core.core import Core
-from realtime.core.limits import Limits, rate_limited
+from realtime.core.limits import rate_limited
 from realtime.core.room_rules import RoomRules
 from realtime.core.router import error_reason, limit_exceeded
 from realtime.core.services import Services
@@ -36,8 +36,11 @@ from realtime.edge.files import WorkerFiles
 from realtime.edge.foundation import Foundation
 from realtime.edge.gate import Deferred, Gate, Guest, Pending, State
 from realtime.edge.guard import Guard
+from realtime.edge.handover_state import Record
 from realtime.edge.http import Handler, HttpServer, Routes, upgrade_required
+from realtime.edge.limits_of import limits_of
 from realtime.edge.load import LoadMeter
+from realtime.edge.movable import Movable
 from realtime.edge.network import NetworkRules
 from realtime.edge.pages import Report, system_routes, web_routes
 from realtime.edge.policies import Commit, Policies
@@ -62,16 +65,11 @@ from realtime.settings import Settings
 log: Final = logging.getLogger("realtime.edge")
 
 TICK_S: Final = 0.1
-# The hub's clock stands still during a batch and the core's does not. By so much the core's count is wider,
-# or it would refuse a message whose frame the hub has just let in, and its sender would pay twice.
-RATE_SLACK_S: Final = 0.1
-# How long whoever leaves one worker may be on the way to another: see Limits.presence_move_s.
-PRESENCE_MOVE_S: Final = 0.6
 # What one worker may have of the mean, when somebody asks to share connections out and no setting says.
 SHED_RATIO: Final = 1.1
 
 
-class Worker:
+class Worker(Movable):
     """Builds everything from the settings; `start` begins to serve, `drain` and `close` end it.
 
     Its rooms stand on `foundation`, which whoever made it closes after the worker.
@@ -91,7 +89,7 @@ class Worker:
         self._settings = settings
         self._loop = loop
         self._clock = clock
-        self._foundation = foundation
+        self.foundation = foundation
         self._node = foundation.node
         self._tasks: set[asyncio.Task[None]] = set()
         self.turns = 0  # how often the hub and the core have been looked after: what shows that it serves
@@ -102,14 +100,18 @@ class Worker:
             clock.monotonic, connections_max=connections_max, accepts_per_second=settings.accepts_per_second
         )
         self._ticker: asyncio.TimerHandle | None = None
+        self._retired = False
+        self.settings = settings
+        self.node = foundation.node
+        self.record = Record()
         self._listening: socket.socket | None = None
-        self._keeps_listening = False
+        self.keeps_listening = False
         self._audit = foundation.audit
         self._policies = Policies(settings, self._audit)
         self._rules = RoomRules()
         self._tracer = open_tracer(settings, clock, foundation, loop)
         self._authenticator = authenticator = _authenticator(settings, self._policies.current, clock)
-        self._gate = Gate(settings, authenticator, self._audit)
+        self.gate = Gate(settings, authenticator, self._audit)
         self.doorkeeper = Doorkeeper(clock, self._audit)
         self.guard = Guard(settings, clock, self._audit)
         self.doorkeeper.add(self.guard.arrive, self.guard.depart)
@@ -121,24 +123,24 @@ class Worker:
         self.core = self._make_core(authenticator)
         SharedPenalties(self.guard, self.core.cluster)
         self._shedder = self._make_shedder()
-        rates = MessageRates(settings, clock, self.guard.is_exempt)
-        if rates:
-            self.core.limit_addresses(rates)
+        self.rates = MessageRates(settings, clock, self.guard.is_exempt)
+        if self.rates:
+            self.core.limit_addresses(self.rates)
         # Without tracing there is no Python of ours between them: it is the hot path.
         self._receive = self.core.receive if self._tracer is None else self._tracer.ingest(self.core.receive)
         self.hub.deliver_to(self._receive)
-        self._silent = SilentTokens(clock, self.core.token_audit, settings.token_warning_s)
-        self._gate.open(self.core, self._welcome, self._silent, self._defer)
-        self._http = self._make_http()
-        self._network = NetworkRules(
+        self.silent = SilentTokens(clock, self.core.token_audit, settings.token_warning_s)
+        self.gate.open(self.core, self._welcome, self.silent, self._defer)
+        self.http = self._make_http()
+        self.network = NetworkRules(
             self.hub,
             self.doorkeeper,
             allowed_origins=settings.allowed_origins,
             audit=self._audit,
-            on_origins=self._gate.allow_origins,
-            on_review=self._http.review,
+            on_origins=self.gate.allow_origins,
+            on_review=self.http.review,
         )
-        self.guard.trust(self._network.trusts)
+        self.guard.trust(self.network.trusts)
         about = self._node, self._timings, self._audit
         self.reports = Reports(self.core, self.hub, *about, self._checks, lambda: self.stopping)
         if foundation.cluster is not None:  # alone it has nobody to share with
@@ -155,14 +157,14 @@ class Worker:
     def _follow_policy(self) -> None:
         self._policies.follow(self._prepare_rooms)
         self._policies.follow(lambda policy: partial(self.core.quotas.replace, policy.tenants))
-        self._policies.follow(self._network.prepare)
+        self._policies.follow(self.network.prepare)
         self._policies.follow(self._prepare_issuers)
         self._policies.follow(self.core.prepare_features)
         # Last: it looks at who is in rooms, by all that holds then.
         self._policies.follow(lambda policy: self.core.prepare_access(policy.access, policy.rooms))
 
     def _prepare_rooms(self, policy: Policy) -> Commit:
-        self._foundation.check_policy(policy)
+        self.foundation.check_policy(policy)
         return partial(self._rules.replace, policy.rooms)
 
     def _prepare_issuers(self, policy: Policy) -> Commit:
@@ -181,14 +183,14 @@ class Worker:
         `kept` by others goes on to listen without us: while we drain, who comes is told to come back, or
         would wait in its queue for as long as that takes.
         """
-        self._keeps_listening = kept
+        self.keeps_listening = kept
         if admin is not None:
-            self._http.listen(admin)
+            self.http.listen(admin)
         if listening is not None:
             self._listening = listening
             self.hub.listen(listening.fileno())
         self._loop.add_reader(self.hub.fileno(), self.hub.on_ready)
-        self._foundation.start(self.core)
+        self.foundation.start(self.core)
         self._schedule_tick()
 
     def load(self) -> tuple[int, int]:
@@ -197,21 +199,21 @@ class Worker:
 
     def serve_admin(self, fd: int) -> None:
         """Answer on the socket `fd`, which is ours from here on, what `admin` answers."""
-        self._http.adopt_admin(fd)
+        self.http.adopt_admin(fd)
 
     @property
     def stopping(self) -> bool:
         """Whether it has begun to drain."""
-        return self._gate.draining
+        return self.gate.draining
 
     async def drain(self) -> int:
         """Stop taking connections, close those there are; return how many had not closed in time."""
-        self._gate.draining = True
-        if not self._keeps_listening:
+        self.gate.draining = True
+        if not self.keeps_listening:
             self._stop_listening()
         # They go to the other workers, or alone to whoever comes after this one.
         takers = max(1, len(self.core.cluster.workers) - 1)
-        await self._foundation.leave()
+        await self.foundation.leave()
         acks = self._loop.create_task(self.core.paid())
         return await drain(
             self.hub,
@@ -227,7 +229,7 @@ class Worker:
             self._ticker.cancel()
         self._autoscaler.close()
         self._loop.remove_reader(self.hub.fileno())
-        self._http.close()
+        self.http.close()
         if self.files is not None:
             self.files.close()
         if self._authenticator is not None:
@@ -243,15 +245,15 @@ class Worker:
 
     def _count_workers(self) -> int:
         """How many workers there are, this one included."""
-        cluster = self._foundation.cluster
+        cluster = self.foundation.cluster
         return 1 if cluster is None else max(1, len(cluster.workers))
 
     def _speaks(self) -> bool:
         """Whether this worker tells of scaling: the first of the ring does, unless a supervisor does."""
-        cluster = self._foundation.cluster
+        cluster = self.foundation.cluster
         if self.supervised or cluster is None:
             return not self.supervised
-        return cluster.ok and self._foundation.worker == min(cluster.workers, default="")
+        return cluster.ok and self.foundation.worker == min(cluster.workers, default="")
 
     def _stop_listening(self) -> None:
         if self._listening is not None:
@@ -288,7 +290,7 @@ class Worker:
             session = self._guest_session(connection)
         else:
             assert isinstance(state, Identity)  # the hub answers an Echo by itself
-            warned = self._silent.remove(state, connection.id)
+            warned = self.silent.remove(state, connection.id)
             session = self.core.connect(connection, state, warned=warned)
         return session
 
@@ -331,7 +333,7 @@ class Worker:
         if isinstance(state, Session):
             self.core.disconnect(state, for_good=is_for_good(code))
         elif isinstance(state, Identity):
-            self._silent.remove(state, number)
+            self.silent.remove(state, number)
             self.core.release(state, number)
 
     def _on_wake(self, delay_s: float) -> None:
@@ -342,7 +344,7 @@ class Worker:
 
     def _on_http(self, fd: int, received: bytes, remote: str, forwarded: bool) -> None:
         # One request alone: the next on a proxy's connection may be that of a client who is not welcome.
-        self._http.adopt(fd, received, remote, keep_alive=not forwarded)
+        self.http.adopt(fd, received, remote, keep_alive=not forwarded)
 
     # -- time and tasks -------------------------------------------------------------------------------------
 
@@ -355,15 +357,17 @@ class Worker:
         self._lag.observe(late_s)
         self._schedule_tick()  # first, so that one failure does not stop time
         self.hub.tick()
+        if self._retired:
+            return  # all else is another process' now
         self.core.tick()
         self.turns += 1
         self.doorkeeper.turned_away.tick()
-        self._network.tick()
+        self.network.tick()
         self.guard.tick()
         self._returns.tick()
         self._shedder.tick()
-        self._foundation.tick()
-        self._silent.tick(self.hub.connections)
+        self.foundation.tick()
+        self.silent.tick(self.hub.connections)
         if self._authenticator is not None:
             self._authenticator.tick()
         hub = self.hub.stats()
@@ -380,7 +384,7 @@ class Worker:
     def _make_hub(self, connections_max: int) -> Hub:
         settings = self._settings
         return self.hub_type(
-            on_handshake=self._returns.timed(self._gate.on_handshake),
+            on_handshake=self._returns.timed(self.gate.on_handshake),
             on_message=self._on_early_message,
             on_limited=self._on_limited,
             on_close=self._on_close,
@@ -424,14 +428,14 @@ class Worker:
             greet=self._greet,
             spawn=self._spawn,
             authenticator=authenticator,
-            limits=_limits(self._settings),
+            limits=limits_of(self._settings),
             on_stranger=self._on_early_message,
-            cluster=self._foundation.cluster,
-            whereabouts=self._foundation.whereabouts,
-            revocations=self._foundation.revocations,
+            cluster=self.foundation.cluster,
+            whereabouts=self.foundation.whereabouts,
+            revocations=self.foundation.revocations,
             rules=self._rules,
             audit=self._audit,
-            headcount=self._foundation.headcount,
+            headcount=self.foundation.headcount,
             token_warning_s=self._settings.token_warning_s,
             services=self._services(),
         )
@@ -450,12 +454,12 @@ class Worker:
         )
 
     def _make_broker(self) -> Broker:
-        broker = self._foundation.broker(self.hub, self._rules)
+        broker = self.foundation.broker(self.hub, self._rules)
         return broker if self._tracer is None else self._tracer.broker(broker)
 
     def _services(self) -> Services | None:
         """What features are opened with; None where there is no store for what they keep."""
-        database = self._foundation.database
+        database = self.foundation.database
         if database is None or self.files is None:
             return None
         return Services(
@@ -506,40 +510,41 @@ class Worker:
         return Report(all(state == "ok" for state in checks.values()), {"checks": {**checks, **files}})
 
     def _checks(self) -> dict[str, str]:
-        listener = "draining" if self._gate.draining else "ok"
-        return {"listener": listener, **self._network.checks(), **self._foundation.checks()}
+        listener = "draining" if self.gate.draining else "ok"
+        return {"listener": listener, **self.network.checks(), **self.foundation.checks()}
 
     def _token_stats(self) -> Mapping[str, int]:
         return {} if self._authenticator is None else self._authenticator.stats()
 
-    def _stats(self) -> Mapping[str, int]:
+    def _stats(self) -> Mapping[str, float]:
         return {
             **self.core.stats(),
-            **self._foundation.stats(),
-            **self._network.stats(),
+            **self.foundation.stats(),
+            **self.record.stats(),
+            **self.network.stats(),
             **self.guard.stats(),
             **self._token_stats(),
             **({} if self.files is None else self.files.stats()),
         }
 
     def _timings(self) -> Mapping[str, Taken]:
-        own = {"loop_lag": self._lag, **self._foundation.timings()}
+        own = {"loop_lag": self._lag, **self.foundation.timings()}
         return {**self.hub.timings(), **{name: each.taken() for name, each in own.items()}}
 
     def _render_metrics(self) -> bytes:
-        worker = self._foundation.worker
+        worker = self.foundation.worker
         stats = self.hub.stats()
         told = worker_metrics(
             stats,
             self._stats(),
             refusals={
-                limit: count + self._gate.refusals[limit] for limit, count in self.core.refusals.items()
+                limit: count + self.gate.refusals[limit] for limit, count in self.core.refusals.items()
             },
             arrivals=self.doorkeeper.turned_away.counts,
             offences=self.guard.offences,
             node=self._node,
             version=__version__,
-            http=len(self._http.connections),
+            http=len(self.http.connections),
             errors=self.core.errors,
             closes=self._closes.counts,
             timings=self._timings(),
@@ -563,33 +568,4 @@ def _authenticator(settings: Settings, policy: Policy, clock: Clock) -> TokenAut
         leeway_s=settings.jwt_leeway_s,
         cache_tokens=settings.jwt_cache_tokens,
         clock=clock,
-    )
-
-
-def _limits(settings: Settings) -> Limits:
-    return Limits(
-        connections_per_user=settings.max_connections_per_user,
-        connection_limit_policy=settings.connection_limit_policy,
-        rooms_per_connection=settings.max_rooms_per_connection,
-        messages_per_frame=settings.messages_per_frame,
-        messages_per_second=settings.messages_per_second,
-        messages_burst=settings.messages_burst + 1 + settings.messages_per_second * RATE_SLACK_S,
-        messages_per_second_per_user=settings.messages_per_second_per_user,
-        messages_per_second_per_tenant=settings.messages_per_second_per_tenant,
-        bytes_per_second_per_user=settings.bytes_per_second_per_user,
-        bytes_per_second_per_tenant=settings.bytes_per_second_per_tenant,
-        deliveries_per_second_per_user=settings.deliveries_per_second_per_user,
-        deliveries_per_second_per_tenant=settings.deliveries_per_second_per_tenant,
-        rate_burst_s=settings.rate_burst_s,
-        connections_per_tenant=settings.connections_per_tenant,
-        rooms_per_tenant=settings.rooms_per_tenant,
-        storage_bytes_per_tenant=settings.storage_bytes_per_tenant,
-        tenant_metrics=settings.tenant_metrics,
-        content_bytes=settings.max_message_bytes,
-        errors_per_second=settings.errors_per_second,
-        errors_burst=settings.errors_burst,
-        answer_bytes=settings.answer_bytes,
-        presence_members=settings.presence_members,
-        presence_grace_s=settings.presence_grace_s,
-        presence_move_s=PRESENCE_MOVE_S if settings.redis_url else 0.0,
     )

@@ -100,6 +100,12 @@ class FakeLog:
     def members(self) -> int:
         return len(self.joined)
 
+    def export(self) -> bytes:
+        policy = {name: value for name, value in self.policy.items() if name != "on_gap"}
+        return json.dumps(
+            [self.variant, policy, self.offset, [connection.id for connection in self.joined]]
+        ).encode()
+
     def append(self, payload: bytes, offset: int = 0) -> None:
         self.appended += 1
         self.offset = offset or self.offset
@@ -114,6 +120,7 @@ class FakeHub:
         self._clock = clock
         self.logs: list[FakeLog] = []
         self.belonging: dict[int, list[FakeConnection]] = {}  # by user key
+        self.arriving: dict[int, FakeConnection] = {}  # those whose logs are adopted, by id
 
     def count_of(self, user_key: int) -> int:
         return len(self.belonging.get(user_key, ()))
@@ -131,6 +138,16 @@ class FakeHub:
     def room(self, variant: int = 0, **policy: Any) -> Log:
         self.logs.append(FakeLog(variant, policy))
         return self.logs[-1]
+
+    def adopt_room(self, blob: bytes, on_gap: Any = None) -> Log:
+        variant, policy, offset, joined = json.loads(blob)
+        log = FakeLog(variant, {**policy, "on_gap": on_gap})
+        log.offset = offset
+        for number in joined:
+            if number in self.arriving:
+                self.arriving[number].join(log)
+        self.logs.append(log)
+        return log
 
 
 class FakeClock:

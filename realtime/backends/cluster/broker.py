@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
 from realtime.backends.cluster.names import RoomNames
@@ -22,7 +22,17 @@ from realtime.backends.cluster.stream import RedisStream
 from realtime.backends.cluster.writer import RETRY_S, Writer
 from realtime.backends.redis_client.contract import Argument, Redis, RedisError
 from realtime.backends.sealing.rooms import RoomSeal, RoomSeals
-from realtime.core.contracts import Clock, Deliver, Lost, Others, Receipt, Stamp, Terms
+from realtime.core.contracts import (
+    Clock,
+    Deliver,
+    Lost,
+    Others,
+    Position,
+    Receipt,
+    Stamp,
+    StreamState,
+    Terms,
+)
 from realtime.core.kinds import RoomKind
 from realtime.core.pending import Pending
 from realtime.errors import Unavailable
@@ -105,6 +115,7 @@ class RedisBroker:
         self._gone: OrderedDict[str, None] = OrderedDict()
         self._refused = self._strange = self._lost = 0
         self._quiet_until = 0.0
+        self._adopted: dict[RoomId, StreamState] = {}  # where rooms are that are about to be opened
         # What is due at a time; each has one delay, so the oldest is the first.
         self._timeouts: deque[tuple[float, tuple[RedisStream, Pending[bool]]]] = deque()
         self._doubts: deque[tuple[float, RedisStream]] = deque()
@@ -129,6 +140,9 @@ class RedisBroker:
         assert room not in self._streams, f"{room} is subscribed to already"
         stream = RedisStream(self, room, kind, self._writer(room, kind), deliver, lost, others)
         self._streams[room] = stream
+        adopted = self._adopted.pop(room, None)
+        if adopted is not None:
+            stream.begin(int(adopted.epoch), adopted.fence, adopted.offset)
         self._refreshes.append((self._clock.monotonic() + self.window_ms / 2000, stream))
         return stream
 
@@ -174,6 +188,31 @@ class RedisBroker:
     ) -> None:
         """Publish to a room whether or not anybody here is in it, as `Writer.order`."""
         self._writer(room, kind).order(type, sender, content, terms, then)
+
+    @property
+    def busy(self) -> int:
+        """What waits for Redis, as `Broker.busy`."""
+        return self._waits
+
+    def export(self, known: Mapping[RoomId, Position]) -> Iterator[StreamState]:
+        """Return how far the members of each room are, as `Broker.export`: all else is in Redis."""
+        for room, stream in self._streams.items():
+            place = stream.place()
+            if place.epoch:  # as `fence` goes where the epoch starts: both are numbers of ours here
+                yield StreamState(*room, b"%d" % place.epoch, place.offset, [], place.start, [], None)
+
+    def adopt(self, state: StreamState, kind: RoomKind) -> None:
+        """Go on in a room from there, as `Broker.adopt`, once it is opened: what is missing is fetched."""
+        self._adopted[RoomId(state.tenant, state.room)] = state
+
+    def keep_only(self, rooms: Collection[RoomId]) -> None:
+        """Forget the others, as `Broker.keep_only`."""
+        self._adopted = {room: self._adopted[room] for room in rooms if room in self._adopted}
+
+    @property
+    def kept_rooms(self) -> Collection[RoomId]:
+        """Those with members, as `Broker.kept_rooms`."""
+        return self._streams.keys()
 
     def tick(self) -> None:
         """Do what is due. Called about ten times a second."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Final, Protocol
 
@@ -36,6 +36,7 @@ from realtime.core.contracts import (
     Recovery,
     Row,
     Stream,
+    StreamState,
     Terms,
 )
 from realtime.core.kinds import RoomKind
@@ -135,6 +136,28 @@ class KeepingBroker:
     def drop_history(self, room: RoomId) -> None:
         """Have the next answers from the store, as `Broker.drop_history`."""
         self.ordering.drop_history(room)
+
+    @property
+    def busy(self) -> int:
+        """What waits for Redis or for the store, as `Broker.busy`."""
+        return self.ordering.busy + self._in_flight + len(self._mender)
+
+    def export(self, known: Mapping[RoomId, Position]) -> Iterator[StreamState]:
+        """Return how far the members of each room are, as `Broker.export`."""
+        return self.ordering.export(known)
+
+    def adopt(self, state: StreamState, kind: RoomKind) -> None:
+        """Go on in a room from there, as `Broker.adopt`."""
+        self.ordering.adopt(state, kind)
+
+    def keep_only(self, rooms: Collection[RoomId]) -> None:
+        """Forget the others, as `Broker.keep_only`."""
+        self.ordering.keep_only(rooms)
+
+    @property
+    def kept_rooms(self) -> Collection[RoomId]:
+        """Those with members, as `Broker.kept_rooms`."""
+        return self.ordering.kept_rooms
 
     def tick(self) -> None:
         """Do what is due. Called about ten times a second."""

@@ -66,13 +66,19 @@ class Inbox:
         self._prefix = prefix
         self._timeout_s = timeout_s
         self._verbs = Verbs(spawn)
-        self._numbers = itertools.count(1)
+        # Not from 1: a process that goes on as this worker must not take answers for the one before it.
+        self._numbers = itertools.count(clock.monotonic_ns())
         self._asked: dict[int, Asked] = {}  # by number, and so by `until` too
         self._answering = 0
         self._timeouts = 0
         self._own = self._channel(worker)
         self._all = f"{prefix}:{{all}}".encode()
         self.answer: Callable[[str, Answer], None] = self._verbs.add
+
+    @property
+    def answering(self) -> int:
+        """How many requests handlers still work on."""
+        return self._answering
 
     def open(self) -> None:
         """Begin to listen."""

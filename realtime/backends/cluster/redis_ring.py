@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Final
 
 from realtime.backends.cluster.inbox import Ear, Inbox
-from realtime.backends.cluster.ring import News, Ring
+from realtime.backends.cluster.ring import News, Ring, RingState
 from realtime.backends.redis_client.contract import Redis, Reply, slot_of
 from realtime.core.cluster import Change, WorkerId
 from realtime.core.contracts import Clock
@@ -76,6 +76,19 @@ class RedisRing:
         """Listen, and begin to beat as soon as others can reach this worker."""
         self._inbox.open()
         self._redis.subscribe(self._keys[0], Ear(self._hear))
+
+    @property
+    def busy(self) -> int:
+        """How many requests of other workers are being answered."""
+        return self._inbox.answering
+
+    def export(self) -> RingState:
+        """Return what is known of the ring, for another process of this worker."""
+        return self._ring.export()
+
+    def adopt(self, state: RingState) -> None:
+        """Be in the ring where another process of this worker was; before `start`."""
+        self._apply(self._ring.adopt(state))
 
     async def leave(self) -> None:
         """Own nothing any more, and have the others told; they are where Redis can be reached.

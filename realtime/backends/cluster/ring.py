@@ -11,6 +11,8 @@ from array import array
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+import msgspec
+
 from realtime.core.cluster import Change, WorkerId, room_slot
 from realtime.ids import RoomId
 from realtime.native.rendezvous import owners
@@ -25,6 +27,15 @@ class News(NamedTuple):
     version: int
     before: int
     workers: tuple[WorkerId, ...]
+
+
+class RingState(msgspec.Struct, array_like=True):
+    """A `Ring`, handed over: times in monotonic seconds."""
+
+    version: int
+    workers: list[WorkerId]
+    has_place: bool
+    lease_until: float
 
 
 class Ring:
@@ -43,6 +54,18 @@ class Ring:
         self._lease_until = float("-inf")
         self._table: array[int] = array("H")
         self._place = -1  # this worker's in `workers`, -1 while it owns nothing
+
+    def export(self) -> RingState:
+        """Return all of it, for another process of this worker."""
+        return RingState(self.version, list(self.workers), self.has_place, self._lease_until)
+
+    def adopt(self, state: RingState) -> Change:
+        """Take over what another process of this worker knew, its place and its lease included."""
+        self.version, self.workers = state.version, tuple(state.workers)
+        self._table = owners([each.encode() for each in state.workers]) if state.workers else array("H")
+        self.has_place, self._lease_until = state.has_place, state.lease_until
+        self._find_place()
+        return Change(self.version, self.workers, (), self.owned_slots(), ())
 
     def owns(self, room: RoomId, now: float) -> bool:
         """Return whether the room is this worker's, and its lease still runs."""

@@ -106,7 +106,7 @@ class RedisStream:
         self._lost = lost
         self._room_json = json_string(room.room)
         self._seal = writer.seal
-        self._reader = RoomReader(broker, room, writer.names, broker.keep_of(kind), self._place, self._seal)
+        self._reader = RoomReader(broker, room, writer.names, broker.keep_of(kind), self.place, self._seal)
         self._source: Source = self._reader
         if broker.deepen is not None and broker.is_lasting(kind):
             self._source = broker.deepen(room, self._reader)
@@ -327,7 +327,7 @@ class RedisStream:
     async def _go_to(self, epoch: int, offset: int, start: int) -> None:
         """Deliver everything up to a position, or tell that it is lost."""
         if self._order is None:
-            self._begin(epoch, start, offset)
+            self.begin(epoch, start, offset)
         elif epoch != self._epoch:
             await self._go_through(epoch, start)
         await self._fill(offset)
@@ -349,9 +349,9 @@ class RedisStream:
 
     def _change(self, epoch: int, start: int) -> None:
         self._tell_lost(None, None, EPOCH_CHANGED)
-        self._begin(epoch, start, start)
+        self.begin(epoch, start, start)
 
-    def _begin(self, epoch: int, start: int, offset: int) -> None:
+    def begin(self, epoch: int, start: int, offset: int) -> None:
         """Go on in another epoch, after `offset`."""
         if self._order is not None:
             self._order.deliver_to(None)
@@ -531,7 +531,8 @@ class RedisStream:
 
     # -- answering ------------------------------------------------------------------------------------------
 
-    def _place(self) -> Place:
+    def place(self) -> Place:
+        """Return how far its members are; epoch 0: nobody knows yet."""
         return Place(self._epoch, self._start, 0 if self._order is None else self._order.offset)
 
     def _is_ahead(self, since: Position | None) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from realtime.core.services import Gate, Services
 from realtime.core.session import Session
 from realtime.features.chat.files.files import Files
@@ -14,6 +16,7 @@ from realtime.features.chat.part import Part
 from realtime.features.chat.rooms.rooms import Rooms
 from realtime.features.chat.rules import KIND
 from realtime.features.chat.search.search import Search
+from realtime.features.chat.signs.presence import PresenceState
 from realtime.features.chat.signs.signs import Signs
 from realtime.features.chat.words.words import Words
 from realtime.ids import RoomId
@@ -71,6 +74,18 @@ class Chat:
     def stats(self) -> dict[str, int]:
         """As `Running.stats`."""
         return {name: value for part in self.parts for name, value in part.stats().items()}
+
+    async def settle(self) -> None:
+        """As `core.handover.HandsOver.settle`."""
+        await self.signs.settle()
+
+    def export(self) -> bytes:
+        """As `HandsOver.export`: who is here as what. All else is in the tables, or soon said again."""
+        return msgspec.msgpack.encode(self.signs.presence.export())
+
+    def adopt(self, state: bytes) -> None:
+        """As `HandsOver.adopt`."""
+        self.signs.presence.adopt(msgspec.msgpack.decode(state, type=PresenceState))
 
     async def close(self) -> None:
         """As `Running.close`."""

@@ -85,6 +85,16 @@ class People:
     def __len__(self) -> int:
         return len(self._known)
 
+    def said(self) -> dict[Key, tuple[Said, int]]:
+        """Return what is known of whom, and when they went, for another process."""
+        return {key: (each.said, each.went_ms) for key, each in self._known.items() if each.said is not None}
+
+    def adopt(self, key: Key, said: Said, went_ms: int) -> None:
+        """Know of a user what another process knew; their connections are counted as they come."""
+        person = self._known[key] = Person()
+        person.learn(said)
+        person.went_ms = went_ms
+
     def find(self, key: Key) -> Person | None:
         """Return a user who is here, or was a moment ago."""
         return self._known.get(key)

@@ -52,6 +52,14 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
     said: Said
 
 
+class PresenceState(msgspec.Struct, array_like=True):
+    """`Presence`, handed over; who is leaving with the end of it (monotonic seconds)."""
+
+    known: list[tuple[TenantId, UserId, Said, int]]
+    seen: list[tuple[TenantId, UserId, int]]
+    leaving: list[tuple[TenantId, UserId, float]]
+
+
 _decode = msgspec.msgpack.Decoder(Change).decode
 _decode_rooms = msgspec.msgpack.Decoder(list[RoomName]).decode
 
@@ -176,6 +184,24 @@ class Presence:
         if gone or due or self._seen:
             self._busy = True
             self._spawn(self._work(gone, due))
+
+    async def settle(self) -> None:
+        """Keep and tell what users have said, however short ago they did so before."""
+        await self._keep_said(list(self._unkept), tell=True)
+
+    def export(self) -> PresenceState:
+        """Return what is known of whom, for another process."""
+        known = [(*key, said, went_ms) for key, (said, went_ms) in self._people.said().items()]
+        seen = [(*key, at_ms) for key, at_ms in self._seen.items()]
+        return PresenceState(known, seen, [(*key, end) for key, end in self._leaving.export()])
+
+    def adopt(self, state: PresenceState) -> None:
+        """Take over what another process knew, before anybody is here."""
+        for tenant, user, said, went_ms in state.known:
+            self._people.adopt((tenant, user), said, went_ms)
+        self._seen.update({(tenant, user): at_ms for tenant, user, at_ms in state.seen})
+        for tenant, user, end in state.leaving:
+            self._leaving.adopt((tenant, user), end)
 
     async def close(self) -> None:
         """Keep who was here, and what they said."""

@@ -112,7 +112,7 @@ class Reading:
             if due:
                 self._spawn(self._write_due(due))
 
-    async def close(self) -> None:
+    async def settle(self) -> None:
         """Write all that waits."""
         while self._waiting:
             await self._write(list(self._waiting)[:WRITTEN_MAX])

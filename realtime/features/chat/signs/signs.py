@@ -126,7 +126,12 @@ class Signs(Part):
             "chat_reads_total": self.reading.written,
         }
 
+    async def settle(self) -> None:
+        """Write now what is gathered: acks wait for it."""
+        await self.reading.settle()
+        await self.presence.settle()
+
     async def close(self) -> None:
         """As `Part.close`."""
-        await self.reading.close()
+        await self.reading.settle()
         await self.presence.close()
