@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from realtime.edge.handover_wire import HandoverFailed
 from realtime.edge.leash import Word
 from realtime.edge.supervisor import BACKOFF_MAX_S, STEADY_S, Restarts, Supervisor
 from realtime.errors import StartupError
@@ -64,10 +65,32 @@ class Child:
         self.end(-9)
 
 
+class Talker(Child):
+    """One that says more than one thing, and can hand over."""
+
+    def __init__(self, pid, deaf=False):
+        super().__init__(pid, deaf)
+        self._words = asyncio.Queue()
+
+    def say(self, word):
+        self._words.put_nowait(word)
+
+    def end(self, code):
+        super().end(code)
+        self._words.put_nowait(None)
+
+    async def word(self):
+        return await self._words.get()
+
+    def hand_over(self, end):
+        self.told.append("hand over")
+
+
 class World:
     """A supervisor of pretended workers; `next()` is the next one it starts."""
 
-    def __init__(self, count=1, stop_timeout_s=5.0, deaf=False):
+    def __init__(self, count=1, stop_timeout_s=5.0, deaf=False, child=Child, silence_s=0.0):
+        self._child = child
         self.clock = Clock()
         self.deaf = deaf
         self.buried = []
@@ -82,18 +105,19 @@ class World:
             stop_timeout_s=stop_timeout_s,
             bury=self._bury,
             up=self._up,
+            silence_s=silence_s,
         )
         self.run = asyncio.create_task(self.supervisor.run())
 
     async def next(self):
         return await asyncio.wait_for(self._started.get(), 60)
 
-    async def _spawn(self, number):
+    async def _spawn(self, number, place):
         if self.out_of_processes:
             self.out_of_processes -= 1
             raise BlockingIOError(11, "Resource temporarily unavailable")
         self._pids += 1
-        child = Child(self._pids, self.deaf)
+        child = self._child(self._pids, self.deaf)
         await self._started.put((number, child))
         return child
 
@@ -233,3 +257,29 @@ async def test_all_workers_are_told_to_reload():
     assert [child.told for child in children] == [["reload", "reload"]] * 2
     world.supervisor.stop()
     assert await world.run == 0
+
+
+@pytest.mark.parametrize("silence_s", [0.0, 60.0])  # whose words are heard all the time, and whose are not
+async def test_what_a_worker_says_of_its_hand_over_is_heard(silence_s):
+    world = World(child=Talker, silence_s=silence_s)
+    _, old = await world.next()
+    old.say(Word("n-1-x"))
+    await turns()
+    refused = asyncio.create_task(world.supervisor.upgrade())
+    _, new = await world.next()
+    old.say(Word(stays="it is busy"))
+    new.end(1)
+    with pytest.raises(HandoverFailed, match="it is busy"):
+        await refused
+    replaced = asyncio.create_task(world.supervisor.upgrade())
+    _, new = await world.next()
+    old.say(Word(handed_over={"connections": 7}))
+    new.say(Word("n-1-x"))
+    assert await replaced == [{"worker": 1, "pid": new.pid, "connections": 7}]
+    assert old.told == ["hand over", "hand over"]
+    old.end(0)
+    await turns()
+    assert (world.supervisor.children, world.buried) == ({1: new}, [])
+    world.supervisor.stop()
+    assert await world.run == 0
+    assert new.told == ["stop"]
