@@ -186,7 +186,7 @@ async def test_the_user_of_the_path_must_be_the_tokens(locked):
 
 async def test_a_connection_ends_with_its_token_unless_it_is_refreshed(serve):
     server = serve(jwt_secret=KEY, jwt_leeway_s=0)
-    how = {"additional_headers": bearer(token(ttl_s=1.0))}
+    how = {"additional_headers": bearer(token(ttl_s=5.0))}
     async with (
         connect(server.ws_url, **how) as silent,
         connect(server.ws_url, **how) as spoke,
