@@ -16,7 +16,7 @@ class KeyedLimiter:
     def __len__(self) -> int: ...
     def take(self, key: str | bytes, cost: float = 1.0) -> float: ...
     def export(self) -> list[tuple[Any, int]]:
-        """Return (key, when its bucket is full again in ns) of the buckets that are not full, oldest first."""
+        """Return (key, when its bucket is full again in ns) of those that are not full, oldest first."""
     def adopt(self, buckets: Iterable[tuple[Any, int]]) -> None:
         """Take over what another limiter, of whatever rate, has exported: by the same clock.
 

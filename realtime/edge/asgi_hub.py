@@ -82,7 +82,7 @@ class AsgiWorker(TlsWorker):
             await refuse(websocket, verdict)
             return
         # No await between the verdict and `run`: the user's next connection has to find this one.
-        connection = AsgiConnection(number, websocket, verdict, self.hub, self._settings, self._on_frame)
+        connection = AsgiConnection(number, websocket, verdict, self.hub, self.settings, self._on_frame)
         self.hub.take_in(connection)
         code: int = CloseCode.ABNORMAL
         try:

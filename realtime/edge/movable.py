@@ -37,7 +37,7 @@ class Movable:
     network: NetworkRules
     foundation: Foundation
     _loop: asyncio.AbstractEventLoop
-    _settings: Settings
+    settings: Settings
     _rules: RoomRules
     _returns: Returns
     _tasks: set[asyncio.Task[None]]
@@ -98,13 +98,13 @@ class Movable:
         self.http.close()
         self.resume()
         rest = self.hub.connections()
-        reason = drain_reason(self._settings, len(rest), self._returns.per_second)
+        reason = drain_reason(self.settings, len(rest), self._returns.per_second)
         for connection in rest:
             if isinstance(connection.state, Session):
                 connection.state.close(CloseCode.SERVICE_RESTART, reason)
             else:
                 connection.close(CloseCode.SERVICE_RESTART, reason)
-        until = self._loop.time() + self._settings.drain_timeout_s
+        until = self._loop.time() + self.settings.drain_timeout_s
         while self.hub.connections() or self.http.connections:
             if self._loop.time() >= until:
                 break

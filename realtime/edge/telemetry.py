@@ -191,7 +191,6 @@ TENANT_HELP: Final[Mapping[str, tuple[Literal["counter", "gauge"], str]]] = {
     "bytes": ("counter", "Bytes of payloads taken of a tenant."),
     "deliveries": ("counter", "Deliveries that a tenant's publications were charged."),
 }
-# The same of a worker with a `tls_port`.
 HANDOVER_HELP: Final = {
     "handovers_total": "Hand-overs from one process to the next, since the first of them.",
     "handovers_refused_total": "Hand-overs that came to nothing: the process served on.",
@@ -199,6 +198,7 @@ HANDOVER_HELP: Final = {
     "handover_connections_drained_total": "Connections that could not move and were closed (1012).",
     "handover_pause_seconds": "For how long the last hand-over served nobody.",
 }
+# The same of a worker with a `tls_port`.
 TLS_HELP: Final = {
     "tls_arrivals": "Clients of tls_port that are in their handshake, or have sent no whole request yet.",
     "tls_certificate_expires_seconds": "Until the first certificate expires; below 0 since it has.",

@@ -167,7 +167,7 @@ class TlsWorker(MixedWorker):
             request.address,
             verdict,
             self.hub,
-            self._settings,
+            self.settings,
             self._meter,
             self._on_frame,
             partial(self._on_end, visitor.address),

@@ -86,11 +86,11 @@ class Worker(Movable):
         clock: Clock,
         foundation: Foundation,
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self._loop = loop
         self._clock = clock
         self.foundation = foundation
-        self._node = foundation.node
+        self.node = foundation.node
         self._tasks: set[asyncio.Task[None]] = set()
         self.turns = 0  # how often the hub and the core have been looked after: what shows that it serves
         self._lag = Histogram()
@@ -101,8 +101,6 @@ class Worker(Movable):
         )
         self._ticker: asyncio.TimerHandle | None = None
         self._retired = False
-        self.settings = settings
-        self.node = foundation.node
         self.record = Record()
         self._listening: socket.socket | None = None
         self.keeps_listening = False
@@ -118,7 +116,7 @@ class Worker(Movable):
         self._returns = Returns()
         self.hub = self._make_hub(connections_max)
         self.doorkeeper.serve(self.hub)
-        self._welcome = Welcome(settings, self._node, self.hub, foundation.worker)
+        self._welcome = Welcome(settings, self.node, self.hub, foundation.worker)
         self.files = None if foundation.database is None else WorkerFiles(settings, clock, discover())
         self.core = self._make_core(authenticator)
         SharedPenalties(self.guard, self.core.cluster)
@@ -141,12 +139,12 @@ class Worker(Movable):
             on_review=self.http.review,
         )
         self.guard.trust(self.network.trusts)
-        about = self._node, self._timings, self._audit
+        about = self.node, self._timings, self._audit
         self.reports = Reports(self.core, self.hub, *about, self._checks, lambda: self.stopping)
         if foundation.cluster is not None:  # alone it has nobody to share with
             self.reports.offer(SHED, lambda: self._shedder.begin(settings.shed_ratio or SHED_RATIO))
         self._autoscaler = Autoscaler(
-            settings, clock, notify, who=self._node, workers=self._count_workers, speaks=self._speaks
+            settings, clock, notify, who=self.node, workers=self._count_workers, speaks=self._speaks
         )
         self._follow_policy()
 
@@ -217,7 +215,7 @@ class Worker(Movable):
         acks = self._loop.create_task(self.core.paid())
         return await drain(
             self.hub,
-            self._settings,
+            self.settings,
             pending=lambda: {acks, *self._tasks},
             returns_per_second=self._returns.per_second * takers,
         )
@@ -272,9 +270,9 @@ class Worker(Movable):
 
     def _refuse_frame(self, connection: Connection, payload: bytes, limit: str, retry_after_s: float) -> None:
         session = self._session(connection.state, connection)
-        error = rate_limited(limit, getattr(self._settings, limit), retry_after_s)
+        error = rate_limited(limit, getattr(self.settings, limit), retry_after_s)
         scan_frame = scan_msgpack if session.binary else scan
-        for message in scan_frame(payload, self._settings.messages_per_frame):
+        for message in scan_frame(payload, self.settings.messages_per_frame):
             if not self.core.fail(session, message, error):
                 return  # it goes on and on: it is closed (4005)
 
@@ -382,7 +380,7 @@ class Worker(Movable):
     # -- what it is made of ---------------------------------------------------------------------------------
 
     def _make_hub(self, connections_max: int) -> Hub:
-        settings = self._settings
+        settings = self.settings
         return self.hub_type(
             on_handshake=self._returns.timed(self.gate.on_handshake),
             on_message=self._on_early_message,
@@ -428,7 +426,7 @@ class Worker(Movable):
             greet=self._greet,
             spawn=self._spawn,
             authenticator=authenticator,
-            limits=limits_of(self._settings),
+            limits=limits_of(self.settings),
             on_stranger=self._on_early_message,
             cluster=self.foundation.cluster,
             whereabouts=self.foundation.whereabouts,
@@ -436,7 +434,7 @@ class Worker(Movable):
             rules=self._rules,
             audit=self._audit,
             headcount=self.foundation.headcount,
-            token_warning_s=self._settings.token_warning_s,
+            token_warning_s=self.settings.token_warning_s,
             services=self._services(),
         )
 
@@ -448,9 +446,9 @@ class Worker(Movable):
             spawn=self._spawn,
             returns_per_second=lambda: self._returns.per_second,
             stopping=lambda: self.stopping,
-            least_ms=self._settings.reconnect_min_ms,
-            ratio=self._settings.shed_ratio,
-            delay_s=self._settings.shed_delay_s,
+            least_ms=self.settings.reconnect_min_ms,
+            ratio=self.settings.shed_ratio,
+            delay_s=self.settings.shed_delay_s,
         )
 
     def _make_broker(self) -> Broker:
@@ -463,7 +461,7 @@ class Worker(Movable):
         if database is None or self.files is None:
             return None
         return Services(
-            settings=self._settings,
+            settings=self.settings,
             clock=self._clock,
             spawn=self._spawn,
             database=database,
@@ -476,7 +474,7 @@ class Worker(Movable):
         return self._welcome.json(number, json_string(identity.user), identity.tenant)
 
     def _make_http(self) -> HttpServer:
-        settings = self._settings
+        settings = self.settings
         pages, told = web_routes(), self._system_routes(settings.tells_all)
         paths = [settings.ws_path] + ([settings.echo_path] if settings.echo_path else [])
         under = dict.fromkeys(paths, upgrade_required)
@@ -501,7 +499,7 @@ class Worker(Movable):
 
     def _health(self, all_of_it: bool) -> Report:
         version = {"version": __version__} if all_of_it else {}
-        return Report(True, {"node": self._node, **version})
+        return Report(True, {"node": self.node, **version})
 
     def _ready(self) -> Report:
         """Whether traffic may be sent here, by what it depends on."""
@@ -542,7 +540,7 @@ class Worker(Movable):
             },
             arrivals=self.doorkeeper.turned_away.counts,
             offences=self.guard.offences,
-            node=self._node,
+            node=self.node,
             version=__version__,
             http=len(self.http.connections),
             errors=self.core.errors,
@@ -554,7 +552,7 @@ class Worker(Movable):
         )
         scaling = () if self.supervised else self._autoscaler.metrics()
         # Workers share a port, so one target is any of them: each has series of its own.
-        return metrics.render((*told, *scaling), {"node": self._node, "worker": worker} if worker else {})
+        return metrics.render((*told, *scaling), {"node": self.node, "worker": worker} if worker else {})
 
 
 def _authenticator(settings: Settings, policy: Policy, clock: Clock) -> TokenAuthenticator | None:
