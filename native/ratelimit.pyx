@@ -75,7 +75,7 @@ cdef class KeyedLimiter:
         return wait_ns / 1e9
 
     def export(self):
-        """Return (key, when its bucket is full again in ns) of the buckets that are not full, oldest first."""
+        """Return (key, when its bucket is full again in ns) of those that are not full, oldest first."""
         cdef int64_t now_ns = self.clock()
         return [(key, tat) for key, tat in self.tats.items() if tat > now_ns]
 
@@ -248,8 +248,7 @@ cdef class Allowance:
             self.tats[kind] = (self.tats[kind] if self.tats[kind] > now_ns else now_ns) + cost_ns
 
     def export(self):
-        """Return what is owed (ns, by the clock), what was taken, the last fan-out, and until when it is over.
-        """
+        """Return what is owed (ns, by the clock), what was taken, the last fan-out, and until when it is."""
         return (
             (self.tats[0], self.tats[1], self.tats[2]),
             (self.taken[0], self.taken[1], self.taken[2]),
