@@ -129,6 +129,7 @@ def realtime(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str
 NOWHERE = {
     "postgres_url": "postgresql://nobody:SECRET@127.0.0.1:1/none?sslpassword=SECRET",
     "redis_url": "redis://nobody:SECRET@127.0.0.1:1",
+    "autoscale_webhook_url": "http://127.0.0.1:1/hook?token=SECRET",
 }
 
 

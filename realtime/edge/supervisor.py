@@ -295,6 +295,7 @@ class Supervisor:
                 "worker %d (pid %d) %s; it is started again in %g s", number, child.pid, _how(code), delay_s
             )
             await self._pause(delay_s)
+            code = 0  # that is told: nobody ran who could end badly
         if code:
             log.error("worker %d %s while it was to end", number, _how(code))
         return 1 if code else 0

@@ -189,7 +189,9 @@ async def test_a_database_is_looked_at_and_left_as_it_is(postgres):
         return list(store(Settings(postgres_url=url), discover(), Host(), 1))
 
     found = await asyncio.to_thread(look)
-    assert worst(found) == State.OK, found
+    # The tests' own database does not wait for the disk, and that is found, too.
+    failed = [each for each in found if each.state != State.OK]
+    assert {each.text.split()[0] for each in failed} == {"fsync", "full_page_writes"}, found
     assert "are due" in one(found, "migrations").text
     assert one(await asyncio.to_thread(look), "migrations") == one(found, "migrations")  # nothing was applied
 

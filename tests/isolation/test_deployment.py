@@ -166,7 +166,8 @@ COMMANDS = {
 # They speak of no tenant's rooms, users or connections.
 WITHOUT_TENANT = {
     *("serve", "check", "settings", "migrate", "token", "dev-cluster", "replay"),
-    *("penalties", "policy", "api", "api-key"),
+    *("penalties", "policy", "api", "api-key", "bench", "doctor", "shed", "upgrade"),
+    *("install-units", "uninstall-units", "failover-watch"),
 }
 # They read a store and ask no worker; whose rows they give, test_stores.py holds, of keys tests/sealing, and
 # of the chat tests/features/chat.
@@ -270,6 +271,7 @@ def test_every_method_and_command_is_covered():
     # Penalties are of addresses, for whoever runs the deployment: no tenant has them. The others say which
     # workers there are, or put on record what was done.
     of_all = {"only_type", "penalties", "pardon", "workers", "owner", "find", "record", "recorded"}
+    of_all |= {"shed"}  # between workers: whose connections those are, nobody asks or is told
     assert public - of_all == set(METHODS), "a method that nobody tries with another tenant's names"
     subparsers = next(each for each in cli._parser()._actions if each.choices)
     assert set(subparsers.choices) == set(COMMANDS) | WITHOUT_TENANT | OF_STORES, (

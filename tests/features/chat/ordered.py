@@ -101,7 +101,8 @@ class Place:
 
     def contents(self) -> bytes:
         """All that the files of a store that is one hold."""
-        return b"".join(path.read_bytes() for path in self.path.parent.glob("*sqlite*"))
+        files = [path for path in self.path.parent.glob("*sqlite*") if path.is_file()]
+        return b"".join(path.read_bytes() for path in files)
 
     async def reload(self, text: str) -> None:
         """Give it another policy, and wait until it holds."""
