@@ -19,6 +19,7 @@ from realtime.edge.telemetry import (
     CORE_COUNTERS,
     CORE_GAUGES,
     GUARD_HELP,
+    HANDOVER_HELP,
     HUB_COUNTERS,
     HUB_GAUGES,
     TIMINGS,
@@ -65,6 +66,7 @@ async def test_every_number_of_a_worker_has_its_meaning(serve, redis_node, postg
     tables = (HUB_COUNTERS, HUB_GAUGES, CORE_COUNTERS, CORE_GAUGES)
     known = {name for table in tables for name, _ in table.values()} | BACKEND_HELP.keys() | GUARD_HELP.keys()
     known |= features_help().keys() | {name for name, _ in TIMINGS.values()}
+    known |= HANDOVER_HELP.keys()
     # Commands are counted where a feature has any.
     assert {name for name in CLUSTER_HELP if not name.startswith("commands_")} <= said
     assert said - known - CLUSTER_HELP.keys() == {
@@ -233,6 +235,7 @@ async def test_what_a_durable_room_acked_is_found_after_redis_has_forgotten_all(
             answer = await ask(both["n-1"], type="chat_message", id="x", room=room, content="x", key="x")
     assert answer["content"]["epoch"] != before["epoch"]
     assert answer["content"]["offset"] == before["offset"] + 1
+    await until_type(both["n-2"], "chat_message")  # there it is known when it has come
     page = await ask(both["n-2"], type="history", id="h", room=room, content={"limit": 10})
     assert [push["content"] for push in page["content"]["messages"]] == [*"01234", "x"]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest_asyncio
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidMessage
 
 from realtime.edge import leash
 from tests.edge.peer import PATIENCE_S, ask, get, receive
@@ -42,7 +43,10 @@ async def on_node(server, node, user="alice"):
     """Connect until the kernel has dealt us to the worker `node`; it does so by a hash of the port."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
-            ws, content = await greeted(server, user)
+            try:
+                ws, content = await greeted(server, user)
+            except (InvalidMessage, OSError):  # it was dealt to one that has just died
+                continue
             if content["node"] == node:
                 return ws
             await ws.close()
