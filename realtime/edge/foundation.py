@@ -98,6 +98,7 @@ class Foundation(Protocol):
 
     def timings(self) -> Mapping[str, Histogram]:
         """Histograms for /metrics, by the names of `telemetry.TIMINGS`."""
+        ...
 
     def files(self) -> dict[str, int]:
         """Descriptors that a process needs which is to take over from this one, by name.

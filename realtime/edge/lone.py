@@ -58,11 +58,7 @@ class LonePublisher(Outsider):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(self._audit, RelayedAudit):
-            await self._audit.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._end()
         await self._lone.close()
 
     async def _keep_ticking(self) -> None:

@@ -316,6 +316,14 @@ class Outsider:
         sender = None if user is None else parse_user(user)
         return Publication(parse_tenant(tenant), parse_room(room), type, sender, encoded, key)
 
+    async def _end(self) -> None:
+        """Put on record what still waits for it, and end the tasks; the way to the workers is closed later."""
+        if isinstance(self._audit, RelayedAudit):
+            await self._audit.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     def _open_audit(self, clock: Clock) -> Auditor:
         if not self._settings.audit_path:
             return NO_AUDITOR

@@ -120,11 +120,7 @@ class Publisher(Outsider):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(self._audit, RelayedAudit):
-            await self._audit.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._end()
         self._ring.close()
         await self._broker.close()
         await self._redis.close()

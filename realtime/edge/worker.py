@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final
 
 from realtime import __version__
-from realtime.backends.auth.authenticator import TokenAuthenticator, authenticator_of
+from realtime.backends.auth.authenticator import TokenAuthenticator, authenticator_by
 from realtime.backends.http_post import notify, post
 from realtime.core.auth import Authenticator, Identity
 from realtime.core.catalog import Catalog
@@ -559,11 +559,4 @@ def _authenticator(settings: Settings, policy: Policy, clock: Clock) -> TokenAut
     """Return what judges tokens; None in open mode. The issuers of the policy are prepared with it later."""
     if settings.open_mode and not policy.issuers:
         return None
-    return authenticator_of(
-        (settings.jwt_secret, *settings.jwt_previous_secrets) if settings.jwt_secret else (),
-        settings.jwt_algorithms,
-        audiences=settings.jwt_audiences,
-        leeway_s=settings.jwt_leeway_s,
-        cache_tokens=settings.jwt_cache_tokens,
-        clock=clock,
-    )
+    return authenticator_by(settings, clock)

@@ -2,13 +2,10 @@
 should: each alert on series of its own, and not on good ones.
 """
 
-import importlib.util
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,17 +13,9 @@ import pytest
 from realtime.errors import CloseCode, error_codes
 from realtime.features import discover
 from tests.conftest import ROOT
+from tests.monitoring.scripts import load
 
 METRIC = re.compile(r"\b(?:realtime|process)_[a-z0-9_]+")
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 rules = load("monitoring_rules")

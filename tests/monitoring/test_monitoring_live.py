@@ -5,14 +5,11 @@ With MONITORING_PICTURES=folder it goes on until the charts have something to sh
 
 import asyncio
 import contextlib
-import importlib.util
 import json
 import os
-import sys
 import time
 import uuid
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -30,17 +27,9 @@ from tests.edge.workers import (
     until_ready,
 )
 from tests.monitoring.prometheus import PATIENCE_S, Prometheus, filled_in, free_ports
+from tests.monitoring.scripts import load
 
 LISTENERS = 20
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 rules = load("monitoring_rules")

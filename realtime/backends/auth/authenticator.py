@@ -15,6 +15,7 @@ from realtime.core.clock import SystemClock
 from realtime.core.contracts import Clock
 from realtime.errors import SettingsError, TokenExpired, Unauthorized
 from realtime.policy import Issuer, Policy
+from realtime.settings import Settings
 
 Made = TypeVar("Made", Identity, Grant)
 Make = Callable[[Judge, Parsed, Key, float], Made]
@@ -198,6 +199,18 @@ def authenticator_of(
     if issuers:
         made.prepare(Policy(issuers=tuple(issuers)))()
     return made
+
+
+def authenticator_by(settings: Settings, clock: Clock) -> TokenAuthenticator:
+    """Return an authenticator for tokens of the secrets in the settings, if any; issuers come later."""
+    return authenticator_of(
+        (settings.jwt_secret, *settings.jwt_previous_secrets) if settings.jwt_secret else (),
+        settings.jwt_algorithms,
+        audiences=settings.jwt_audiences,
+        leeway_s=settings.jwt_leeway_s,
+        cache_tokens=settings.jwt_cache_tokens,
+        clock=clock,
+    )
 
 
 def _identity(judge: Judge, parsed: Parsed, key: Key, now: float) -> Identity:

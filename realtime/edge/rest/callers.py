@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from realtime.backends.auth.authenticator import TokenAuthenticator, authenticator_of
+from realtime.backends.auth.authenticator import TokenAuthenticator, authenticator_by
 from realtime.backends.auth.compact import parse
 from realtime.core.access import Rules
 from realtime.core.auth import Identity
@@ -76,14 +76,7 @@ class Callers:
         self._clock = clock
         self._is_revoked = is_revoked
         self._open = settings.open_mode
-        self._tokens: TokenAuthenticator = authenticator_of(
-            (settings.jwt_secret, *settings.jwt_previous_secrets) if settings.jwt_secret else (),
-            settings.jwt_algorithms,
-            audiences=settings.jwt_audiences,
-            leeway_s=settings.jwt_leeway_s,
-            cache_tokens=settings.jwt_cache_tokens,
-            clock=clock,
-        )
+        self._tokens: TokenAuthenticator = authenticator_by(settings, clock)
         self._keys: Mapping[str, tuple[ApiKey, bytes]] = {}
         self._callers: Mapping[str, Caller] = {}
         self._rules: Rules
