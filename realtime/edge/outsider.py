@@ -317,7 +317,7 @@ class Outsider:
         return Publication(parse_tenant(tenant), parse_room(room), type, sender, encoded, key)
 
     async def _end(self) -> None:
-        """Put on record what still waits for it, and end the tasks; the way to the workers is closed later."""
+        """Put on record what still waits for it, and end the tasks; the way to workers is closed later."""
         if isinstance(self._audit, RelayedAudit):
             await self._audit.close()
         for task in self._tasks:

@@ -15,6 +15,7 @@ from tests.edge.workers import (
     deployment,
     enter,
     hang_up,  # noqa: F401 - a fixture
+    hear,
     on_each,
     say,
     until_ready,
@@ -144,6 +145,7 @@ async def test_a_supervisor_tells_of_all_its_workers_whatever_becomes_of_one(ser
         await enter(ws, ROOM)
     for n in range(20):
         await say(both["n-1"], ROOM, n)
+        await hear(both["n-2"], ROOM, 1)  # what comes at once would be one send
     samples = await until(port, lambda now: now.get("realtime_delivery_latency_seconds_count", 0) >= 20)
     assert samples['realtime_worker_up{worker="1"}'] == samples['realtime_worker_up{worker="2"}'] == 1
     assert samples['realtime_members{worker="1"}'] == samples['realtime_members{worker="2"}'] == 1

@@ -1,7 +1,8 @@
 """What hostile messages cost to scan: time and output grow with their size, and with nothing else.
 
 Each case is a family of messages that somebody might hope to be expensive. Its cost a byte is measured at one
-size and at four times that: what grows with the square would be four times as dear there.
+size and at sixteen times that: what grows with the square would be sixteen times as dear there, and no work
+of others on the machine makes up for that or passes for it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from realtime.protocol.codecs import to_msgpack
 
 pytestmark = pytest.mark.alone
 
-SMALL, LARGE = 60_000, 240_000
-GROWTH_MAX = 2.5  # of the cost a byte: sorting keys has a logarithm, and a machine has other work
+SMALL, LARGE = 30_000, 480_000
+GROWTH_MAX = 5.0  # of the cost a byte: sorting keys has a logarithm, and a machine has other work
 NS_PER_BYTE_MAX = 400.0  # 26 ms for a message of 64 KiB, on a machine that is busy with other things besides
 TIMES = 5
 
@@ -119,22 +120,22 @@ def cost_ns(judge: Callable[[bytes, int], object], message: bytes) -> float:
     best = float("inf")
     gc.disable()
     for _ in range(TIMES):
-        began = time.process_time_ns()
+        began = time.thread_time_ns()
         judge(message, 100)
-        best = min(best, time.process_time_ns() - began)
+        best = min(best, time.thread_time_ns() - began)
     gc.enable()
     return best / len(message)
 
 
 def assert_linear(judge: Callable[[bytes, int], object], family: Callable[[int], bytes]) -> None:
     small, large = family(SMALL), family(LARGE)
-    assert len(large) > 3 * len(small)
+    assert len(large) > 12 * len(small)
     for attempt in range(3):  # of a machine that is busy with something else just then
-        once, four_times = cost_ns(judge, small), cost_ns(judge, large)
-        if four_times <= GROWTH_MAX * once or four_times * len(large) < 100_000:
+        small_cost, large_cost = cost_ns(judge, small), cost_ns(judge, large)
+        if large_cost <= GROWTH_MAX * small_cost or large_cost * len(large) < 100_000:
             break
-        assert attempt < 2, f"{once:.2f} ns a byte, and {four_times:.2f} of four times as many"
-    assert four_times <= NS_PER_BYTE_MAX, f"{four_times:.0f} ns a byte"
+        assert attempt < 2, f"{small_cost:.2f} ns a byte, and {large_cost:.2f} of sixteen times as many"
+    assert large_cost <= NS_PER_BYTE_MAX, f"{large_cost:.0f} ns a byte"
 
 
 @pytest.mark.parametrize("family", JSON_FAMILIES)
@@ -171,5 +172,5 @@ def test_quadratic_growth_would_be_seen() -> None:
         for _ in range(len(message) // 1000):
             message.count(b"\xff")
 
-    with pytest.raises(AssertionError, match="four times as many"):
+    with pytest.raises(AssertionError, match="sixteen times as many"):
         assert_linear(quadratic, lambda size: b"x" * size)
