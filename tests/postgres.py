@@ -109,12 +109,12 @@ class PostgresServer:
     def url(self, database: str) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
-    async def new_database(self) -> str:
-        """Return the URL of a database that nobody has used."""
+    async def new_database(self, how: str = "") -> str:
+        """Return the URL of a database that nobody has used; `how` is what SQL adds to its making."""
         self._databases += 1
         name = f"test{self._databases}"
         connection = await asyncpg.connect(self.url("postgres"))
-        await connection.execute(f"CREATE DATABASE {name}")
+        await connection.execute(f"CREATE DATABASE {name} {how}")
         await connection.close()
         return self.url(name)
 

@@ -13,6 +13,7 @@ from realtime.backends.postgres_database import dial, startup_errors
 ROUNDS: Final = 20
 SYNCS: Final = 5
 ASKED: Final = (
+    "server_encoding",
     "fsync",
     "full_page_writes",
     "synchronous_commit",

@@ -203,10 +203,31 @@ def test_a_database_that_lies_about_the_disk_is_a_failure():
         "synchronous_standby_names": "b",
         "idle_session_timeout": "5",
     }
-    found = list(judge_postgres(Postgres(120_004, settings, 15, 0, (0.02,), 3.0), "postgres", 2))
-    assert [each.state for each in of(found, "store")] == [State.FAIL, State.FAIL] + [State.WARN] * 3
+    found = list(judge_postgres(Postgres(150_004, settings, 15, 0, (0.02,), 3.0), "postgres", 2))
+    states = [each.state for each in of(found, "store")]
+    assert states == [State.OK, State.OK, State.FAIL] + [State.WARN] * 3
     assert one(found, "store latency").state == State.WARN
     assert one(found, "clock").text == "PostgreSQL's is 3.0 s ahead"
+
+
+@pytest.mark.parametrize(("version", "state"), [(130_022, State.FAIL), (140_000, State.OK)])
+def test_a_version_that_nobody_mends_any_more_is_a_failure(version, state):
+    found = list(judge_postgres(Postgres(version, {}, 0, 0, (0.001,), 0.0), "postgres", 1))
+    assert of(found, "store")[0].state == state
+    assert worst(found) == state
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1", "UTF8"])
+async def test_a_database_that_cannot_keep_every_text_is_a_failure(postgres, encoding):
+    url = await postgres.new_database(f"ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+    found = await asyncio.to_thread(lambda: list(store(Settings(postgres_url=url), (), Host(), 1)))
+    said = next(each for each in of(found, "store") if "encoding" in each.text)
+    if encoding == "UTF8":
+        assert said.state == State.OK
+    else:
+        assert said.state == State.FAIL
+        assert encoding in said.text
+        assert "ENCODING 'UTF8'" in said.todo
 
 
 def test_a_database_that_is_not_there_is_a_failure_without_its_password():

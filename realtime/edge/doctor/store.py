@@ -18,7 +18,8 @@ from realtime.errors import StartupError
 from realtime.settings import Settings, mask
 
 AREA: Final = "store"
-OLDEST: Final = 130_000
+OLDEST: Final = 140_000  # the oldest that its makers still mend
+ENCODING: Final = "UTF8"
 # Beside the lanes and the readers: the audit log's two, and one that looks.
 CONNECTIONS_PER_WORKER: Final = LANES + READERS + 3
 SLOW_S: Final = 0.005
@@ -80,6 +81,7 @@ def judge_postgres(found: Postgres, where: str, workers: int) -> Iterator[Diagno
         yield fault(AREA, f"{where} is PostgreSQL {version}", f"upgrade to {OLDEST // 10_000} or later")
     else:
         yield fine(AREA, f"{where}: PostgreSQL {version}")
+    yield from _encoding(found)
     yield from _promises(found)
     yield from _room(found, workers)
     middle = found.latency_s[len(found.latency_s) // 2]
@@ -95,6 +97,20 @@ def judge_postgres(found: Postgres, where: str, workers: int) -> Iterator[Diagno
         yield doubt(
             "clock", f"PostgreSQL's is {abs(found.clock_ahead_s):.1f} s {way}", "run chrony on both machines"
         )
+
+
+def _encoding(found: Postgres) -> Iterator[Diagnosis]:
+    """A database cannot change its encoding: it is made anew, and what is in it comes along as a dump."""
+    encoding = found.settings.get("server_encoding", ENCODING)
+    if encoding == ENCODING:
+        yield fine(AREA, f"encoding {ENCODING}")
+        return
+    yield fault(
+        AREA,
+        f"the database's encoding is {encoding}: what is not ASCII is refused, or not found by search",
+        "name another by POSTGRES_URL: CREATE DATABASE … ENCODING 'UTF8' LOCALE 'C.UTF-8' TEMPLATE "
+        "template0; pg_dump and pg_restore bring over what there is",
+    )
 
 
 def _promises(found: Postgres) -> Iterator[Diagnosis]:
