@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 log: Final = logging.getLogger("realtime.edge")
 
 END_S: Final = 5.0  # for a successor that was told to end
+ORPHANED_LOOK_S: Final = 0.001
 
 
 class Handing:
@@ -159,6 +161,22 @@ def taken(environ: MutableMapping[str, str]) -> Wire | None:
     """Take the way to the old process out of `environ`; None for one that takes nobody's place."""
     text = environ.pop(PLACE_VARIABLE, "")
     return Wire(socket.socket(fileno=int(text))) if text else None
+
+
+def leave_parent(environ: Mapping[str, str]) -> None:
+    """Go on in a child that belongs to the service manager, where there is one; call it before any thread.
+
+    Of a main process that another process has started (our predecessor, which lives on until its requests are
+    answered) systemd takes note, once and for all, that it will not hear of its end: a stop would then be
+    SIGTERM and SIGKILL in one breath, and no drain.
+    """
+    if not environ.get(notify.SOCKET_VARIABLE):
+        return
+    ours = os.getpid()
+    if os.fork():
+        os._exit(0)
+    while os.getppid() == ours:
+        time.sleep(ORPHANED_LOOK_S)
 
 
 async def _see_off(process: subprocess.Popen[bytes]) -> None:

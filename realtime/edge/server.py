@@ -68,6 +68,8 @@ def serve(loaded: Loaded) -> int:
     own, line = leash.taken(os.environ), handover.taken(os.environ)
     if own is not None:
         return _serve_leashed(settings, own, line)
+    if line is not None:
+        handover.leave_parent(os.environ)
     sockets = activation.taken(os.environ, os.getpid())
     activation.configure(sockets, settings)
     count = worker_count(settings)

@@ -14,6 +14,8 @@ import pytest_asyncio
 from websockets.asyncio.client import connect
 
 from bench.handover import measure
+from tests.conftest import ROOT
+from tests.edge.manager import ServiceManager
 from tests.edge.peer import (
     JSON,
     KEY,
@@ -306,6 +308,45 @@ async def test_sigterm_while_it_is_under_way_ends_the_service(start):
     os.kill(server.pid, signal.SIGTERM)
     assert (await closed(alice))[0] == 1012
     assert await asyncio.to_thread(server.process.wait, 30) == 0
+
+
+PARENT = """
+import os
+from realtime.edge.handover import leave_parent
+leave_parent(os.environ)
+print(os.getppid())
+"""
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+async def test_under_systemd_a_successor_is_no_child_of_ours(supervised):
+    """Else systemd would not wait for its end, and a stop would be SIGTERM and SIGKILL in one breath."""
+    environ = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", PARENT),
+        cwd=ROOT,
+        env=environ | ({"NOTIFY_SOCKET": "@nobody"} if supervised else {}),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(PATIENCE_S):
+        parent = int((await process.communicate())[0])  # until the grandchild's end too
+    assert (parent != os.getpid()) is supervised
+
+
+async def test_systemd_is_told_who_serves_and_hears_it_from_there_on(start, tmp_path):
+    with ServiceManager(tmp_path) as manager:
+        server = start(environ={"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "600000"})
+        first = server.pid
+        await enter(server)
+        assert await server.upgraded() == (1, 1)
+        told = await asyncio.to_thread(manager.wait_for, "MAINPID")
+        assert (told.pid, told.fields["MAINPID"]) == (first, str(server.serving))
+        await server.ended(first)
+        said = {message.pid for message in manager.heard} | {message.pid for message in manager.all()}
+        while (beat := await asyncio.to_thread(manager.wait_for, "WATCHDOG")).pid != server.serving:
+            assert beat.pid == first
+        assert said <= {first, server.serving}
+        assert "STOPPING" not in {field for each in manager.heard for field in each.fields}
 
 
 async def test_without_a_service_there_is_nothing_to_upgrade(tmp_path):
