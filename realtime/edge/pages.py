@@ -30,6 +30,12 @@ CONTENT_TYPES: Final = {
 }
 
 _NOT_STORED: Final = (("Cache-Control", "no-store"),)
+# Who has read of them looks for them here first.
+_ELSEWHERE: Final = Response(
+    404,
+    body=b"not found here: the dashboard (/dashboard) and the reference of the API (/docs) are pages of\n"
+    b"`realtime api`, a process of its own, which says where it listens: by default on port 8001\n",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,11 @@ def file_routes(folder: Traversable) -> dict[str, Handler]:
         handler = _file_handler(content_type, file.read_bytes())
         routes["/" if file.name == "index.html" else f"/{file.name}"] = handler
     return routes
+
+
+def elsewhere_routes() -> dict[str, Handler]:
+    """Return routes for pages that another process has: they say which."""
+    return dict.fromkeys(("/dashboard", "/docs"), lambda request: _ELSEWHERE)
 
 
 def system_routes(

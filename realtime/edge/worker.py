@@ -42,7 +42,7 @@ from realtime.edge.limits_of import limits_of
 from realtime.edge.load import LoadMeter
 from realtime.edge.movable import Movable
 from realtime.edge.network import NetworkRules
-from realtime.edge.pages import Report, system_routes, web_routes
+from realtime.edge.pages import Report, elsewhere_routes, system_routes, web_routes
 from realtime.edge.policies import Commit, Policies
 from realtime.edge.returns import Returns
 from realtime.edge.shared_penalties import SharedPenalties
@@ -475,7 +475,8 @@ class Worker(Movable):
 
     def _make_http(self) -> HttpServer:
         settings = self.settings
-        pages, told = web_routes(), self._system_routes(settings.tells_all)
+        pages = {**elsewhere_routes(), **web_routes()}
+        told = self._system_routes(settings.tells_all)
         paths = [settings.ws_path] + ([settings.echo_path] if settings.echo_path else [])
         under = dict.fromkeys(paths, upgrade_required)
         return HttpServer(

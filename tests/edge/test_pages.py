@@ -8,7 +8,7 @@ import pytest
 
 from realtime.edge import metrics
 from realtime.edge.http import Handler, Response, Routes
-from realtime.edge.pages import Report, file_routes, system_routes, web_routes
+from realtime.edge.pages import Report, elsewhere_routes, file_routes, system_routes, web_routes
 from realtime.native.handshake import Request
 
 
@@ -18,6 +18,13 @@ def ask(routes: dict[str, Handler], path: str, *lines: str) -> Response:
     assert request is not None
     handler = Routes(routes).find(request.path)
     return handler(request) if handler else Response(404)
+
+
+@pytest.mark.parametrize("path", ["/dashboard", "/docs"])
+def test_who_looks_for_a_page_of_another_process_is_told_which(path: str) -> None:
+    answer = ask({**elsewhere_routes(), **web_routes()}, path)
+    assert answer.status == 404
+    assert b"`realtime api`" in answer.body
 
 
 @pytest.fixture
