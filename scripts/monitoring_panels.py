@@ -167,6 +167,27 @@ WORKER = (
     ),
     Panel("Handshakes", quantiles("realtime_handshake_seconds"), "s"),
     Panel(
+        "TLS handshakes",
+        quantiles("realtime_tls_handshake_seconds"),
+        "s",
+        "From accept on tls_port to the end of the TLS handshake.",
+    ),
+    Panel(
+        "TLS handshakes that failed",
+        (
+            (total("realtime_tls_handshake_failures_total"), "failed"),
+            (total("realtime_tls_crowded_out_total"), "crowded out"),
+        ),
+        "cps",
+    ),
+    one(
+        "TLS certificate expires in",
+        f"min(realtime_tls_certificate_expires_seconds{{{PICK}}})",
+        "s",
+        kind="stat",
+        help="The first of all; below 0 since it has.",
+    ),
+    Panel(
         "Turned away",
         (
             (total("realtime_handshakes_refused_total"), "refused"),

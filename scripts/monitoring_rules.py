@@ -11,6 +11,9 @@ FAST = 'le="0.05"'
 OUR_ERRORS = "internal|unavailable"
 OUR_CLOSES = "1011|4000|4004"
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
+DAY_S = 86_400
+# As long as the server's own warning: a renewal is tried again for weeks before that, and is broken by then.
+CERTIFICATE_TICKET_DAYS, CERTIFICATE_PAGE_DAYS = 14, 2
 # The SRE workbook, chapter 5: (burn rate, long window, short window); the first two wake somebody up.
 BURNS = {"page": ((14.4, "1h", "5m"), (6, "6h", "30m")), "ticket": ((3, "1d", "2h"), (1, "3d", "6h"))}
 
@@ -171,6 +174,22 @@ CAUSES = (
         "1m",
         "page",
         f"{WHERE} will soon refuse durable publications.",
+    ),
+    Alert(
+        "RealtimeCertificateExpiresTicket",
+        "realtime_tls_certificate_expires_seconds",
+        f"< {CERTIFICATE_TICKET_DAYS * DAY_S}",
+        "10m",
+        "ticket",
+        f"A TLS certificate of {WHERE} expires within {CERTIFICATE_TICKET_DAYS} days.",
+    ),
+    Alert(
+        "RealtimeCertificateExpiresPage",
+        "realtime_tls_certificate_expires_seconds",
+        f"< {CERTIFICATE_PAGE_DAYS * DAY_S}",
+        "5m",
+        "page",
+        f"A TLS certificate of {WHERE} expires within {CERTIFICATE_PAGE_DAYS} days, or has expired.",
     ),
     Alert(
         "RealtimeHandlerFailures",

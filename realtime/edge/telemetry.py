@@ -224,6 +224,10 @@ TIMINGS: Final = {
         "From when Redis was asked to its answer, waiting, redirects and retries included.",
     ),
     "store_commit": ("store_commit_seconds", "How long committing one group of rows took."),
+    "tls_handshakes": (
+        "tls_handshake_seconds",
+        "From accept on tls_port to the end of the TLS handshake, of those that came to one.",
+    ),
     "store_read": ("store_read_seconds", "How long a question to the store took, waiting included."),
 }
 OTHER: Final = "other"

@@ -13,12 +13,14 @@ import contextlib
 import logging
 import socket
 import ssl
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 from realtime.native.address import pack, unpack
 from realtime.native.handshake import BadRequest, Request, refusal_response
+from realtime.native.histogram import Histogram
 from realtime.native.ratelimit import KeyedLimiter
 from realtime.settings import Settings
 
@@ -57,7 +59,8 @@ class TlsDoor:
     """Accepts from one listening socket, from `open` to `close`.
 
     `context()` is asked for each client, so that a new certificate holds for the next one. `counts` gets
-    `accepted`, `refused`, `handshake_timeouts` and `accept_rests`, as the hub's of its own listener.
+    `accepted`, `refused`, `handshake_timeouts` and `accept_rests`, as the hub's of its own listener; `took`
+    measures the TLS handshakes.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class TlsDoor:
         self.counts = counts
         self.failures = 0  # handshakes that came to nothing
         self.crowded = 0  # arrivals cut for others
+        self.took = Histogram()
         self._context = context
         self._arrivals: dict[Arrival, None] = {}  # oldest first
         self._loop = asyncio.get_running_loop()
@@ -160,6 +164,7 @@ class Arrival(asyncio.Protocol):
         self._over = False
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
+        self._began_s = time.monotonic()  # the loop's clock stands still while it is busy with others
         self._socket: socket.socket
         self._task: asyncio.Task[None]
         self._deadline = self._loop.call_later(door.settings.handshake_timeout_s, self._too_slow)
@@ -203,6 +208,7 @@ class Arrival(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have asyncio.Transport's methods and are none.
         self._transport = cast(asyncio.Transport, transport)
+        self._door.took.observe(time.monotonic() - self._began_s)
 
     def data_received(self, data: bytes) -> None:
         """Read on until the head is whole, then hand it over."""

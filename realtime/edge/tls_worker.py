@@ -14,6 +14,7 @@ from realtime.edge.foreign import ForeignConnection
 from realtime.edge.foundation import Foundation
 from realtime.edge.mixed_worker import MixedWorker
 from realtime.edge.policies import Commit
+from realtime.edge.telemetry import Taken
 from realtime.edge.tls import Certificates
 from realtime.edge.tls_connection import TlsConnection
 from realtime.edge.tls_door import TlsDoor, refuse
@@ -103,6 +104,11 @@ class TlsWorker(MixedWorker):
             "tls_crowded_out_total": self._door.crowded,
             "tls_handshake_failures_total": self._door.failures,
         }
+
+    def _timings(self) -> Mapping[str, Taken]:
+        if self._door is None:
+            return super()._timings()
+        return {**super()._timings(), "tls_handshakes": self._door.took.taken()}
 
     # -- what the door calls --------------------------------------------------------------------------------
 

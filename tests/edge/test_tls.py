@@ -128,6 +128,15 @@ async def test_a_message_of_the_largest_size_comes_whole_in_fragments(start, aut
         assert push["content"] == text
 
 
+async def test_how_long_a_tls_handshake_took_is_measured(start, authority):
+    server = start()
+    assert metric(server, "tls_handshake_seconds_count") == 0
+    async with over_tls(server, authority, "alice") as alice, over_tls(server, authority, "bob") as bob:
+        await receive(alice)
+        await receive(bob)
+    assert metric(server, "tls_handshake_seconds_count") == 2
+
+
 async def test_the_own_sdk_speaks_it(start, authority, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
     server = start()

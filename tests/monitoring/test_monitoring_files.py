@@ -190,6 +190,16 @@ CASES: dict[str, tuple[Series, Series, dict[str, str]]] = {
         constant("realtime_store_queued_rows", 100),
         {},
     ),
+    "RealtimeCertificateExpiresTicket": (
+        constant("realtime_tls_certificate_expires_seconds", 13 * 86_400),
+        constant("realtime_tls_certificate_expires_seconds", 15 * 86_400),
+        {},
+    ),
+    "RealtimeCertificateExpiresPage": (
+        constant("realtime_tls_certificate_expires_seconds", -60),
+        constant("realtime_tls_certificate_expires_seconds", 3 * 86_400),
+        {},
+    ),
     "RealtimeHandlerFailures": (
         [counts("realtime_handler_failures_total", 1)],
         [counts("realtime_handler_failures_total", 0)],

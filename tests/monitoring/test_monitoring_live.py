@@ -12,11 +12,13 @@ import uuid
 from pathlib import Path
 
 import pytest
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from realtime.ids import DEFAULT_TENANT
+from tests.certificates import Authority
 from tests.conftest import ROOT
-from tests.edge.peer import ask
+from tests.edge.peer import ask, receive
 from tests.edge.workers import (
     deployment,
     enter,
@@ -28,6 +30,7 @@ from tests.edge.workers import (
 )
 from tests.monitoring.prometheus import PATIENCE_S, Prometheus, filled_in, free_ports
 from tests.monitoring.scripts import load
+from tests.ports import free_port
 
 LISTENERS = 20
 
@@ -60,8 +63,9 @@ async def listen(ws):
 class Crowd:
     """Members on both workers: two who talk, err and ask, and `LISTENERS` who only listen."""
 
-    def __init__(self, server):
+    def __init__(self, server, authority):
         self.server = server
+        self._tls = authority.trusting()
         self.talk = f"events:{uuid.uuid4()}"
         self.kept = f"playlist:{uuid.uuid4()}"
         self.turns = 0
@@ -96,6 +100,9 @@ class Crowd:
             await ask(ws, type="nonsense", id=f"nonsense {self.turns}")
         passer_by, _ = await greeted(self.server, "passer-by")
         await passer_by.close()
+        address = f"wss://localhost:{self.server.settings['tls_port']}/ws/passer-by"
+        async with connect(address, ssl=self._tls) as passer_by:
+            await receive(passer_by)
 
 
 def wanted() -> dict[str, str]:
@@ -114,6 +121,7 @@ def wanted() -> dict[str, str]:
 async def test_every_panel_and_every_rule_has_data(serve, redis_cluster, postgres, tmp_path):
     admin_port = free_ports(2)
     metrics_port = free_ports(1)
+    authority = Authority(tmp_path)
     server = serve(
         **deployment(
             redis_cluster.url,
@@ -125,13 +133,15 @@ async def test_every_panel_and_every_rule_has_data(serve, redis_cluster, postgre
             tenant_metrics=DEFAULT_TENANT,
             messages_per_second_per_tenant=1_000_000,
             errors_per_second=1000,
+            tls_port=free_port(),
+            **authority.sign().settings(),
         )
     )
     await until_ready(server)
     prometheus = await asyncio.to_thread(
         Prometheus, tmp_path, configuration(tmp_path, admin_port, metrics_port)
     )
-    crowd = Crowd(server)
+    crowd = Crowd(server, authority)
     try:
         await crowd.come()
         missing, until = wanted(), time.monotonic() + 2 * PATIENCE_S
