@@ -71,8 +71,8 @@ dist: ## make sdist and wheel in dist/, and prove that the sdist installs and ru
 install-check: ## install and run it by docs/install.md on a clean Debian with a systemd of its own (root)
 	@scripts/bootstrap test
 	@command -v debootstrap >/dev/null || apt-get install --yes --no-install-recommends debootstrap
-	@ls dist/*.whl >/dev/null 2>&1 || scripts/dist
-	@$(bin)/python scripts/install_check.py $(ARGS)
+	@scripts/dist
+	@$(bin)/python scripts/install_check.py --record docs/install-check.md $(ARGS)
 
 clean: ## remove the environment and everything that was built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,11 +1,13 @@
 """Install it as docs/install.md says, on a clean Debian 12 that a real systemd has booted, and start it.
 
     scripts/install_check.py [--wheel dist/realtime-….whl] [--root DIRECTORY] [--from SECTION] [--keep]
+                             [--record docs/install-check.md]
 
 Every command of the page's console blocks is run, in order, and what it prints is printed; the first that
-fails ends it. The system is made by debootstrap in `--root` and booted in namespaces of its own (mounts,
-processes, network, cgroups): of this machine it has processor and memory. Needs root, debootstrap,
-util-linux, and a network for packages.
+fails, or prints something else than the page shows, ends it. The system is made anew by debootstrap in
+`--root` and booted in namespaces of its own (mounts, processes, network, cgroups): of this machine it has
+processor and memory. `--from` goes on with the one that is there. Needs root, debootstrap, util-linux, and a
+network for packages.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 HERE = Path(__file__).parent.parent
 PAGE = HERE / "docs" / "install.md"
@@ -32,6 +35,19 @@ UNITS_OF_A_MACHINE = ("getty.target", "console-getty.service", "systemd-udevd.se
 CLEAN = ("env", "-i", PATH, "HOME=/root", "LC_ALL=C.UTF-8", "SYSTEMD_PAGER=", "PIP_CERT=/srv/ca.crt")
 COMMAND_S = 600
 BOOT_S = 90
+# In the root, so that nothing else is ever taken for one of ours and removed.
+MARK = "srv/made-by-install-check"
+# What the record says of the system, by commands inside it.
+VERSIONS = {
+    "Debian": "cat /etc/debian_version",
+    "systemd": "systemctl --version | awk 'NR == 1 { print $2, $3 }'",
+    "Python": "python3 -V | cut -d' ' -f2",
+    "Redis": "redis-server -v | grep -o 'v=[0-9.]*' | cut -c3-",
+    "PostgreSQL": "psql -V | cut -d' ' -f3",
+    "realtime": "/opt/realtime/bin/realtime --version | cut -d' ' -f2",
+    "kernel": "uname -r",
+}
+ELLIPSIS = "…"  # in what the page shows: anything; alone in a line: any lines
 
 # Not a chroot but a new root: who is chrooted may make no user namespace, which PrivateUsers= does. /proc/sys
 # is read-only but for the network's, which is the namespace's own: sysctl must not reach this machine.
@@ -59,24 +75,43 @@ exec /lib/systemd/systemd --system --unit=multi-user.target
 """
 
 
+class Step(NamedTuple):
+    """A command of the page, its section, and what the page shows that it prints; nothing: not compared."""
+
+    section: str
+    command: str
+    shown: tuple[str, ...]
+
+
 def main() -> int:
     """Run the page; return the exit code."""
     parsed = _arguments()
     if os.geteuid() != 0:
         sys.exit("install-check: it makes a system and boots it: run it as root")
     root: Path = parsed.root
-    before, after = _commands(PAGE.read_text(encoding="utf-8"))
-    prepare(root, parsed.wheel)
+    before, after = steps(PAGE.read_text(encoding="utf-8"))
+    took: dict[str, float] = {}
+    began = time.monotonic()
     if not parsed.start:
-        run(before, ("chroot", str(root), *CLEAN))
+        remove(root)
+    prepare(root, parsed.wheel)
+    took["a bare Debian, by debootstrap"] = time.monotonic() - began
+    if not parsed.start:
+        run(before, ("chroot", str(root), *CLEAN), took)
     host = Host(root)
     try:
+        began = time.monotonic()
         host.boot()
-        run([each for each in after if each[0] >= parsed.start], host.inside())
+        took["boot"] = time.monotonic() - began
+        run([each for each in after if int(each.section.split(".")[0]) >= parsed.start], host.inside(), took)
+        versions = {name: host.says(command) for name, command in VERSIONS.items()}
     finally:
         if not parsed.keep:
             host.end()
-    print("install-check: every command of docs/install.md did what it should")
+    told = record(took, versions)
+    if parsed.record:
+        parsed.record.write_text(told, encoding="utf-8")
+    print(f"{told}\ninstall-check: every command of docs/install.md did what it should")
     return 0
 
 
@@ -85,26 +120,70 @@ def _arguments() -> argparse.Namespace:
     wheels = sorted((HERE / "dist").glob("*.whl"))
     parser.add_argument("--wheel", type=Path, default=wheels[-1] if wheels else None)
     parser.add_argument("--root", type=Path, default=Path("/var/tmp/realtime-install-check"))
-    parser.add_argument("--from", dest="start", default="", help="begin at this section: 4")
+    parser.add_argument("--from", dest="start", type=int, default=0, help="go on at this section: 4")
     parser.add_argument("--keep", action="store_true", help="leave it running, and say how to enter it")
+    parser.add_argument("--record", type=Path, help="write here how it went, when all went well")
     return parser.parse_args()
 
 
-def _commands(text: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """The page's commands as (section, command): those before the system runs, and those after."""
-    before: list[tuple[str, str]] = []
+def steps(text: str) -> tuple[list[Step], list[Step]]:
+    """The page's commands, in order: those before the system runs, and those after."""
+    before: list[Step] = []
     found, section, inside = before, "", False
-    after: list[tuple[str, str]] = []
+    after: list[Step] = []
     for line in text.splitlines():
         if line.startswith("```"):
             inside = line == "```console"
         elif line.startswith(BOOTED):
             found = after
-        elif heading := re.match(r"## (\d+)\.", line):
+        elif heading := re.match(r"## (\d+\. .*)", line):
             section = heading[1]
         elif inside and line.startswith("# "):
-            found.append((section, line[2:]))
+            found.append(Step(section, line[2:], ()))
+        elif inside and found:
+            found[-1] = found[-1]._replace(shown=(*found[-1].shown, line))
     return before, after
+
+
+def is_as_shown(shown: Sequence[str], printed: str) -> bool:
+    """Whether what was printed is what the page shows, but for numbers and times."""
+    parts = ["(?:.*\n)*" if line == ELLIPSIS else f"{_pattern(line)}\n" for line in shown]
+    lines = "".join(f"{_plain(line)}\n" for line in printed.splitlines())
+    return re.fullmatch("".join(parts), lines) is not None
+
+
+def _pattern(line: str) -> str:
+    return ".*".join(re.escape(_plain(part)) for part in line.split(ELLIPSIS))
+
+
+def _plain(line: str) -> str:
+    line = re.sub(r"\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun)\b", "Day", line.rstrip())
+    line = re.sub(r"(\d+\w+ )+ago", "ago", line)
+    return re.sub(r"\d+(\.\d+)?", "0", line)
+
+
+def record(took: dict[str, float], versions: dict[str, str]) -> str:
+    """How it went, as a page: when, on what, and how long each part took."""
+    rows = "".join(f"| {part} | as shown | {seconds:.0f} s |\n" for part, seconds in took.items())
+    said = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return (
+        "# The last run of `make install-check`\n\n"
+        f"{time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}: {said}; {os.cpu_count()} cores.\n\n"
+        f"| Part of [install](install.md) | Outcome | Took |\n| --- | --- | --- |\n{rows}"
+        f"| all of it | | {sum(took.values()):.0f} s |\n"
+    )
+
+
+def remove(root: Path) -> None:
+    """Remove the system of an earlier run; refuse to touch anything else."""
+    if not root.exists() or not any(root.iterdir()):
+        return
+    if not (root / MARK).exists():
+        sys.exit(f"install-check: {root} is not empty, and no system of ours: choose another --root")
+    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").split()
+    if any(each.startswith(f"{root.resolve()}/") for each in mounts):
+        sys.exit(f"install-check: something is mounted below {root}")
+    shutil.rmtree(root)
 
 
 def prepare(root: Path, wheel: Path | None) -> None:
@@ -115,6 +194,7 @@ def prepare(root: Path, wheel: Path | None) -> None:
             ["debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", root, MIRROR],
             check=True,
         )
+        (root / MARK).touch()
     # In a system that does not run yet nothing may be started by its packages.
     policy = root / "usr/sbin/policy-rc.d"
     policy.write_text("#!/bin/sh\nexit 101\n")
@@ -125,7 +205,8 @@ def prepare(root: Path, wheel: Path | None) -> None:
     shutil.copy("/etc/ssl/certs/ca-certificates.crt", root / "srv/ca.crt")
     (root / "etc/hostname").write_text("host1\n")
     shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
-    shutil.copy(HERE / "tests/systemd/hello.py", root / "srv")
+    for name in ("hello.py", "stay.py"):
+        shutil.copy(HERE / "tests/systemd" / name, root / "srv")
     if wheel is not None:
         shutil.copy(wheel, root / "srv")
 
@@ -166,6 +247,13 @@ class Host:
         """What a command in it begins with."""
         return ("nsenter", "-t", str(self._init), "-m", "-p", "-u", "-i", "-n", "-C", "-r", *CLEAN)
 
+    def says(self, command: str) -> str:
+        """What a command in it prints."""
+        done = subprocess.run(
+            [*self.inside(), "bash", "-c", command], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
     def end(self) -> None:
         """End it at once, and take its cgroups away."""
         with contextlib.suppress(ProcessLookupError):
@@ -183,13 +271,16 @@ class Host:
         return done.stdout.strip() in ("running", "degraded")
 
 
-def run(commands: list[tuple[str, str]], inside: tuple[str, ...]) -> None:
-    """Run each and print what it prints; exit at the first that fails."""
-    for _, command in commands:
-        print(f"# {command}", flush=True)
+def run(commands: Sequence[Step], inside: Sequence[str], took: dict[str, float]) -> None:
+    """Run each and print what it prints; exit at the first that fails, or prints something else than shown.
+
+    `took` gets the seconds of each section.
+    """
+    for step in commands:
+        print(f"# {step.command}", flush=True)
         began = time.monotonic()
         done = subprocess.run(
-            [*inside, "bash", "-c", command],
+            [*inside, "bash", "-c", step.command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -199,9 +290,14 @@ def run(commands: list[tuple[str, str]], inside: tuple[str, ...]) -> None:
             cwd="/",
             start_new_session=True,  # a signal that a command sends to its group is not for us
         )
+        seconds = time.monotonic() - began
+        took[step.section] = took.get(step.section, 0.0) + seconds
         print(done.stdout, end="", flush=True)
         if done.returncode:
-            sys.exit(f"install-check: exit code {done.returncode} after {time.monotonic() - began:.1f} s")
+            sys.exit(f"install-check: exit code {done.returncode} after {seconds:.1f} s")
+        if step.shown and not is_as_shown(step.shown, done.stdout):
+            shown = "\n".join(step.shown)
+            sys.exit(f"install-check: section {step.section} shows something else:\n{shown}")
 
 
 def _children(pid: int) -> Iterator[int]:

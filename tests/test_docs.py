@@ -35,6 +35,7 @@ HAND_WRITTEN = [
     *("README.md", "docs/index.md", "docs/protocol.md", "docs/limits.md", "docs/asgi.md"),
     "docs/abuse.md",
     "docs/install.md",
+    "docs/install-check.md",
     "docs/upgrade.md",
     "docs/operations.md",
     "docs/bench.md",
