@@ -97,6 +97,9 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="PATH", help="PATH.json and PATH.html (default: realtime-bench-TIME)"
     )
+    parser.add_argument(
+        "--no-calibration", action="store_true", help="do not measure first what the generator can do alone"
+    )
     parser.add_argument("--quiet", action="store_true", help="show nothing while it runs")
 
 
@@ -117,7 +120,8 @@ def _run(parsed: argparse.Namespace) -> int:
     subject = Subject(pids, parsed.metrics)
     console = Console(stderr=True, highlight=False, quiet=parsed.quiet)
     with Screen(plan, console) as screen:
-        result = asyncio.run(run(plan, _tokens(parsed, plan.connections, plan.user), subject, screen.heed))
+        tokens = _tokens(parsed, plan.connections, plan.user)
+        result = asyncio.run(run(plan, tokens, subject, screen.heed, screen.calibrated))
     base = parsed.out or Path(f"realtime-bench-{time.strftime('%Y%m%d-%H%M%S')}")
     written = base.with_name(base.name + ".json"), base.with_name(base.name + ".html")
     written[0].write_bytes(
@@ -149,6 +153,7 @@ def _plan(parsed: argparse.Namespace, plan: type[Any]) -> Any:
         run=secrets.token_hex(4),
         ca_file=parsed.ca,
         insecure=parsed.insecure,
+        calibrate=not parsed.no_calibration,
     )
 
 

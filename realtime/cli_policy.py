@@ -87,12 +87,16 @@ def _check(parsed: argparse.Namespace, read: Read) -> int:
     from realtime.core.access import Rules, check_kinds
     from realtime.core.access_findings import findings
     from realtime.core.catalog import Catalog
+    from realtime.core.powers import check_keys
     from realtime.features import discover
     from realtime.policy import load_policy
 
     policy = load_policy(path)
     catalog = Catalog(discover())
     Rules(policy.access, catalog)
+    check_keys(policy.api.keys)
+    for place, key in enumerate(policy.api.keys):
+        check_kinds(f"api.keys[{place}] ({key.name})", key.rooms, catalog)
     for feature in catalog.features:
         if feature.check_policy is not None:
             feature.check_policy(policy)
@@ -101,8 +105,9 @@ def _check(parsed: argparse.Namespace, read: Read) -> int:
     odd = list(findings(policy.access, catalog))
     for each in odd:
         print(f"warning: {each}")
-    rules, warnings = _count(len(policy.access.rules), "rule"), _count(len(odd), "warning")
-    print(f"ok: {path}: default {policy.access.default}, {rules}, {warnings}")
+    rules, keys = _count(len(policy.access.rules), "rule"), _count(len(policy.api.keys), "API key")
+    said = [f"default {policy.access.default}", rules, *([keys] if policy.api.keys else [])]
+    print(f"ok: {path}: {', '.join(said)}, {_count(len(odd), 'warning')}")
     return 1 if odd and parsed.strict else 0
 
 

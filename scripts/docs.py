@@ -369,6 +369,7 @@ def metrics_page() -> str:
     core = dict.fromkeys((*telemetry.CORE_COUNTERS, *telemetry.CORE_GAUGES), 0)
     core |= dict.fromkeys((*telemetry.BACKEND_HELP, *telemetry.GUARD_HELP, *telemetry.CLUSTER_HELP), 0)
     core |= dict.fromkeys((*telemetry.TLS_HELP, *telemetry.HANDOVER_HELP, *telemetry.features_help()), 0)
+    core |= dict.fromkeys((*telemetry.MOVING_HELP, *telemetry.TRACING_HELP), 0)
     declared = telemetry.worker_metrics(
         hub,
         core,
@@ -380,6 +381,7 @@ def metrics_page() -> str:
         http=0,
         errors={},
         closes={},
+        leaving={},
         timings=dict.fromkeys(telemetry.TIMINGS, ([0] * (len(BOUNDS_S) + 1), 0.0)),
         load=Load({}),
         tenants={"": {}},

@@ -102,6 +102,7 @@ OVERVIEW = (
     one("Closes by code", total("realtime_closes_total", "code"), "cps", "{{code}}"),
     one("Errors by code", total("realtime_errors_total", "code"), "cps", "{{code}}"),
     one("Limits hit", total("realtime_refusals_total", "limit"), "cps", "{{limit}}"),
+    one("Asked to leave", total("realtime_asked_to_leave_total", "reason"), "cps", "{{reason}}"),
     one("Scaling signal", 'max(realtime_autoscale_signal{job=~"$job.*"})', legend="1 more, -1 fewer"),
     one("Handshakes", quantile(0.99, "realtime_handshake_seconds"), "s", "p99"),
 )
@@ -196,6 +197,24 @@ WORKER = (
             (total("realtime_arrivals_denied_total"), "by address"),
         ),
         "cps",
+    ),
+    one("Clients it can take back", now("realtime_returns_per_second", "instance"), "cps", "{{instance}}"),
+    one("Log lines", total("realtime_log_lines_total", "level"), "cps", "{{level}}"),
+    one(
+        "Log lines not written",
+        total("realtime_log_lines_dropped_total", "level, reason"),
+        "cps",
+        "{{level}} {{reason}}",
+        help="rate: a place in the code said the same too often; write: nobody took the line.",
+    ),
+    Panel(
+        "Hand-overs",
+        (
+            ("sum by (instance) (realtime_handovers_total{" + PICK + "})", "{{instance}} done"),
+            ("sum by (instance) (realtime_handovers_refused_total{" + PICK + "})", "{{instance}} refused"),
+            (now("realtime_handover_phase", "instance"), "{{instance}} phase"),
+        ),
+        help="1 the next process starts, 2 it is told, 3 nobody is served.",
     ),
     one("Restarts", "sum by (worker) (realtime_worker_restarts_total)", legend="{{worker}}"),
 )

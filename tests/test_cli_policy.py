@@ -1,5 +1,6 @@
 """`realtime policy check` and `policy explain`: one line each, and exit codes for scripts."""
 
+import json
 import re
 from pathlib import Path
 
@@ -31,6 +32,21 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
+def key(**changes) -> str:
+    """A policy of two keys, of which the second has the changes."""
+    good = {
+        "hash": f"sha256:{'0' * 64}",
+        "powers": ["admin:publish"],
+        "tenants": ["acme"],
+        "rooms": ["chat:order-*"],
+    }
+    tables = {"name": "shop", **good}, {"name": "desk", **good, **changes}
+    lines = []
+    for table in tables:
+        lines += ["[[api.keys]]", *(f"{name} = {json.dumps(said)}" for name, said in table.items())]
+    return "\n".join(lines)
+
+
 def explain(path: Path, capsys, **asked: str) -> tuple[int, str]:
     given = {"user": "alice", "action": "join", "room": "chat:lobby", **asked}
     code = main(["policy", "explain", str(path), *(f"--{name}={value}" for name, value in given.items())])
@@ -40,6 +56,13 @@ def explain(path: Path, capsys, **asked: str) -> tuple[int, str]:
 def test_a_policy_that_will_do(path: Path, capsys):
     assert main(["policy", "check", str(path), "--strict"]) == 0
     assert capsys.readouterr().out == f"ok: {path}: default deny, 3 rules, 0 warnings\n"
+
+
+@pytest.mark.parametrize("powers", [["admin:*"], ["*"], ["admin:publish", "admin:pre*"]])
+def test_keys_whose_powers_there_are_will_do(path: Path, capsys, powers: list[str]):
+    path.write_text(key(powers=powers))
+    assert main(["policy", "check", str(path), "--strict"]) == 0
+    assert capsys.readouterr().out == f"ok: {path}: default allow, 0 rules, 2 API keys, 0 warnings\n"
 
 
 def test_what_is_odd_is_a_warning_and_an_error_where_asked_for(path: Path, capsys):
@@ -58,6 +81,14 @@ def test_what_is_odd_is_a_warning_and_an_error_where_asked_for(path: Path, capsy
         ('[[rooms]]\nrooms = ["chta:*"]\nprivate = true', r"rooms\[0\]: there is no room kind 'chta'"),
         ('[[rooms]]\nrooms = ["lobby"]\nprivate = true', r"rooms\[0\]: 'lobby' names no room"),
         ("[access", "not TOML"),
+        (
+            key(powers=["admin:publish", "admin:publihs"]),
+            r"api.keys\[1\] \(desk\): no power is called 'admin:publihs'; did you mean admin:publish\?; "
+            r"there are admin:publish, admin:notify, .*admin:tenants, and admin:\* for all",
+        ),
+        (key(powers=["everything"]), r"api.keys\[1\] \(desk\): no power is called 'everything'; there are"),
+        (key(tenants=["acme", "no such"]), r"api.keys\[1\] \(desk\): tenants: "),
+        (key(rooms=["chta:*"]), r"api.keys\[1\] \(desk\): there is no room kind 'chta'"),
     ],
 )
 def test_a_policy_that_will_not_do_is_one_line(path: Path, capsys, text: str, said: str):

@@ -6,10 +6,14 @@ a key of the policy and a token's `scope` may say `admin:*` for all of it.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from typing import Final
 
 from realtime.core.patterns import matcher
+from realtime.errors import BadMessage, SettingsError
+from realtime.ids import parse_tenant
+from realtime.policy import ApiKey
 
 PUBLISH: Final = "admin:publish"
 NOTIFY: Final = "admin:notify"
@@ -45,3 +49,27 @@ def powers_named(patterns: Iterable[str]) -> frozenset[str]:
     """Return the powers that `patterns` name, with `*` for any characters."""
     fits = matcher(tuple(patterns))
     return frozenset(power for power in POWERS if fits(power))
+
+
+def check_keys(keys: Iterable[ApiKey]) -> None:
+    """Take the policy's keys, of which each pattern of powers names one at least, and each tenant could be.
+
+    Raises:
+        SettingsError: one does not; it names the entry, the pattern, and what there is.
+    """
+    for number, key in enumerate(keys):
+        place = f"policy: api.keys[{number}] ({key.name})"
+        for pattern in key.powers:
+            if not powers_named((pattern,)):
+                near = difflib.get_close_matches(pattern, POWERS, n=1)
+                meant = f"; did you mean {near[0]}?" if near else ""
+                raise SettingsError(
+                    f"{place}: no power is called {pattern!r}{meant}; there are {', '.join(POWERS)}, and "
+                    "admin:* for all of them"
+                )
+        for tenant in key.tenants:
+            if "*" not in tenant:
+                try:
+                    parse_tenant(tenant)
+                except BadMessage as error:
+                    raise SettingsError(f"{place}: tenants: {error.message}") from error

@@ -68,6 +68,10 @@ class Spans(Protocol):
         """Begin a span. It never raises and never waits."""
         ...
 
+    def stats(self) -> dict[str, int]:
+        """Gauges and counters for /metrics, by name."""
+        ...
+
     def close(self) -> None:
         """Hand on what is still here; may block."""
         ...
@@ -140,9 +144,7 @@ class Tracer:
 
     def deliver(self, room: RoomId, deliver: Deliver, push: bytes, offset: int) -> None:
         """Give a push to the members here, in a span that ends when the hub has flushed it."""
-        begun = self.begin(
-            "realtime.fan_out", push, {"messaging.destination.name": room.room, "realtime.offset": offset}
-        )
+        begun = self.begin("realtime.fan_out", push, {**_where(room), "realtime.offset": offset})
         if begun is None:
             deliver(push, offset)
             return
@@ -154,7 +156,7 @@ class Tracer:
         self, room: RoomId, content: bytes, publish: Callable[[bytes], Receipt | Awaitable[Receipt]]
     ) -> Receipt | Awaitable[Receipt]:
         """Publish, in a span that ends with the broker's receipt."""
-        begun = self.begin("realtime.publish", content, {"messaging.destination.name": room.room})
+        begun = self.begin("realtime.publish", content, _where(room))
         if begun is None:
             return publish(content)
         span, content = begun
@@ -169,6 +171,10 @@ class Tracer:
             span.end()
         return receipt
 
+    def stats(self) -> dict[str, int]:
+        """Gauges and counters for /metrics, by name."""
+        return {"spans_left_out_total": self.left_out, **self._spans.stats()}
+
     def close(self) -> None:
         """Hand on what is still here; may block."""
         self._spans.close()
@@ -182,6 +188,10 @@ class Tracer:
             return False
         self._left -= 1
         return True
+
+
+def _where(room: RoomId) -> dict[str, str | int]:
+    return {"messaging.destination.name": room.room, "realtime.tenant": room.tenant}
 
 
 class TracedBroker:

@@ -17,6 +17,14 @@ from realtime.edge.metrics import render_labels, render_number
 # What tells workers apart: in a sum it has no place, and beside `worker` it would say the same again.
 WHOSE: Final = frozenset({"node", "worker"})
 SUMMED: Final = frozenset({"counter", "histogram"})
+# What one process hands on to the next in an upgrade, which goes on counting where the other stopped.
+CARRIED: Final = (
+    "realtime_handovers_total",
+    "realtime_handovers_refused_total",
+    "realtime_handover_connections_adopted_total",
+    "realtime_handover_connections_drained_total",
+    'realtime_asked_to_leave_total{reason="handover"}',
+)
 _LINE: Final = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)")
 _LABEL: Final = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"(?:,|$)')
 
@@ -85,22 +93,33 @@ class Tally:
         self._pid = 0
         self._before: dict[Key, float] = {}
 
-    def take(self, pid: int, families: dict[str, Family]) -> None:
-        """Note what process `pid` has told; whatever another one has told before is over."""
+    def take(self, pid: int, families: dict[str, Family]) -> bool:
+        """Note what process `pid` has told; whatever another one has told before is over.
+
+        Return whether it took over from that one by a hand-over: what was handed on is not counted again.
+        """
+        heir = bool(self._pid) and pid != self._pid and _handovers(families) > _handovers(self.families)
         if pid != self._pid and self._pid:
             for family in self.families.values():
                 if family.type in SUMMED:
-                    for key, value in family.samples.items():
-                        self._before[key] = self._before.get(key, 0) + value
+                    for (name, labels), value in family.samples.items():
+                        if not (heir and f"{name}{render_labels(labels)}" in CARRIED):
+                            self._before[name, labels] = self._before.get((name, labels), 0) + value
         self._pid = pid
         self.families = families
         self.up = True
+        return heir
 
     def sums(self, name: str) -> Iterator[tuple[Key, float]]:
         """What the metric `name` comes to over all of them, sample by sample."""
         family = self.families.get(name)
         for key, value in family.samples.items() if family is not None else ():
             yield key, value + self._before.get(key, 0)
+
+
+def _handovers(families: Mapping[str, Family]) -> float:
+    family = families.get(CARRIED[0])
+    return 0 if family is None else sum(family.samples.values())
 
 
 def merged(tallies: Mapping[int, Tally]) -> Iterator[str]:

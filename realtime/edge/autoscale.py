@@ -106,6 +106,12 @@ class Trigger:
         previous, self.signal = self.signal, wanted
         return Change(wanted, previous, self._reason(load), load, self._clock.time())
 
+    def current(self, load: Load) -> Change | None:
+        """Return the signal that there is as a change from none; None where it asks for nothing."""
+        if self.signal is Signal.STEADY:
+            return None
+        return Change(self.signal, Signal.STEADY, self._reason(load), load, self._clock.time())
+
     def _wants(self, load: Load) -> Signal:
         limits, used = self._thresholds, load.utilization
         if used >= limits.up or load.lag_s >= limits.lag_s:
@@ -186,7 +192,8 @@ class Autoscaler:
     """The signal of one process, and its webhook where the settings name one.
 
     `who` is the node or supervisor that speaks, `workers` how many it speaks for. While `speaks` says that
-    another worker does, the signal is kept all the same, and nobody is told.
+    another worker does, the signal is kept all the same, and nobody is told; whoever speaks from then on
+    tells of its own where that asks for something.
     """
 
     def __init__(
@@ -203,6 +210,7 @@ class Autoscaler:
         self._who = who
         self._workers = workers
         self._speaks = speaks
+        self._spoke = False
         self._webhook: Webhook | None = None
         if settings.autoscale_webhook_url:
             self._webhook = Webhook(
@@ -212,10 +220,14 @@ class Autoscaler:
     def look(self, load: Load) -> None:
         """Note how busy it is; every few seconds, or more often."""
         change = self._trigger.look(load)
-        if change is None:
+        if change is not None:
+            log.info("autoscale signal: %s, over %s", change.signal.name.lower(), change.reason or "nothing")
+        if self._webhook is None:
             return
-        log.info("autoscale signal: %s, over %s", change.signal.name.lower(), change.reason or "nothing")
-        if self._webhook is not None and self._speaks():
+        spoke, self._spoke = self._spoke, self._speaks()
+        if self._spoke and not spoke and change is None:
+            change = self._trigger.current(load)  # whoever spoke before has told of itself
+        if self._spoke and change is not None:
             self._webhook.tell(self._body(change))
 
     def close(self) -> None:

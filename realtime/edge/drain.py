@@ -82,11 +82,12 @@ async def drain(
     *,
     pending: Callable[[], Collection[asyncio.Task[Any]]],
     returns_per_second: float = RETURNS_PER_SECOND,
+    on_asked: Callable[[int], object] = int,
 ) -> int:
     """Close everything; return how many connections were still open when the time was up.
 
-    `pending` are the handlers under way, `returns_per_second` what those who take over can manage. Nobody
-    must be let in any more.
+    `pending` are the handlers under way, `returns_per_second` what those who take over can manage; `on_asked`
+    is told how many each slice was. Nobody must be let in any more.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + settings.drain_timeout_s
@@ -101,8 +102,10 @@ async def drain(
     for start in range(0, len(connections), step):
         if start:
             await asyncio.sleep(SLICE_INTERVAL_S)
-        for connection in connections[start : start + step]:
+        slice = connections[start : start + step]
+        for connection in slice:
             connection.close(CloseCode.SERVICE_RESTART, reason)
+        on_asked(len(slice))
     while left := len(hub.connections()):
         if loop.time() >= deadline:
             break

@@ -48,6 +48,7 @@ class Fleet:
         self._tallies = {number: Tally() for number in range(1, count + 1)}
         self._starts = dict.fromkeys(self._tallies, 0)
         self._pids: dict[int, int] = {}
+        self._unheard: set[int] = set()  # numbers whose process has told nothing yet
         self._asking: asyncio.Task[None] | None = None
         self._asked_at: float | None = None
 
@@ -103,9 +104,13 @@ class Fleet:
             return
         if self._pids.get(number) != child.pid:
             self._pids[number] = child.pid
-            self._starts[number] += 1
+            self._starts[number] += number in self._unheard  # the one before, which never said a word
+            self._unheard.add(number)
         try:
-            tally.take(child.pid, parse(await child.metrics(ANSWER_TIMEOUT_S)))
+            heir = tally.take(child.pid, parse(await child.metrics(ANSWER_TIMEOUT_S)))
+            # One that took over by a hand-over is no restart: an upgrade is nothing to warn of.
+            self._starts[number] += number in self._unheard and not heir
+            self._unheard.discard(number)
         except (OSError, ExpositionError) as error:
             if tally.up:
                 log.warning("worker %d (pid %d) does not tell its metrics: %s", number, child.pid, error)
@@ -116,7 +121,7 @@ class Fleet:
         help = "1 while a worker answers its supervisor, 0 while it is dead, starts or stands still."
         samples = [Sample(int(tally.up), {"worker": str(n)}) for n, tally in self._tallies.items()]
         yield Metric("realtime_worker_up", help, "gauge", samples)
-        help = "Processes that the supervisor found in a worker's place, after the first."
+        help = "Processes found in a worker's place after the first, unless by a hand-over."
         again = [Sample(max(0, count - 1), {"worker": str(n)}) for n, count in self._starts.items()]
         yield Metric("realtime_worker_restarts_total", help, "counter", again)
         yield gauge("realtime_supervised_workers", "Workers that there are to be.", len(self._tallies))

@@ -15,6 +15,7 @@ import select
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -43,6 +44,14 @@ BREATH_S: Final = 0.05  # between two tries
 TRANSFER_S: Final = 5.0  # for everything to go over while nobody is served; far above what it takes
 ABORT_S: Final = 1.0
 SLICE: Final = 200  # connections in one frame
+
+
+class Phase(IntEnum):
+    """How far a hand-over has come: `realtime_handover_phase`."""
+
+    PREPARING = 1  # the new process starts
+    TELLING = 2  # it is told in advance what will hardly change
+    STILL = 3  # nobody is served
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -84,8 +93,11 @@ class Giver:
             HandoverFailed: it did not come to pass, and this process serves on.
         """
         try:
+            self._worker.handover_phase = Phase.PREPARING
             ready = await self._prepare()
+            self._worker.handover_phase = Phase.TELLING
             await self._tell_in_advance()
+            self._worker.handover_phase = Phase.STILL
             await self._still()
             try:
                 connections, rooms = self._transfer()
@@ -97,6 +109,7 @@ class Giver:
             self._abort(error)
             raise
         finally:
+            self._worker.handover_phase = 0
             if self._pidfd >= 0:
                 os.close(self._pidfd)
         self._committed(ready.pid)

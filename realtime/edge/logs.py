@@ -21,6 +21,13 @@ FIELDS: Final = ("connection", "room", "user", "worker")
 """What a line may say of whom it speaks: `log.warning(…, extra={"connection": 7, "room": "chat:lobby"})`."""
 
 CHARS_MAX: Final = 16_384
+LEVELS: Final = {
+    logging.DEBUG: "debug",
+    logging.INFO: "info",
+    logging.WARNING: "warning",
+    logging.ERROR: "error",
+    logging.CRITICAL: "critical",
+}
 SITES_MAX: Final = 10_000  # places in the code: more there are not
 TOLD_LATE_S: Final = 10.0
 SECRET_CHARS_MIN: Final = 6  # a shorter one would be found by chance in any line
@@ -62,6 +69,19 @@ class Meter:
         return True
 
 
+class LineCounts(NamedTuple):
+    """Lines by their level: written, left out over the rate of their place, and not taken by the stream."""
+
+    written: dict[str, int]
+    left_out: dict[str, int]
+    failed: dict[str, int]
+
+    @classmethod
+    def none(cls) -> LineCounts:
+        """Of a process that has written nothing yet."""
+        return cls(*(dict.fromkeys(LEVELS.values(), 0) for _ in cls._fields))
+
+
 class LimitedHandler(logging.StreamHandler[TextIO]):
     """Writes to a stream, each place in the code at most `per_second` lines after a `burst`. 0: all."""
 
@@ -73,7 +93,8 @@ class LimitedHandler(logging.StreamHandler[TextIO]):
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(stream)
-        self.dropped = 0
+        self.counts = LineCounts.none()
+        self._failed = False
         self._per_second = per_second
         self._burst = burst
         self._monotonic = monotonic
@@ -83,7 +104,7 @@ class LimitedHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line, or count it."""
         if not self._per_second:
-            super().emit(record)
+            self._write(record)
             return
         now = self._monotonic()
         site = Site(record.name, record.levelno, record.pathname, record.lineno)
@@ -94,12 +115,12 @@ class LimitedHandler(logging.StreamHandler[TextIO]):
             meter = self._meters[site] = Meter(self._burst, now)
         if not meter.may(now, self._per_second, self._burst):
             meter.words = str(record.msg)
-            self.dropped += 1
+            self.counts.left_out[level_of(record)] += 1
             self._owed.add(site)
         else:
             self._owed.discard(site)
             record.dropped, meter.unsaid = meter.unsaid, 0
-            super().emit(record)
+            self._write(record)
         if self._owed:
             self._tell_owed(now - TOLD_LATE_S)
 
@@ -111,6 +132,11 @@ class LimitedHandler(logging.StreamHandler[TextIO]):
         finally:
             self.release()
         super().close()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
+        """See logging: the stream, or a line's own arguments, did not do."""
+        self._failed = True
+        super().handleError(record)
 
     def _tell_owed(self, since: float) -> None:
         """Say how much was left out of places that were silent from `since` on; a flood that goes on says it
@@ -126,7 +152,27 @@ class LimitedHandler(logging.StreamHandler[TextIO]):
                 None,
             )
             record.dropped, meter.unsaid = meter.unsaid, 0
-            super().emit(record)
+            self._write(record)
+
+    def _write(self, record: logging.LogRecord) -> None:
+        self._failed = False
+        super().emit(record)
+        counts = self.counts.failed if self._failed else self.counts.written
+        counts[level_of(record)] += 1
+
+
+def level_of(record: logging.LogRecord) -> str:
+    """Return the name of a line's level, or of the one below where it has a number of its own."""
+    return LEVELS[max((each for each in LEVELS if each <= record.levelno), default=logging.DEBUG)]
+
+
+def line_counts() -> LineCounts:
+    """Return how many lines this process has written and left out, as far as they go where `LimitedHandler`
+    is installed.
+    """
+    found = (each for each in logging.getLogger().handlers if isinstance(each, LimitedHandler))
+    handler = next(found, None)
+    return LineCounts.none() if handler is None else handler.counts
 
 
 class Redactor:

@@ -44,6 +44,7 @@ class Movable:
     _ticker: asyncio.TimerHandle | None
     _listening: socket.socket | None
     _retired: bool
+    handover_phase: int = 0  # of a hand-over that is under way: 0 where none is, or one of `Phase`
 
     @property
     def ring_id(self) -> str:

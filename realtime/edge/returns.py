@@ -74,6 +74,10 @@ class Returns:
         """Clients that this worker can take back in a second beside its work: 200 to 25,000."""
         return SHARE / self.cost_s
 
+    def stats(self) -> dict[str, float]:
+        """Gauges for /metrics, by name."""
+        return {"handshake_cost_seconds": self.cost_s, "returns_per_second": self.per_second}
+
     def _note(self, elapsed_s: float) -> None:
         self._seen += 1
         # The first says more than nothing; later ones are averaged, and one that met a pause is cut.

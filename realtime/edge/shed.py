@@ -37,6 +37,9 @@ SLICE_S: Final = 0.1  # the worker's tick
 SPREAD_MS: Final = 1000  # of who comes back, at least
 SETTLE_S: Final = 1.5  # after the last of them: until all know what that has made of the counts
 RUN_S: Final = 300.0
+ORDERED: Final = "shed_order"
+JOINED: Final = "shed_join"
+"""Why connections are asked to leave: somebody ordered it, or another worker has come."""
 CHOICE: Final = 4  # as many of the longest silent are looked at for each that is closed
 RATIO_MIN: Final = 1.01
 RATIO_MAX: Final = 10.0
@@ -158,7 +161,7 @@ class Shedder:
         ratio: float = 0.0,
         delay_s: float = 10.0,
     ) -> None:
-        self.closed = 0
+        self.asked = {ORDERED: 0, JOINED: 0}
         self._hub = hub
         self._cluster = cluster
         self._clock = clock
@@ -173,6 +176,7 @@ class Shedder:
         self._asking = False
         self._begin_at = math.inf
         self._ratio = 0.0  # while it is at it
+        self._why = ORDERED
         self._until = self._look_at = 0.0
         self._due: list[Connection] = []
         self._reason = b""
@@ -189,9 +193,10 @@ class Shedder:
             self._cluster.worker: self._count()
         }
 
-    def begin(self, ratio: float) -> None:
+    def begin(self, ratio: float, why: str = ORDERED) -> None:
         """See to it that this worker has at most `ratio` times the mean."""
         now = self._clock.monotonic()
+        self._why = why
         self._ratio, self._until = ratio, now + RUN_S
         self._look_at = now + SETTLE_S
         self._begin_at = math.inf
@@ -204,7 +209,7 @@ class Shedder:
             self._asking = True
             self._spawn(self._ask_others())
         if now >= self._begin_at:
-            self.begin(self._own_ratio)
+            self.begin(self._own_ratio, JOINED)
         if self._due:
             self._close_slice(now)
         elif self._ratio and now >= self._look_at:
@@ -279,7 +284,7 @@ class Shedder:
         for connection in closing:
             if connection.open:
                 connection.close(CloseCode.REBALANCE, self._reason)
-                self.closed += 1
+                self.asked[self._why] += 1
         self._look_at = now + self._back_s + SETTLE_S
         self._away.append((self._look_at, len(closing)))
 

@@ -11,6 +11,7 @@ from typing import Final, Literal
 
 from realtime.core.quotas import OF_TENANTS
 from realtime.edge.load import Load
+from realtime.edge.logs import line_counts
 from realtime.edge.metrics import Distribution, Metric, Sample, counter, gauge
 from realtime.errors import CloseCode
 from realtime.features import discover
@@ -196,7 +197,22 @@ HANDOVER_HELP: Final = {
     "handovers_refused_total": "Hand-overs that came to nothing: the process served on.",
     "handover_connections_adopted_total": "Connections that moved from one process to the next.",
     "handover_connections_drained_total": "Connections that could not move and were closed (1012).",
+    "handover_phase": "Of a hand-over: 1 the next process starts, 2 it is told, 3 nobody is served; 0: none.",
     "handover_pause_seconds": "For how long the last hand-over served nobody.",
+}
+# How many clients come and go between workers.
+MOVING_HELP: Final = {
+    "handshake_cost_seconds": "Processor time that letting one client in is reckoned to cost.",
+    "returns_per_second": "Clients a second that this worker can take back beside its work, as reckoned.",
+}
+# The same of a worker that traces messages.
+TRACING_HELP: Final = {
+    "spans_total": "Spans that were recorded.",
+    "spans_left_out_total": "Spans not recorded: over traced_spans_per_second.",
+    "spans_dropped_total": "Spans recorded and dropped: the queue to the collector was full.",
+    "spans_sent_total": "Spans that the collector took.",
+    "spans_failed_total": "Spans that the collector did not take.",
+    "spans_queued": "Spans that wait for the collector.",
 }
 # The same of a worker with a `tls_port`.
 TLS_HELP: Final = {
@@ -271,6 +287,7 @@ def worker_metrics(
     http: int,
     errors: Mapping[str, int],
     closes: Mapping[str, int],
+    leaving: Mapping[str, int],
     timings: Mapping[str, Taken],
     load: Load,
     connection_bytes: float = 0.0,
@@ -279,8 +296,9 @@ def worker_metrics(
     """Everything one worker has to say.
 
     `refusals` are by the name of the limit, `arrivals` (those refused) by the reason, `offences` by name,
-    `errors` and `closes` by code; `timings` by the names of `TIMINGS`; `http` is the number of open HTTP
-    connections; `tenants` those that the settings name, each with its numbers.
+    `errors` and `closes` by code, `leaving` (who was asked to) by the reason; `timings` by the names of
+    `TIMINGS`; `http` is the number of open HTTP connections; `tenants` those that the settings name, each
+    with its numbers.
     """
     about = {"node": node, "version": version}
     yield Metric("realtime_info", "This worker.", "gauge", (Sample(1, about),))
@@ -289,6 +307,8 @@ def worker_metrics(
     yield _labelled("errors", "Messages answered with an error, by its code.", "code", errors)
     help = "WebSocket connections that have ended, by close code."
     yield _labelled("closes", help, "code", closes)
+    help = "Connections that were asked to leave and come back, mostly to another worker, by the reason."
+    yield _labelled("asked_to_leave", help, "reason", leaving)
     help = "Messages and connections refused over a limit, or closed over it."
     yield _labelled("refusals", help, "limit", refusals)
     yield from tenant_metrics(tenants)
@@ -346,6 +366,8 @@ def _by_name(name: str, value: float) -> Metric:
         or GUARD_HELP.get(name)
         or TLS_HELP.get(name)
         or HANDOVER_HELP.get(name)
+        or MOVING_HELP.get(name)
+        or TRACING_HELP.get(name)
         or features_help().get(name)
         or f"{name.removesuffix('_total').replace('_', ' ').capitalize()}."
     )
@@ -368,8 +390,26 @@ def tenant_metrics(tenants: Mapping[str, Mapping[str, float]]) -> Iterator[Metri
         yield Metric("realtime_tenant_refusals_total", help, "counter", refused)
 
 
+def log_metrics() -> Iterator[Metric]:
+    """What became of log lines, by their levels."""
+    counts = line_counts()
+    yield _labelled("log_lines", "Log lines written.", "level", counts.written)
+    lost = {"rate": counts.left_out, "write": counts.failed}
+    help = (
+        "Log lines that were not written: over log_lines_per_second of their place (rate), or nobody took "
+        "them (write)."
+    )
+    samples = tuple(
+        Sample(count, {"level": level, "reason": reason})
+        for reason, by_level in lost.items()
+        for level, count in by_level.items()
+    )
+    yield Metric("realtime_log_lines_dropped_total", help, "counter", samples)
+
+
 def process_metrics() -> Iterator[Metric]:
-    """The process in the names that Prometheus' own clients use."""
+    """Any process: its log lines, and the rest in the names that Prometheus' own clients use."""
+    yield from log_metrics()
     usage = resource.getrusage(resource.RUSAGE_SELF)
     yield counter("process_cpu_seconds_total", "CPU time used.", usage.ru_utime + usage.ru_stime)
     yield gauge("process_resident_memory_bytes", "Memory in RAM.", resident_bytes())

@@ -101,6 +101,7 @@ class Worker(Movable):
         )
         self._ticker: asyncio.TimerHandle | None = None
         self._retired = False
+        self._drained = 0
         self.record = Record()
         self._listening: socket.socket | None = None
         self.keeps_listening = False
@@ -218,7 +219,11 @@ class Worker(Movable):
             self.settings,
             pending=lambda: {acks, *self._tasks},
             returns_per_second=self._returns.per_second * takers,
+            on_asked=self._note_drained,
         )
+
+    def _note_drained(self, count: int) -> None:
+        self._drained += count
 
     def close(self) -> None:
         """Stop at once: what is still open is cut."""
@@ -520,11 +525,18 @@ class Worker(Movable):
             **self.core.stats(),
             **self.foundation.stats(),
             **self.record.stats(),
+            "handover_phase": self.handover_phase,
+            **self._returns.stats(),
+            **({} if self._tracer is None else self._tracer.stats()),
             **self.network.stats(),
             **self.guard.stats(),
             **self._token_stats(),
             **({} if self.files is None else self.files.stats()),
         }
+
+    def _leaving(self, aged: int) -> Mapping[str, int]:
+        """How many were asked to leave, by the reason; `aged` were too old."""
+        return {"age": aged, "drain": self._drained, "handover": self.record.drained, **self._shedder.asked}
 
     def _timings(self) -> Mapping[str, Taken]:
         own = {"loop_lag": self._lag, **self.foundation.timings()}
@@ -546,6 +558,7 @@ class Worker(Movable):
             http=len(self.http.connections),
             errors=self.core.errors,
             closes=self._closes.counts,
+            leaving=self._leaving(stats["aged"]),
             timings=self._timings(),
             load=self._load.load,
             connection_bytes=self._memory.per_connection(stats["connections"]),

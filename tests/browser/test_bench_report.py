@@ -33,8 +33,8 @@ async def test_the_report_is_drawn_without_a_complaint(server, open_page, tmp_pa
     report.write_text(page(result), encoding="utf-8")
     shown = await open_page(color_scheme=scheme)
     await shown.goto(report.as_uri())
-    assert await shown.locator("svg").count() == 5
-    assert await shown.locator("polyline").count() == 3 + 4 + 2 + 1 + 1
+    assert await shown.locator("svg").count() == 6
+    assert await shown.locator("polyline").count() == 3 + 4 + 2 + 1 + 1 + 1
     assert "Everything arrived once and in order" in await shown.inner_text("main")
     ground, ink = [
         await shown.evaluate(f"getComputedStyle(document.body).{name}")

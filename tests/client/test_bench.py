@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,14 +14,16 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from realtime.client.bench.calibrate import push
 from realtime.client.bench.coordinator import BenchFailed, run
+from realtime.client.bench.generator import Generator
 from realtime.client.bench.page import page
-from realtime.client.bench.plan import Plan, Progress
+from realtime.client.bench.plan import Calibrated, Plan, Progress, Start
 from realtime.client.bench.plot import Line, plot
-from realtime.client.bench.result import latency, limits
-from realtime.client.bench.screen import Screen
+from realtime.client.bench.result import alone, latency, limits
+from realtime.client.bench.screen import Screen, calibration, summary
 from realtime.client.bench.subject import Subject, find, read_metrics
-from realtime.native.tally import Histogram
+from realtime.native.tally import Histogram, Peer, Tally
 from tests.certificates import Authority
 from tests.tree import ROOT
 
@@ -78,6 +81,15 @@ async def test_everything_arrives_once_in_order_and_is_counted(server):
     assert sum(second.sent for second in result.seconds) == 300
     assert result.server.processes == 1
     assert result.server.cpu_share > 0
+    assert result.server.cpu_us_per_connect > 0
+    assert result.server.cpu_us_per_connection_s > 0
+    made = result.generator
+    assert len(made.cpu_share) == len(made.waited_share) == len(made.calibrated) == 2
+    assert all(share > 0 for share in made.cpu_share)
+    assert all(each.send_us > 0 and each.read_us > 0 and not each.failed for each in made.calibrated)
+    assert made.messages_per_s == alone(result.plan, made.calibrated) > 0
+    assert made.loop_lag.count > 0
+    assert made.verdict in summary(result)
 
 
 async def test_rooms_of_unlike_size_and_few_publishers_come_out_too(server):
@@ -162,7 +174,8 @@ async def test_tokens_are_signed_for_each_connection_and_tls_is_checked(serve, t
     told = json.loads((tmp_path / "out.json").read_text())
     assert told["ok"]
     assert told["delivered"] == told["expected"] == 200
-    assert told["machine"]["kernel"]
+    assert told["machine"].keys() >= {"kernel", "commit", "processor", "cores", "memory", "load average"}
+    assert told["generator"].keys() >= {"cpu_share", "waited_share", "loop_lag", "calibrated", "verdict"}
     assert secret not in (tmp_path / "out.json").read_text() + (tmp_path / "out.html").read_text()
     done = await asyncio.to_thread(command, *common, "--out", str(out), REALTIME_JWT_SECRET=secret)
     assert done.returncode == 1
@@ -173,27 +186,32 @@ def test_on_no_terminal_it_prints_a_line_a_second(server, tmp_path):
     out = tmp_path / "out"
     done = command(server.ws_url, "--connections", "4", "--rate", "20", "--duration", "2", "--out", str(out))
     assert done.returncode == 0, done.stdout + done.stderr
-    lines = done.stderr.splitlines()
-    assert lines[0].startswith("connecting 4 to ws://")
-    assert lines[1].split()[:2] == ["second", "connected"]
-    rows = [line.split() for line in lines[2:5]]
+    first, said, *lines = done.stderr.splitlines()
+    assert first.startswith("connecting 4 to ws://")
+    assert re.fullmatch(
+        r"the generator alone can make [\d,]+ messages/s of this load; 20 are asked for", said
+    )
+    assert lines[0].split()[:2] == ["second", "connected"]
+    rows = [line.split() for line in lines[1:4]]
     assert [row[:2] for row in rows] == [[str(number), "4"] for number in (1, 2, 3)]
     assert sum(int(row[2]) for row in rows) == 60  # one may fall to either side of a second's end
     assert "\x1b" not in done.stderr
     assert f"wrote {out}.json and {out}.html" in done.stdout
     assert "lost 0, twice 0, gaps 0, unsent 0" in done.stdout
-    assert "of a core" in done.stdout  # the server was found by its port
+    assert "server: " in done.stdout  # it was found by its port
+    assert "The generator was " in done.stdout
 
 
 def test_on_a_terminal_it_draws_a_table_anew_each_second():
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=True, width=120)
     plan = plan_of("ws://x/ws", processes=2)
+    quiet = [0], [0], [0], 0.1
     with Screen(plan, console) as screen:
         for second in (1, 2):
             for process in (0, 1):
-                screen.heed(Progress(process, second, 10, 50 * second, 250 * second, 50, 0, [0], [0], 0.1))
-        screen.heed(Progress(0, 3, 10, 150, 750, 50, 0, [0], [0], 0.1))  # the other has not told of it yet
+                screen.heed(Progress(process, second, 10, 50 * second, 250 * second, 50, 0, *quiet))
+        screen.heed(Progress(0, 3, 10, 150, 750, 50, 0, *quiet))  # the other has not told of it yet
     text = shown.getvalue()
     assert "\x1b[" in text
     assert "ws://x/ws: 20 connections, 4 rooms, 200 messages/s" in text
@@ -210,14 +228,60 @@ def test_a_wrong_command_line_is_one_line_and_2(arguments):
 
 
 def test_a_busy_generator_says_that_it_is_the_limit():
-    late = Histogram()
-    late.record(8_000_000)
-    found = limits(latency([late.dump()]), [0.2, 0.97])
-    assert "97% of a core" in found[0]
-    assert "sent 8.0" in found[1]
-    late = Histogram()
-    late.record(100_000)
-    assert limits(latency([late.dump()]), [0.5]) == []
+    slow, quick = took(8_000_000), took(100_000)
+    busy, waited, late = limits(slow, slow, busy=0.97, waited=0.3)
+    assert busy.startswith("the generator was busy 97 % of its core: the server may do more")
+    assert waited.startswith("the generator waited 30 % of the time for a core")
+    assert "sent 8.0 ms late" in late
+    (looked,) = limits(quick, slow, busy=0.5, waited=0.05)
+    assert "looked 8.0 ms late" in looked
+    assert limits(quick, quick, busy=0.5, waited=0.05) == []
+
+
+def took(ns):
+    found = Histogram()
+    found.record(ns)
+    return latency([found.dump()])
+
+
+@pytest.mark.parametrize(("size", "rooms"), [(26, 20), (128, 4), (70_000, 4), (4_000_000, 1)])
+async def test_a_generator_says_what_it_can_do_by_itself(size, rooms):
+    plan = plan_of("ws://nowhere/ws", payload_bytes=size, rooms=rooms, processes=1)
+    found = await Generator(Start(plan, 0, []), lambda said: None).calibrate()
+    assert not found.failed
+    assert found.send_us > 0.1  # a system call at least
+    assert found.read_us > 0.1
+    most = alone(plan, [found])
+    assert most == pytest.approx(1e6 / (found.send_us + found.read_us * (1 + 20 / rooms)), rel=0.01)
+
+
+@pytest.mark.parametrize("size", [26, 128, 70_000])
+def test_what_it_reads_of_itself_is_what_a_server_would_send(size):
+    plan, tally = plan_of("ws://nowhere/ws", payload_bytes=size), Tally()
+    peer = Peer(tally, b"", b"", b"")
+    peer.joined = True
+    assert peer.receive(push(plan, 1) + push(plan, 2)) is None
+    assert (tally.delivered, tally.duplicated, tally.skipped, tally.others) == (2, 0, 0, 0)
+
+
+def test_what_it_can_do_is_held_against_what_is_asked_for():
+    able = [Calibrated(10.0, 5.0), Calibrated(10.0, 5.0)]
+    plan = plan_of("ws://x/ws", processes=1, rate=20_000.0)  # each message is 10 + 6 x 5 us
+    assert calibration(plan, able[:1]) == (
+        "the generator alone can make 25,000 messages/s of this load; 20,000 are asked for"
+    )
+    much = msgspec.structs.replace(plan, rate=24_000.0)
+    assert "24,000 are asked for: IT WILL BE THE LIMIT" in calibration(much, able[:1])
+    assert "could not be calibrated: no room" in calibration(plan, [Calibrated(0.0, 0.0, "no room")])
+    assert "others have all the time" in calibration(plan, [Calibrated(0.0, 0.0)])
+    assert calibration(msgspec.structs.replace(plan, calibrate=False), [Calibrated(0.0, 0.0, "no")]) == ""
+
+
+async def test_without_calibration_there_is_none(server):
+    result = await run(plan_of(server.ws_url, rate=0.0, duration_s=0.2, calibrate=False), [], Subject([], []))
+    assert result.ok, result
+    assert [each.failed for each in result.generator.calibrated] == ["not asked for"] * 2
+    assert result.generator.messages_per_s == 0
 
 
 def test_the_server_is_found_where_it_listens_and_only_on_this_machine(server):

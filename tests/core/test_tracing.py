@@ -1,7 +1,10 @@
 """Tracing: which messages carry a context, how it goes on with them, and how many spans a peer may cause."""
 
+import threading
+
 import msgspec
 import pytest
+from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from realtime.backends.broker_memory import MemoryBroker
@@ -149,7 +152,7 @@ def test_a_peer_gets_no_more_spans_than_there_may_be():
     for _ in range(1000):
         take(None, CONTENT)
     assert len(desk.spans()) == 10
-    assert desk.tracer.left_out == 990
+    assert desk.tracer.left_out == desk.tracer.stats()["spans_left_out_total"] == 990
     desk.now += 0.5
     for _ in range(1000):
         take(None, CONTENT)
@@ -159,3 +162,57 @@ def test_a_peer_gets_no_more_spans_than_there_may_be():
 def test_spans_are_handed_on_at_the_end(desk):
     desk.tracer.ingest(lambda state, payload: None)(None, CONTENT)
     desk.tracer.close()
+
+
+# ---------------------------------------------------------------- what becomes of spans
+
+
+class Gated:
+    """An exporter that takes nothing until it is let, and then says what it is told to say."""
+
+    def __init__(self, result):
+        self.open = threading.Event()
+        self.result = result
+        self.took = 0
+
+    def export(self, spans):
+        assert self.open.wait(60)
+        self.took += len(spans)
+        return self.result
+
+    def shutdown(self):
+        """Nothing is left."""
+
+    def force_flush(self, timeout_millis=0):
+        return True
+
+
+@pytest.mark.parametrize("taken", [SpanExportResult.SUCCESS, SpanExportResult.FAILURE])
+def test_spans_are_counted_by_what_became_of_them(taken, monkeypatch):
+    monkeypatch.setattr("realtime.backends.otel.QUEUE_SPANS", 600)
+    exporter = Gated(taken)
+    spans = OtelSpans(exporter, {"service.name": "test"})
+    for _ in range(2000):
+        spans.begin("realtime.ingest", Context(TRACE, SPAN), {}).end()
+    counts = spans.stats()
+    assert counts["spans_total"] == 2000
+    assert counts["spans_queued"] <= 600
+    exporter.open.set()
+    spans.close()
+    counts = spans.stats()
+    assert counts["spans_queued"] == 0
+    sent, failed = (exporter.took, 0) if taken is SpanExportResult.SUCCESS else (0, exporter.took)
+    assert (counts["spans_sent_total"], counts["spans_failed_total"]) == (sent, failed)
+    assert counts["spans_dropped_total"] == 2000 - exporter.took > 0
+    assert exporter.took >= 600
+
+
+def test_a_span_says_what_kind_it_is_and_whose_room():
+    exporter = InMemorySpanExporter()
+    spans = OtelSpans(exporter, {"service.name": "test"}, at_once=True)
+    for name in ("realtime.ingest", "realtime.publish", "realtime.fan_out", "else"):
+        spans.begin(name, Context(TRACE, SPAN), {"realtime.tenant": "acme"}).end()
+    ended = exporter.get_finished_spans()
+    assert [span.kind.name for span in ended] == ["SERVER", "PRODUCER", "CONSUMER", "INTERNAL"]
+    told = {"messaging.system": "realtime", "realtime.tenant": "acme"}
+    assert all(dict(span.attributes) == told for span in ended)

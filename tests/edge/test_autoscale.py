@@ -5,17 +5,21 @@ import hmac
 import http.server
 import json
 import queue
+import re
 import threading
+import time
 
 import pytest
 
 from realtime.backends.http_post import notify
-from realtime.edge.autoscale import SIGNATURE, Autoscaler, Signal, Thresholds, Trigger
+from realtime.edge.autoscale import SIGNATURE, Autoscaler, Signal, Thresholds, Trigger, signature
 from realtime.edge.load import Load, LoadMeter
 from realtime.errors import SettingsError
 from realtime.loading import load as load_settings
 from realtime.settings import Settings
+from tests.edge.peer import metric
 from tests.edge.workers import deployment
+from tests.tree import ROOT
 
 SECRET = "0123456789abcdef0123456789abcdef"
 PATIENCE_S = 40.0
@@ -273,6 +277,23 @@ async def test_one_that_does_not_speak_keeps_its_signal_to_itself(receiver):
     assert receiver.got.empty()
 
 
+async def test_one_that_comes_to_speak_tells_of_what_it_asks_for(receiver):
+    clock, speaks = Clock(), [False]
+    autoscaler = scaler(receiver, clock, speaks=lambda: speaks[0])
+    bring(autoscaler, clock, used(0.9))
+    speaks[0] = True
+    bring(autoscaler, clock, used(0.9))
+    told = json.loads((await receiver.next())[2])
+    assert (told["signal"], told["previous"], told["reason"]) == ("up", "steady", "loop")
+    assert await all_told(autoscaler) == [1, 0]
+    speaks[0] = False
+    bring(autoscaler, clock, used(0.5))
+    speaks[0] = True
+    bring(autoscaler, clock, used(0.5))  # it asks for nothing, and so has nothing to tell
+    assert await all_told(autoscaler) == [1, 0]
+    assert receiver.got.empty()
+
+
 async def test_a_server_tells_of_its_load(serve, receiver):
     serve(**eager(receiver))
     told = json.loads((await receiver.next())[2])
@@ -296,6 +317,78 @@ def eager(receiver):
         "autoscale_webhook_url": receiver.url,
         "autoscale_webhook_secret": SECRET,
     }
+
+
+# -- what the page says to do -------------------------------------------------------------------------------
+
+
+def block(language):
+    """The code block of docs/autoscaling.md in that language."""
+    page = (ROOT / "docs" / "autoscaling.md").read_text(encoding="utf-8")
+    return re.search(rf"```{language}\n(.*?)```", page, re.DOTALL)[1]
+
+
+def test_the_receiver_of_the_page_takes_what_is_ours_and_nothing_else():
+    names = {}
+    exec(block("python"), names)
+    is_ours, body, now = names["is_ours"], b'{"signal":"up"}', str(int(time.time()))
+    assert is_ours(SECRET.encode(), signature(SECRET.encode(), now, body), body)
+    old = str(int(time.time()) - 1000)
+    for header in (
+        signature(b"another", now, body),
+        signature(SECRET.encode(), now, b"{}"),
+        signature(SECRET.encode(), old, body),
+        *("", "t=1", "v1=00", "t=x,v1=00", f"t={now},v1=zz", f"t={now},v1=\u00e9", "t=1=2,v1"),
+    ):
+        assert not is_ours(SECRET.encode(), header, body), header
+
+
+# By a worker's signal: what makes it so, and what is done where so many of four run.
+STEPS = {
+    1: (
+        {"autoscale_up_ratio": 0.0001, "autoscale_down_ratio": 0, "autoscale_after_s": 0.5},
+        {
+            1: "start realtime@1.socket realtime@1.service",
+            3: "start realtime@3.socket realtime@3.service",
+            4: "",
+        },
+    ),
+    0: ({}, {1: "", 2: "", 4: ""}),
+    -1: (
+        {"autoscale_up_ratio": 1.0, "autoscale_down_ratio": 0.99, "autoscale_after_s": 0.2},
+        {1: "", 2: "stop realtime@1.socket realtime@1.service"},
+    ),
+}
+# What stands in for systemd says which units run, and notes what it is told.
+SYSTEMCTL = """#!/bin/sh
+if [ "$1" = list-units ]; then cat "$UNITS"; else echo "$@" >> "$TOLD"; fi
+"""
+
+
+@pytest.mark.parametrize("signal", STEPS)
+async def test_the_script_of_the_page_takes_one_step(serve, tmp_path, signal):
+    how, steps = STEPS[signal]
+    server = serve(**how, autoscale_lag_ms=60_000)
+    async with asyncio.timeout(PATIENCE_S):
+        while await asyncio.to_thread(metric, server, "autoscale_signal") != signal:
+            continue
+    programs = {"systemctl": SYSTEMCTL, "nproc": "#!/bin/sh\necho 4\n", "realtime-scale": block("sh")}
+    for name, text in programs.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    for running, wanted in steps.items():
+        units, told = tmp_path / "units", tmp_path / f"told{running}"
+        units.write_text("".join(f"realtime@{n}.service loaded active running x\n" for n in range(running)))
+        told.touch()
+        environ = {
+            "PATH": f"{tmp_path}:/usr/bin:/bin",
+            "METRICS": f"{server.url}/metrics",
+            "UNITS": str(units),
+            "TOLD": str(told),
+        }
+        script = await asyncio.create_subprocess_exec(tmp_path / "realtime-scale", env=environ)
+        assert await script.wait() == 0
+        assert told.read_text().strip() == wanted, running
 
 
 @pytest.mark.parametrize(

@@ -64,8 +64,10 @@ async def test_nobody_there_takes_no_time(slept):
 
 async def test_many_are_told_in_slices_within_half_of_the_time(slept):
     hub = FakeHub(100_000)
-    assert await drain(hub, Settings(drain_timeout_s=20), pending=set) == 0
-    assert len(hub.log) == 100_000
+    told = []
+    assert await drain(hub, Settings(drain_timeout_s=20), pending=set, on_asked=told.append) == 0
+    assert len(hub.log) == sum(told) == 100_000
+    assert len(told) > 100
     assert 9 < slept[0] <= 10
 
 

@@ -78,6 +78,48 @@ def test_a_sum_does_not_fall_when_a_worker_is_started_again():
     assert lines(tally(told(5, 0), told(1, 0), told(2, 0)))[0] == 'c_total{code="a"} 8'
 
 
+def upgraded(handovers, moved, served):
+    """What a worker would tell after so many hand-overs, which its counts of them have come by."""
+    return "".join(
+        f"# HELP {name} x\n# TYPE {name} counter\n{name} {value}\n"
+        for name, value in (
+            ("realtime_handovers_total", handovers),
+            ("realtime_handover_connections_adopted_total", moved),
+            ("realtime_messages_received_total", served),
+        )
+    )
+
+
+def test_what_a_process_hands_on_to_the_next_is_counted_once():
+    assert lines(tally(upgraded(0, 0, 10), upgraded(1, 500, 20), upgraded(2, 1000, 30))) == [
+        "realtime_handovers_total 2",
+        "realtime_handover_connections_adopted_total 1000",
+        "realtime_messages_received_total 60",
+    ]
+    # The second died: the one in its place begins with nothing.
+    assert lines(tally(upgraded(0, 0, 10), upgraded(1, 500, 20), upgraded(0, 0, 30)))[:2] == [
+        "realtime_handovers_total 1",
+        "realtime_handover_connections_adopted_total 500",
+    ]
+
+
+async def test_an_upgrade_is_no_restart_and_one_that_never_spoke_is():
+    children = {1: Told(11, upgraded(0, 0, 1))}
+    now = [0.0]
+    fleet = Fleet(1, lambda: children, clock=lambda: now[0])
+    for pid, text, restarts in (
+        (11, upgraded(0, 0, 1), 0),
+        (12, upgraded(1, 5, 1), 0),
+        (13, upgraded(0, 0, 1), 1),
+        (14, None, 1),
+        (15, upgraded(0, 0, 1), 3),
+    ):
+        children[1] = Told(pid, text)
+        now[0] += 10.0
+        await fleet.look()
+        assert f'realtime_worker_restarts_total{{worker="1"}} {restarts}' in fleet.exposition().decode()
+
+
 def test_one_that_is_down_stays_in_the_sums_and_has_no_gauges():
     told_last = lines(tally(told(3, 10)), tally(told(4, 20), up=False))
     assert told_last[:3] == ['c_total{code="a"} 7', 'g{worker="1"} 10', 'h_seconds_bucket{le="0.1"} 2']

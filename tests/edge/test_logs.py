@@ -1,5 +1,6 @@
 """Logs: whom a line speaks of, how a flood is kept short and counted, and that no secret is written."""
 
+import asyncio
 import io
 import json
 import logging
@@ -17,7 +18,7 @@ from realtime.edge.logs import (
     secrets_of,
 )
 from realtime.settings import Settings
-from tests.edge.peer import ask, receive
+from tests.edge.peer import ask, get, receive
 from tests.edge.workers import enter
 
 SECRET = "do-not-tell-anybody"
@@ -88,7 +89,8 @@ def test_a_flood_is_cut_off_and_counted():
     for number in range(1000):
         desk.log.error("broken %d", number)
     assert [line["message"] for line in desk.lines()] == ["broken 0", "broken 1", "broken 2"]
-    assert desk.handler.dropped == 997
+    assert desk.handler.counts.left_out["error"] == 997
+    assert desk.handler.counts.written["error"] == 3
     desk.now += 1
     for number in range(1000, 1002):
         desk.log.error("broken %d", number)  # another place than above
@@ -122,7 +124,22 @@ def test_without_a_rate_all_is_written():
     desk = Desk(per_second=0)
     for _ in range(100):
         desk.log.error("broken")
-    assert len(desk.lines()) == 100
+    assert len(desk.lines()) == desk.handler.counts.written["error"] == 100
+
+
+def test_lines_are_counted_by_level_and_by_what_became_of_them(monkeypatch):
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    desk = Desk()
+    for level in (5, logging.DEBUG, logging.INFO, 25, logging.WARNING, logging.CRITICAL, 99):
+        desk.log.log(level, "said")
+    for _ in range(7):
+        desk.log.warning("again and again")
+    desk.stream.close()  # as a disk that is full
+    desk.log.error("nobody takes it")
+    counts = desk.handler.counts
+    assert counts.written == {"debug": 2, "info": 2, "warning": 4, "error": 0, "critical": 2}
+    assert counts.left_out == {"debug": 0, "info": 0, "warning": 4, "error": 0, "critical": 0}
+    assert counts.failed == {"debug": 0, "info": 0, "warning": 0, "error": 1, "critical": 0}
 
 
 async def test_a_server_whose_handlers_fail_a_thousand_times_writes_a_few_lines(serve):
@@ -136,6 +153,10 @@ async def test_a_server_whose_handlers_fail_a_thousand_times_writes_a_few_lines(
         for number in range(1000):
             answer = await ask(alice, type="fail", id=number, room="chat:lobby")
             assert answer["content"]["code"] == 500
+        told = (await asyncio.to_thread(get, f"{server.url}/metrics"))[2].decode()
+        assert 'realtime_log_lines_dropped_total{level="error",reason="rate"} 995' in told
+        assert 'realtime_log_lines_dropped_total{level="error",reason="write"} 0' in told
+        assert 'realtime_log_lines_total{level="error"} 5' in told
     server.stop()
     lines = [json.loads(line) for line in server.log if line.startswith("{")]
     failed = [line for line in lines if line["message"] == "handler of 'fail' failed"]

@@ -182,6 +182,9 @@ def test_it_ends_evenly_with_no_more_moves_than_chance_needs(counts, seed):
     world.run(60)
     assert not world.on_the_way
     assert balanced(world.counts(), 1.1), (world.counts(), seed)
+    asked = [worker.shedder.asked for worker in world.workers.values()]
+    assert sum(each["shed_order"] for each in asked) == sum(world.moves.values())
+    assert not any(each["shed_join"] for each in asked)
     assert sum(world.counts().values()) == sum(counts)
     mean = sum(counts) / len(counts)
     needed = sum(max(0, count - mean) for count in counts)
@@ -221,6 +224,8 @@ def test_after_others_have_come_it_begins_by_itself_once_and_only_where_it_is_se
     assert not world.moves
     world.run(60)
     assert balanced(world.counts(), 1.1)
+    asked = world.workers["w-0"].shedder.asked
+    assert asked["shed_order"] == 0 < asked["shed_join"] <= sum(world.moves.values())
     world = World((900, 0, 0))
     for worker in world.workers.values():
         worker.cluster.on_change(Change(2, ["w-1"], [], [], []))

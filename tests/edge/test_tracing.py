@@ -9,9 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from websockets.asyncio.client import connect
 
-from tests.edge.peer import ask, receive
+from tests.edge.peer import PATIENCE_S, ask, metric, receive
 from tests.edge.workers import deployment, enter, hear, on_each
 from tests.tree import ROOT
 
@@ -29,6 +30,8 @@ class Collector:
 
     def __init__(self):
         self.spans = []
+        self.authorizations = []
+        self.status = 200
         self._came = threading.Condition()
         collector = self
 
@@ -37,8 +40,9 @@ class Collector:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
+                collector.authorizations.append(self.headers["Authorization"])
                 collector.take(ExportTraceServiceRequest.FromString(body))
-                self.send_response(200)
+                self.send_response(collector.status)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
@@ -98,6 +102,15 @@ async def test_a_messages_way_over_two_workers_is_one_trace(serve, redis_cluster
     assert set(fanned) == {here, there}
     assert {span.parent_span_id for span in fanned.values()} == {published.span_id}
     assert content == {"traceparent": f"00-{TRACE}-{fanned[there].span_id.hex()}-01", "a": 1}
+    kinds = {name: {span.kind for _, span in found} for name, found in by_name.items()}
+    assert kinds == {
+        "realtime.ingest": {Span.SPAN_KIND_SERVER},
+        "realtime.publish": {Span.SPAN_KIND_PRODUCER},
+        "realtime.fan_out": {Span.SPAN_KIND_CONSUMER},
+    }
+    told = {each.key: each.value for each in fanned[there].attributes}
+    assert told["messaging.destination.name"].string_value == "events:x"
+    assert told["realtime.tenant"].string_value == "default"
     assert ingest.start_time_unix_nano <= published.start_time_unix_nano <= published.end_time_unix_nano
     assert published.start_time_unix_nano <= fanned[there].start_time_unix_nano
 
@@ -112,6 +125,30 @@ async def test_what_is_queued_is_handed_on_when_a_server_ends(serve, collector):
         await say(alice, {"traceparent": f"00-{TRACE}-{SPAN}-00"})  # its maker does not trace it
     assert await asyncio.to_thread(server.stop) == 0
     assert [span.name for _, span in collector.wait_for(5)] == ["realtime.ingest"] * 5
+
+
+@pytest.mark.parametrize(("status", "taken"), [(200, "sent"), (400, "failed")])
+async def test_metrics_say_what_the_collector_took(serve, collector, status, taken, monkeypatch):
+    """The exporter takes OpenTelemetry's own variables, such as what a collector knows us by."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20ours")
+    collector.status = status
+    server = serve(otlp_url=collector.url, traced_spans_per_second=1)
+    async with connect(f"{server.ws_url}/alice") as alice:
+        await receive(alice)
+        await enter(alice, "events:x")
+        assert await asyncio.to_thread(metric, server, "spans_total") == 0
+        for number in range(50):
+            await say(alice, {"traceparent": f"00-{TRACE}-{SPAN}-01", "n": number})
+        recorded = await asyncio.to_thread(metric, server, "spans_total")
+        assert await asyncio.to_thread(metric, server, "spans_left_out_total") == 50 - recorded > 0
+        async with asyncio.timeout(PATIENCE_S):
+            while await asyncio.to_thread(metric, server, f"spans_{taken}_total") != recorded:
+                continue
+    other = {"sent": "failed", "failed": "sent"}[taken]
+    for name in (f"spans_{other}_total", "spans_dropped_total", "spans_queued"):
+        assert await asyncio.to_thread(metric, server, name) == 0
+    assert len(collector.wait_for(recorded)) == recorded
+    assert set(collector.authorizations) == {"Bearer ours"}
 
 
 async def test_a_collector_that_is_not_there_keeps_nobody_waiting(serve, collector):

@@ -10,7 +10,18 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from realtime.client.bench.plan import Connected, Done, Go, Plan, Progress, Said, Start, Stop, Told
+from realtime.client.bench.plan import (
+    Calibrated,
+    Connected,
+    Done,
+    Go,
+    Plan,
+    Progress,
+    Said,
+    Start,
+    Stop,
+    Told,
+)
 from realtime.client.bench.result import Result, put_together
 from realtime.client.bench.subject import Subject
 from realtime.errors import RealtimeError
@@ -90,9 +101,14 @@ class Generators:
 
 
 async def run(
-    plan: Plan, tokens: list[str], subject: Subject, heed: Callable[[Progress], None] = lambda told: None
+    plan: Plan,
+    tokens: list[str],
+    subject: Subject,
+    heed: Callable[[Progress], None] = lambda told: None,
+    on_calibrated: Callable[[Sequence[Calibrated]], None] = lambda told: None,
 ) -> Result:
-    """Carry the plan out; `heed` hears of every second of every process.
+    """Carry the plan out; `heed` hears of every second of every process, `on_calibrated` before all of that
+    what each process can do by itself.
 
     Raises:
         BenchFailed: nobody could be connected, or a generator ended.
@@ -106,6 +122,8 @@ async def run(
     before = await subject.usage()
     generators = await Generators.start(plan, tokens)
     try:
+        calibrated = await generators.hear(Calibrated, note)
+        on_calibrated(calibrated)
         connected = await generators.hear(Connected, note)
         if not sum(each.connections for each in connected):
             reasons = {reason: count for each in connected for reason, count in each.failures.items()}
@@ -125,7 +143,8 @@ async def run(
     finally:
         await generators.end()
     usages = (before, usage_connected, usage_connected, ended)
-    return put_together(plan, connected, told, done, len(subject.pids or subject.metrics), usages)
+    watched = len(subject.pids or subject.metrics)
+    return put_together(plan, calibrated, connected, told, done, watched, usages)
 
 
 async def _all_arrived(

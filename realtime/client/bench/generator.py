@@ -15,16 +15,20 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from heapq import heapify, heapreplace
+from itertools import count
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
 import uvloop
 
+from realtime.client.bench.calibrate import Ends
 from realtime.client.bench.link import Link, request
 from realtime.client.bench.plan import (
     MARKERS_BYTES,
     TICK_S,
+    Calibrated,
     Connected,
     Done,
     Go,
@@ -38,6 +42,7 @@ from realtime.client.bench.plan import (
 from realtime.native.tally import Histogram, Peer, Tally, now_ns
 
 SECOND_NS: Final = 1_000_000_000
+TICK_NS: Final = int(TICK_S * SECOND_NS)
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 DIALS_AT_ONCE: Final = 256
 
@@ -58,6 +63,7 @@ class Generator:
         self._closed: Counter[str] = Counter()
         self._connect, self._join = Histogram(), Histogram()
         self._late, self._late_lately = Histogram(), Histogram()
+        self._lag, self._lag_lately = Histogram(), Histogram()
         self._sent = self._sent_in_time = self._unsent = 0
         self._sent_by_room: Counter[str] = Counter()
         self._settled = asyncio.Event()
@@ -99,12 +105,9 @@ class Generator:
         )
 
     async def _dial(self, number: int, gate: asyncio.Semaphore) -> None:
-        plan = self._plan
+        plan, peer = self._plan, self._peer(number)
         parts = urlsplit(plan.url)
         secure = parts.scheme == "wss"
-        head = f'{{"type":{json.dumps(plan.type)},"room":{json.dumps(plan.room(number))},"id":"'.encode()
-        pad = "x" * max(0, plan.payload_bytes - MARKERS_BYTES)
-        peer = Peer(self._tally, head, b'","content":"', f'{pad}"}}'.encode())
         try:
             async with asyncio.timeout(plan.patience_s):
                 _, link = await asyncio.get_running_loop().create_connection(
@@ -130,6 +133,12 @@ class Generator:
         finally:
             gate.release()
 
+    def _peer(self, number: int) -> Peer:
+        plan = self._plan
+        head = f'{{"type":{json.dumps(plan.type)},"room":{json.dumps(plan.room(number))},"id":"'.encode()
+        pad = "x" * max(0, plan.payload_bytes - MARKERS_BYTES)
+        return Peer(self._tally, head, b'","content":"', f'{pad}"}}'.encode())
+
     def _joined(self, link: Link) -> None:
         self._connect.record(link.upgraded_ns - link.began_ns)
         self._join.record(link.joined_ns - link.upgraded_ns)
@@ -151,6 +160,29 @@ class Generator:
     def _erred(self, name: str) -> None:
         self._errors[name] += 1
 
+    # -- by itself ------------------------------------------------------------------------------------------
+
+    async def calibrate(self) -> Calibrated:
+        """Find out what this process can do without any server; it is of no further use then."""
+        try:
+            ends = await Ends.open(self._plan, self._peer, self._tally)
+        except OSError as error:
+            return Calibrated(0.0, 0.0, f"no connections to itself: {error.strerror}")
+        try:
+            message_bytes = len(self._peer(0).publication(now_ns()))
+            send_us = await ends.sending(self._rehearsal(ends.links), message_bytes)
+            return Calibrated(round(send_us, 3), round(await ends.reading(), 3))
+        finally:
+            ends.close()
+
+    def _rehearsal(self, links: list[Link]) -> Callable[[], None]:
+        """Return what sends one message on each link, as a run does: by a schedule, here of 1 µs."""
+        self._plan = msgspec.structs.replace(self._plan, publishers=len(links), rate=len(links) * 1e6)
+        self._due = [(0, link.number, link) for link in links]
+        self._until_ns = self._tally.until
+        turns = count(0, 1000)
+        return lambda: self._send_due(next(turns))
+
     # -- sending --------------------------------------------------------------------------------------------
 
     async def run(self, begin_ns: int) -> None:
@@ -167,7 +199,11 @@ class Generator:
         telling = asyncio.create_task(self._tell(begin_ns))
         while now_ns() < self._until_ns:
             self._send_due(now_ns())
+            slept = now_ns()
             await asyncio.sleep(TICK_S)
+            lag = max(0, now_ns() - slept - TICK_NS)
+            self._lag.record(lag)
+            self._lag_lately.record(lag)
         self._send_due(self._until_ns)
         self._going = False
         await telling
@@ -211,10 +247,11 @@ class Generator:
             self._errors.total(),
             tally.lately.dump(),
             self._late_lately.dump(),
+            self._lag_lately.dump(),
             cpu_share,
         )
-        tally.lately.clear()
-        self._late_lately.clear()
+        for each in (tally.lately, self._late_lately, self._lag_lately):
+            each.clear()
         return told
 
     async def arrive(self, stopped: asyncio.Event) -> None:
@@ -225,7 +262,7 @@ class Generator:
             await asyncio.wait([waiting], timeout=0.1)
             waiting.cancel()
 
-    def end(self, cpu_share: float) -> None:
+    def end(self, cpu_share: float, waited_share: float) -> None:
         """Close all connections and say what the books have."""
         tally = self._tally
         for link in self._links:
@@ -248,7 +285,9 @@ class Generator:
                 delivery=tally.delivery.dump(),
                 ack=tally.ack.dump(),
                 late=self._late.dump(),
+                lag=self._lag.dump(),
                 cpu_share=cpu_share,
+                waited_share=waited_share,
             )
         )
 
@@ -260,6 +299,14 @@ async def _sleep_until(at_ns: int) -> None:
 
 def _cpu_s() -> float:
     return time.process_time()
+
+
+def _waited_s() -> float:
+    """How long this thread could have run, and others had the cores; 0 where the kernel does not say."""
+    try:
+        return int(Path("/proc/self/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def _trust(plan: Plan) -> ssl.SSLContext:
@@ -289,19 +336,24 @@ async def _main() -> None:
 
     start = await told()
     assert isinstance(start, Start)
+    if start.plan.calibrate:
+        say(await Generator(start, say).calibrate())
+    else:
+        say(Calibrated(0.0, 0.0, "not asked for"))
     generator = Generator(start, say)
     await generator.connect()
     go = await told()
     if isinstance(go, Go):
-        began, cpu = time.monotonic(), _cpu_s()
+        began, cpu, waited = time.monotonic(), _cpu_s(), _waited_s()
         await generator.run(go.at_ns)
-        share = (_cpu_s() - cpu) / (time.monotonic() - began)
+        span_s = time.monotonic() - began
+        shares = (_cpu_s() - cpu) / span_s, (_waited_s() - waited) / span_s
         stopped = asyncio.Event()
         hearing = asyncio.create_task(told())
         hearing.add_done_callback(lambda _: stopped.set())
         await generator.arrive(stopped)
         assert isinstance(await hearing, Stop)
-        generator.end(share)
+        generator.end(*shares)
 
 
 def main() -> int:

@@ -77,6 +77,8 @@ def page(result: Result) -> str:
             "<h2>Counts</h2>",
             _table(("", ""), _counts(result)),
             *_server(result),
+            "<h2>The generator</h2>",
+            _table(("", ""), _generator(result)),
             "<h2>Where the load came from</h2>",
             _table(("", ""), [(name, escape(value)) for name, value in result.machine.items()]),
             "</main></body></html>",
@@ -90,9 +92,9 @@ def _verdict(result: Result) -> str:
         lines.append('<p class="good">Everything arrived once and in order, and everybody stayed.</p>')
     else:
         lines.append('<p class="bad">Not everything came out: see the counts.</p>')
-    lines += [
-        f'<p class="bad">Limited by the generator: {escape(why)}.</p>' for why in result.limited_by_generator
-    ]
+    found = result.generator.limits
+    lines.append(f'<p class="{"bad" if found else "good"}">{escape(result.generator.verdict)}</p>')
+    lines += [f'<p class="bad">Limited by the generator: {escape(why)}.</p>' for why in found]
     return "".join(lines)
 
 
@@ -109,6 +111,7 @@ def _latencies(result: Result) -> str:
             row("ack", result.ack),
             row("delivery", result.delivery),
             row("sent late by", result.late),
+            row("generator's loop late by", result.generator.loop_lag),
         ],
     )
 
@@ -167,6 +170,12 @@ def _over_time(result: Result) -> str:
             ),
             plot("Delivered", [line("delivered", "delivered", 0)], x_name="second", y_name="a second"),
             plot(
+                "How late the generator's loop was",
+                [line("p99", "lag_p99", 3)],
+                x_name="second",
+                y_name="ms",
+            ),
+            plot(
                 "The busiest generator process",
                 [line("share of a core", "generator_cpu_share", 1)],
                 x_name="second",
@@ -208,12 +217,32 @@ def _server(result: Result) -> Iterable[str]:
             ("processes", str(server.processes)),
             ("processor", f"{server.cpu_share:.0%} of a core"),
             ("a delivery", f"{server.cpu_us_per_delivery:g} µs"),
+            ("letting one in", f"{server.cpu_us_per_connect:g} µs"),
+            ("a connection in a second", f"{server.cpu_us_per_connection_s:g} µs"),
             ("memory before", f"{server.memory_before_bytes / 1e6:.1f} MB"),
             ("memory with all connected", f"{server.memory_connected_bytes / 1e6:.1f} MB"),
             ("memory after", f"{server.memory_after_bytes / 1e6:.1f} MB"),
             ("memory a connection", f"{server.memory_per_connection_bytes:g} bytes"),
         ],
     )
+
+
+def _generator(result: Result) -> list[tuple[str, str]]:
+    made, plan = result.generator, result.plan
+    rows = [
+        ("processes", str(plan.processes)),
+        ("busy, of a core each", ", ".join(f"{share:.0%}" for share in made.cpu_share)),
+        ("waited for a core that others had", ", ".join(f"{share:.0%}" for share in made.waited_share)),
+    ]
+    if made.messages_per_s:
+        each = made.calibrated[0]
+        rows += [
+            ("by itself: a message sent", f"{each.send_us:g} µs"),
+            ("by itself: a delivery read", f"{each.read_us:g} µs"),
+            ("so it can make at least", f"{made.messages_per_s:g} messages/s of this load"),
+            ("and was asked for", f"{plan.rate:g} messages/s"),
+        ]
+    return rows
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -27,6 +27,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     run: str
     ca_file: str = ""
     insecure: bool = False
+    calibrate: bool = True
 
     def room(self, number: int) -> str:
         """The room of connection `number`."""
@@ -55,6 +56,14 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     """Enough: what was sent has arrived everywhere, or nothing comes any more."""
 
 
+class Calibrated(msgspec.Struct, frozen=True, tag=True):
+    """What a generator can do by itself, in µs of processor time; zeros, and why, where that is not known."""
+
+    send_us: float
+    read_us: float
+    failed: str = ""
+
+
 class Connected(msgspec.Struct, frozen=True, tag=True):
     """A generator has all its connections in their rooms, or has given up on some."""
 
@@ -78,6 +87,7 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
     errors: int
     lately: list[int]
     late: list[int]
+    lag: list[int]
     cpu_share: float
 
 
@@ -100,8 +110,10 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     delivery: list[int]
     ack: list[int]
     late: list[int]
+    lag: list[int]
     cpu_share: float
+    waited_share: float
 
 
 Told = Start | Go | Stop
-Said = Connected | Progress | Done
+Said = Calibrated | Connected | Progress | Done

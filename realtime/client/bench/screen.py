@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from realtime.client.bench.plan import Plan, Progress
-from realtime.client.bench.result import Latency, Result, Second, timeline
+from realtime.client.bench.plan import Calibrated, Plan, Progress
+from realtime.client.bench.result import BUSY_SHARE, Latency, Result, Second, alone, timeline
 
 ROWS: Final = 12
 WIDTH: Final = 11  # of a column
@@ -66,6 +67,12 @@ class Screen:
                 "  ".join(cell.rjust(WIDTH) for cell in _cells(self._rows[-1])), soft_wrap=True
             )
 
+    def calibrated(self, told: Sequence[Calibrated]) -> None:
+        """Say what the generator can do by itself, before it does anything else."""
+        line = calibration(self._plan, told)
+        if line:
+            self._console.print(line, soft_wrap=True)
+
     def _table(self) -> Table:
         plan = self._plan
         title = f"{plan.url}: {plan.connections} connections, {plan.rooms} rooms, {plan.rate:g} messages/s"
@@ -75,6 +82,22 @@ class Screen:
         for row in self._rows[-ROWS:]:
             table.add_row(*_cells(row))
         return table
+
+
+def calibration(plan: Plan, told: Sequence[Calibrated]) -> str:
+    """Return in a line what the generator can do by itself; empty where nobody asked."""
+    failed = {each.failed for each in told if each.failed}
+    if not plan.calibrate:
+        return ""
+    if failed:
+        return f"the generator could not be calibrated: {', '.join(sorted(failed))}"
+    most = alone(plan, told)
+    if not most:
+        return "the generator could not be calibrated: others have all the time of its cores"
+    said = f"the generator alone can make {most:,.0f} messages/s of this load"
+    if plan.rate > most * BUSY_SHARE:
+        return f"{said}, and {plan.rate:,.0f} are asked for: IT WILL BE THE LIMIT (--processes, or machines)"
+    return f"{said}; {plan.rate:,.0f} are asked for"
 
 
 def _cells(row: Second) -> list[str]:
@@ -101,9 +124,11 @@ def summary(result: Result) -> list[str]:
         f"lost {result.lost}, twice {result.duplicated}, gaps {result.gaps}, unsent {result.unsent}",
     ]
     if result.server is not None:
+        server = result.server
         lines.append(
-            f"server: {result.server.cpu_share:.0%} of a core, {result.server.cpu_us_per_delivery:g} us a "
-            f"delivery, {result.server.memory_per_connection_bytes:g} bytes a connection"
+            f"server: {server.cpu_share:.0%} of a core, {server.cpu_us_per_delivery:g} us a delivery, "
+            f"{server.cpu_us_per_connect:g} us to let one in, {server.cpu_us_per_connection_s:g} us a "
+            f"connection and second, {server.memory_per_connection_bytes:g} bytes a connection"
         )
     for what, counts in (
         ("not connected", result.connect_failures),
@@ -111,8 +136,8 @@ def summary(result: Result) -> list[str]:
         ("errors", result.errors),
     ):
         lines += [f"{what}: {count} x {why}" for why, count in counts.items()]
-    lines += [f"LIMITED BY THE GENERATOR: {why}" for why in result.limited_by_generator]
-    return lines
+    lines += [f"LIMITED BY THE GENERATOR: {why}" for why in result.generator.limits]
+    return [*lines, result.generator.verdict]
 
 
 def _words(latency: Latency) -> str:

@@ -19,13 +19,13 @@ import msgspec
 
 from realtime.backends.auth.authenticator import TokenAuthenticator, authenticator_by
 from realtime.backends.auth.compact import parse
-from realtime.core.access import Rules
+from realtime.core.access import Rules, check_kinds
 from realtime.core.auth import Identity
 from realtime.core.catalog import Catalog
 from realtime.core.contracts import Clock
 from realtime.core.patterns import matcher
-from realtime.core.powers import POWERS, TENANTS, powers_named
-from realtime.errors import Forbidden, SettingsError, Unauthorized
+from realtime.core.powers import POWERS, TENANTS, check_keys, powers_named
+from realtime.errors import Forbidden, Unauthorized
 from realtime.ids import DEFAULT_TENANT, TenantId, UserId, parse_tenant
 from realtime.native.ratelimit import KeyedLimiter
 from realtime.policy import Access, ApiKey, Policy
@@ -94,6 +94,8 @@ class Callers:
             SettingsError: a key names no power, or rules or issuers will not do.
         """
         every = *policy.access.rules, *_rules_of(policy)
+        for place, key in enumerate(policy.api.keys):  # by its place in the file, which its rule has not
+            check_kinds(f"api.keys[{place}] ({key.name})", key.rooms, self._catalog)
         rules = Rules(Access(default="deny", rules=every), self._catalog)
         keys = {
             each.name: (each, bytes.fromhex(each.hash.removeprefix("sha256:"))) for each in policy.api.keys
@@ -226,14 +228,9 @@ def _caller_of(key: ApiKey) -> Caller:
 
 def _rules_of(policy: Policy) -> list[Rule]:
     """What keys and scopes allow, as rules."""
+    check_keys(policy.api.keys)
     rules = [Rule(roles=(f"{SCOPE_ROLE}{power}",), actions=(power,)) for power in POWERS]
-    for place, key in enumerate(policy.api.keys):
-        for pattern in key.powers:
-            if not powers_named((pattern,)):
-                raise SettingsError(
-                    f"policy: api.keys[{place}]: no power is called {pattern!r}; "
-                    f"there are {', '.join(POWERS)}"
-                )
+    for key in policy.api.keys:
         powers = tuple(sorted(powers_named(key.powers)))
         rules.append(
             Rule(roles=(f"{KEY_ROLE}{key.name}",), tenants=key.tenants, actions=powers, rooms=key.rooms)
