@@ -400,7 +400,10 @@ class Recorder:
     def _kept(self, folder: Folder, name: str, story: Story) -> tuple[Path, int]:
         data = self._file(story, entries_of(story.ring))
         path = folder.keep(name, data)
-        folder.prune(time.time())
+        try:
+            folder.prune(time.time())
+        except OSError as error:
+            log.error("old recordings were not deleted: %s", error)
         return path, len(data)
 
     def _file(self, story: Story, entries: list[Entry]) -> bytes:

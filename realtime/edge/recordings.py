@@ -16,6 +16,7 @@ from realtime.errors import StartupError
 from realtime.settings import Settings
 
 SUFFIX: Final = ".recording"
+UNFINISHED: Final = f"{SUFFIX}.part"
 DAY_S: Final = 86_400.0
 
 
@@ -54,7 +55,7 @@ class Folder:
             OSError: it could not be written.
         """
         path = self.path / f"{name}{SUFFIX}"
-        unfinished = path.with_suffix(".part")
+        unfinished = self.path / f"{name}{UNFINISHED}"
         try:
             with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(data)
@@ -85,7 +86,8 @@ class Folder:
         found = []
         with os.scandir(self.path) as entries:
             for entry in entries:
-                if entry.name.endswith(SUFFIX):
+                # What was being written when a process died goes with the others when it is the oldest.
+                if entry.name.endswith((SUFFIX, UNFINISHED)):
                     with contextlib.suppress(FileNotFoundError):
                         said = entry.stat(follow_symlinks=False)
                         found.append(_Kept(said.st_mtime, Path(entry.path), said.st_size))

@@ -1,8 +1,10 @@
 """The flight recorder of real servers: what is written when, who may have it, and playing it again."""
 
 import asyncio
+import base64
 import json
 import os
+import secrets
 import signal
 import stat
 import subprocess
@@ -16,7 +18,7 @@ from websockets.asyncio.client import connect
 from bench.peer import Peer
 from realtime.edge.lone import LonePublisher
 from realtime.edge.recorder import RecordAsked, ask_to_record
-from realtime.edge.recordings import SUFFIX, Folder
+from realtime.edge.recordings import SUFFIX, UNFINISHED, Folder
 from realtime.errors import BadMessage, TooLarge
 from realtime.ids import DEFAULT_TENANT
 from realtime.protocol.recording import read, write
@@ -24,7 +26,7 @@ from realtime.settings import Settings
 from tests.conftest import ROOT
 from tests.edge.peer import KEY, PATIENCE_S, ask, metric, receive, token, upgrade
 from tests.edge.upgrading import Upgradable
-from tests.edge.workers import deployment, greeted
+from tests.edge.workers import deployment, greeted, hang_up  # noqa: F401 - a fixture
 from tests.native.test_hub import frame
 
 WRITTEN = r"its last frames are in (\S+)"
@@ -155,6 +157,43 @@ async def test_a_token_is_neither_recorded_nor_missed_when_it_is_played(serve, t
     played = await run(server, "record", "--play", path, "--url", server.ws_url)
     assert (played.returncode, played.stderr) == (0, ""), played
     assert "sent 2 frames" in played.stdout
+
+
+POLICY = """
+[[rooms]]
+rooms = ["events:vault-*"]
+encrypted = true
+"""
+
+
+def test_contents_of_encrypted_rooms_are_not_written(serve, tmp_path):
+    policy = tmp_path / "policy.toml"
+    policy.write_text(POLICY)
+    key = base64.b64encode(secrets.token_bytes(32)).decode()
+    server = recorded(
+        *(serve, tmp_path / "recordings"),
+        policy_path=str(policy),
+        encryption_keys=f"main:{key}",
+        sqlite_path=str(tmp_path / "rooms.sqlite"),
+    )
+    with upgrade(server) as raw:
+        for room in ("events:vault-1", "events:open"):
+            text = json.dumps({"text": f"said in {room}"})
+            raw.sendall(frame(b'{"type":"join","id":1,"room":"%b"}' % room.encode()))
+            said = b'{"type":"publish","id":2,"room":"%b","content":%b}' % (room.encode(), text.encode())
+            raw.sendall(frame(said))
+        heard = b""
+        while heard.count(b'"ack"') < 2 or heard.count(b'"type":"publish"') < 2:
+            heard += raw.recv(65_536)
+        raw.sendall(b"\x81\x05Hello")
+        while raw.recv(65_536):
+            pass
+    _, frames = recording(server.wait_for_line(WRITTEN)[1])
+    said = [each for each in frames if each.types == ("publish",)]
+    assert {each.way for each in said} == {"in", "out"}
+    assert {each.left_out for each in said if each.rooms == ("events:vault-1",)} == {"encrypted"}
+    assert not any("said in events:vault" in (each.text or "") for each in frames)
+    assert sum("said in events:open" in (each.text or "") for each in said) == 2
 
 
 async def test_a_peer_that_names_a_code_itself_is_no_mistake(serve, tmp_path):
@@ -392,7 +431,7 @@ def test_a_recording_is_written_whole_or_not_at_all(tmp_path):
     folder = Folder(Settings(recorder_dir=str(tmp_path)))
     kept = folder.keep("one", b"data")
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-    (tmp_path / "two.part").mkdir()
+    (tmp_path / f"two{UNFINISHED}").mkdir()
     with pytest.raises(OSError, match="two"):
         folder.keep("two", b"data")
     assert [each.name for each in tmp_path.iterdir() if each.is_file()] == [kept.name]
