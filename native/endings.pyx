@@ -7,15 +7,17 @@ import logging
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.ref cimport Py_DECREF
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
 from realtime.native.address cimport Address
 from realtime.native.doorway cimport Doorway
 from realtime.native.frames cimport FIN_BIT, OPCODE_PING
 from realtime.native.handles cimport Connection as Handle
+from realtime.native.handles cimport connection_handle
 from realtime.native.intake cimport connection_close, intake_free
 from realtime.native.output cimport output_leave_all
 from realtime.native.posix cimport IPPROTO_TCP, TCP_INFO, getsockopt, tcp_info
+from realtime.native.recorder cimport recorder_end, recorder_taken
 from realtime.native.types cimport (
     ABORT,
     BEHIND,
@@ -127,6 +129,9 @@ cdef class Endings(Doorway):
         users_drop(state, connection)
         output_leave_all(state, connection)
         intake_free(connection)
+        if connection.recording != NULL:
+            self.tell_recorded(connection)
+            recorder_end(state, connection)
         if connection.output != NULL:
             state.counters.queued_bytes -= connection.output.length
             free(connection.output.data)
@@ -158,6 +163,29 @@ cdef class Endings(Doorway):
             self.on_departure(PyBytes_FromStringAndSize(<const char*>address.octets, address.length))
         except BaseException:   # whatever it is, the batch goes on
             log.exception("on_departure of connection %d", connection.id)
+
+    def record_to(
+        self, on_recorded, *, uint32_t ring_bytes, uint32_t payload_bytes, uint64_t memory_bytes,
+        double share=1.0,
+    ):
+        """Record connections that come in from now on; hub.pyi says more."""
+        self.on_recorded = on_recorded
+        self.state.recorder_bytes = ring_bytes
+        self.state.recorder_payload = payload_bytes
+        self.state.recorder_memory = memory_bytes
+        self.state.recorder_sample = <uint64_t>(min(max(share, 0.0), 1.0) * 4294967296.0)
+
+    cdef void tell_recorded(self, CConnection* connection):
+        if self.on_recorded is None or connection.state_object == NULL:
+            return
+        self.calling = connection
+        try:
+            self.on_recorded(
+                connection_handle(self, connection), connection.close_code, recorder_taken(connection)
+            )
+        except BaseException:   # whatever it is, the batch goes on
+            log.exception("on_recorded of connection %d", connection.id)
+        self.calling = NULL
 
     cdef void tell_closed(self, CConnection* connection):
         reason = <object>connection.close_reason if connection.close_reason != NULL else b""

@@ -24,6 +24,7 @@ from realtime.native.lag cimport lag_park, lag_resume, lag_skip, lag_untold
 from realtime.native.marks cimport marks_add, marks_free, marks_new, marks_reserve
 from realtime.native.output cimport output_leave, output_take_over
 from realtime.native.ratelimit cimport Allowance, Standing
+from realtime.native.recorder cimport recorder_begin, recorder_end, recorder_taken
 from realtime.native.roomlog cimport (
     log_add,
     log_clear,
@@ -242,7 +243,9 @@ cdef class Connection:
         """
         cdef CConnection* connection = self.connection
         cdef uint8_t* to
-        if connection == NULL or connection.state != OPEN or connection.deflate_bits:
+        if connection == NULL or connection.state != OPEN or connection.deflate_bits or (
+            connection.recording != NULL
+        ):
             return NULL
         to = output_reserve(&self.hub.state, connection, FIN_BIT | OPCODE_TEXT, n)
         if to != NULL:
@@ -285,6 +288,21 @@ cdef class Connection:
         if self.connection.state == OPEN:
             self.connection.flags &= ~PENDING
             wheel_live(&self.hub.state, self.connection, self.hub.state.heartbeat_ticks)
+
+    def record(self, uint32_t ring_bytes, uint32_t payload_bytes):
+        """Record its frames from now on; hub.pyi says more."""
+        if self.connection == NULL or self.connection.state_object == NULL or self.connection.state == DEAD:
+            return False
+        return recorder_begin(&self.hub.state, self.connection, ring_bytes, payload_bytes) == 0
+
+    def recorded(self):
+        """What is recorded of it; None where nothing is."""
+        return recorder_taken(self.connection) if self.connection != NULL else None
+
+    def stop_recording(self):
+        """Record it no more, and forget what was."""
+        if self.connection != NULL:
+            recorder_end(&self.hub.state, self.connection)
 
     def belong(self, uint32_t user_key):
         """It is a user's from here on: `Hub.connections_of(user_key)` has it until it is gone."""

@@ -50,6 +50,7 @@ from realtime.native.posix cimport (
     monotonic_ns,
 )
 from realtime.native.ratelimit cimport Allowance
+from realtime.native.recorder cimport recorder_arrive
 from realtime.native.roomparcel cimport OWED, RoomParcel, room_fill, room_parcel_free, room_unpack
 from realtime.native.types cimport (
     BEHIND,
@@ -59,6 +60,7 @@ from realtime.native.types cimport (
     IN_READABLE,
     IN_UNICAST,
     LAPSED,
+    OPEN,
     PAUSED,
     ConnectionList,
     HubState,
@@ -293,6 +295,8 @@ cdef class Handover(Endings):
         state.table[state.connections] = connection
         state.connections += 1
         state.counters.adopted += 1
+        if state.recorder_bytes and connection.state == OPEN:
+            recorder_arrive(state, connection)
         if connection.id > state.last_id:
             state.last_id = connection.id
         if connection.output != NULL:

@@ -126,6 +126,23 @@ class Connection:
         While these are exceeded it is read behind all other connections, what it sends waits until it
         passes, and the rooms that it is in are flushed behind all others.
         """
+    def record(self, ring_bytes: int, payload_bytes: int) -> bool:
+        """Record its frames from now on, the last ones that fit into `ring_bytes`, a KiB at least.
+
+        Of each payload up to `payload_bytes` are kept. One that is recorded goes on with what there is, and
+        the larger of the limits. False where it is gone, or all rings have their `memory_bytes`.
+        """
+    def recorded(self) -> tuple[bytes, int, int, int] | None:
+        """What is recorded of it: entries, frames noted, those of them that were overwritten, and which way
+        the first Close frame went (1: it came from the peer, 2: it was sent, 0: there was none). None where
+        nothing is recorded.
+
+        An entry is `struct` format "=qQIBB2x", with the first bytes of the payload behind it: time
+        (CLOCK_MONOTONIC, ns), bytes of the payload on the wire, bytes of it here, kind, the frame's first
+        byte. Kind 1 came from the peer, 2 was sent; 3 was refused for its head, which stands for the payload.
+        """
+    def stop_recording(self) -> None:
+        """Record it no more, and forget what was. Harmless when it is not recorded."""
     def belong(self, user_key: int) -> None:
         """It is a user's from here on: `Hub.connections_of(user_key)` has it until it is gone.
 
@@ -264,6 +281,21 @@ class Hub:
         Returns the cursor for the next call, 0 when all have been seen that were there when it was largest.
         Whoever comes meanwhile is asked by `on_arrival`.
         """
+    def record_to(
+        self,
+        on_recorded: Callable[[Connection, int, tuple[bytes, int, int, int]], object] | None,
+        *,
+        ring_bytes: int,
+        payload_bytes: int,
+        memory_bytes: int,
+        share: float = 1.0,
+    ) -> None:
+        """Record a `share` of the connections that come in from now on, each as by `Connection.record`.
+
+        With 0 `ring_bytes` none is recorded but by that. All rings together take at most `memory_bytes`.
+        `on_recorded(connection, code, recorded)` comes once for each that is recorded when it ends, before
+        `on_close`; not for those that `release` lets go of.
+        """
     def listen(self, fd: int) -> None:
         """Accept from the listening socket `fd`, which stays the caller's."""
     def stop_listening(self) -> None: ...
@@ -276,6 +308,8 @@ class Hub:
     def current(self) -> Connection:
         """The connection whose callback runs. Raises RuntimeError outside of one."""
     def connections(self) -> list[Connection]: ...
+    def find(self, number: int) -> Connection | None:
+        """The connection whose `id` is `number`, closing ones included; None where there is none."""
     def count_of(self, user_key: int) -> int:
         """How many connections belong to `user_key`, those that are closing included."""
     def connections_of(self, user_key: int) -> list[Connection]:

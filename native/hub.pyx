@@ -178,7 +178,8 @@ cdef class Hub(Handover):
         cdef HubState* state = &self.state
         cdef uint32_t i
         state.on_offence = NULL
-        self.on_close = self.on_departure = None    # nobody is told: whoever listened is being freed too
+        # Nobody is told: whoever listened is being freed too.
+        self.on_close = self.on_departure = self.on_recorded = None
         for i in range(state.connections):
             connection_kill(state, state.table[i], 1006)
         while state.connections:

@@ -40,6 +40,7 @@ from realtime.native.frames cimport (
 from realtime.native.output cimport output_leave_all, output_uncork
 from realtime.native.posix cimport EAGAIN, EINTR, MSG_DONTWAIT, errno, monotonic_ns, recv
 from realtime.native.ratelimit cimport Allowance, Standing, gcra
+from realtime.native.recorder cimport RECORDED_IN, recorder_head, recorder_note
 from realtime.native.types cimport (
     BEHIND,
     BINARY,
@@ -279,6 +280,7 @@ cdef size_t _frames(HubState* hub, Connection* connection, uint8_t* data, size_t
     cdef size_t used = 0
     cdef uint64_t work_look = hub.work + VISIT_LOOK
     cdef int64_t until_ns = 0
+    cdef uint8_t first
     cdef int answer
     cdef int handled = 0
     while used < n:
@@ -287,9 +289,11 @@ cdef size_t _frames(HubState* hub, Connection* connection, uint8_t* data, size_t
         if answer >= 0:
             wrong = _misplaced(connection, &head)
         if wrong != NULL:
+            recorder_head(hub, connection, data + used, n - used)
             _fail(hub, connection, 1002, wrong)
             return used
         if head.header_bytes and _too_large(hub, connection, &head):
+            recorder_head(hub, connection, data + used, n - used)
             _fail_over(
                 hub, connection, 1009, b"message too large", b"max_message_bytes",
                 _message_limit(connection, hub),
@@ -303,6 +307,9 @@ cdef size_t _frames(HubState* hub, Connection* connection, uint8_t* data, size_t
             handled += 1
         used += head.header_bytes
         unmask(data + used, head.payload_bytes, head.mask, 0)
+        if connection.recording != NULL:
+            first = data[used - head.header_bytes]
+            recorder_note(hub, connection, RECORDED_IN, first, data + used, head.payload_bytes)
         hub.counters.frames_in += 1
         hub.work += 1
         if head.opcode & CONTROL_BIT:

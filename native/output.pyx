@@ -24,6 +24,7 @@ from realtime.native.posix cimport (
     sendmsg,
     shutdown,
 )
+from realtime.native.recorder cimport recorder_log
 from realtime.native.roomlog cimport (
     link_member,
     log_find,
@@ -176,6 +177,8 @@ cdef void _advance(
         if output != NULL and output.owner == link.log:
             boundary = output.owner_until
             output.owner = NULL
+        if connection.recording != NULL:
+            recorder_log(hub, connection, link.log, boundary, member.position + part)
         member.position += part
         written -= part
         if part == pieces[i].iov_len and member.position == link.log.end:
@@ -431,6 +434,8 @@ cdef int output_take_over(HubState* hub, Connection* connection, Log* log) noexc
             position = link_member(&connection.links[i]).position
             if output != NULL and output.owner == log:
                 position = output.owner_until
+            if connection.recording != NULL:
+                recorder_log(hub, connection, log, position, log.end)
             while position < log.end:
                 chunk = log_find(log, position)
                 n = chunk.base + chunk.length - position

@@ -20,6 +20,7 @@ from realtime.native.intake cimport connection_close
 from realtime.native.output cimport output_settle
 from realtime.native.posix cimport EPOLL_CTL_DEL, MSG_DONTWAIT, MSG_NOSIGNAL, epoll_ctl, monotonic_ns, send
 from realtime.native.proxyproto cimport ProxyHeader, proxy_begins, proxy_parse
+from realtime.native.recorder cimport recorder_arrive
 from realtime.native.types cimport (
     AWAITS_HEAD,
     AWAITS_PROXY,
@@ -201,6 +202,8 @@ cdef class Reception(HubBase):
         timings_add(&state.handshakes, monotonic_ns() - connection.bucket, 1)
         connection.bucket = 0
         output_append(state, connection, answer, n)
+        if state.recorder_bytes:
+            recorder_arrive(state, connection)
         if accept.welcome is not None:
             output_frame(
                 state, connection, FIN_BIT | (OPCODE_BINARY if accept.binary else OPCODE_TEXT),
@@ -260,6 +263,14 @@ cdef class Reception(HubBase):
             log.exception("on_http")
 
     # ----------------------------------------------------------------------- who has come in
+
+    def find(self, uint64_t number):
+        """The handle of connection `number`, None where there is none that has completed its handshake."""
+        cdef uint32_t i
+        for i in range(self.state.connections):
+            if self.state.table[i].id == number and self.state.table[i].state_object != NULL:
+                return connection_handle(self, self.state.table[i])
+        return None
 
     def count_of(self, uint32_t user_key):
         """How many connections belong to `user_key`, those that are closing included."""

@@ -14,6 +14,7 @@ cdef Chunk* log_find(Log* log, uint64_t position) noexcept nogil
 cdef uint64_t log_frame_end(Log* log, uint64_t boundary, uint64_t position) noexcept nogil
 cdef int log_add(HubState* hub, Log* log, Connection* connection) noexcept nogil
 cdef void log_remove(HubState* hub, Log* log, Connection* connection) noexcept nogil
+cdef void log_share(Connection* connection) noexcept nogil
 cdef void member_pin(Log* log, Member* member) noexcept nogil
 cdef void member_unpin(Log* log, Member* member) noexcept nogil
 cdef void log_watch(Log* log, Member* member) noexcept nogil

@@ -300,11 +300,12 @@ cdef Link* _find_link(Connection* connection, Log* log) noexcept nogil:
     return NULL
 
 
-cdef void _share(Connection* connection) noexcept nogil:
-    """Tell every member entry of `connection` whether there are others."""
+cdef void log_share(Connection* connection) noexcept nogil:
+    """Tell every member entry of `connection` whether there are others, or it is recorded."""
+    cdef bint shared = connection.link_count > 1 or connection.recording != NULL
     cdef uint32_t i
     for i in range(connection.link_count):
-        connection.links[i].log.members[connection.links[i].index].shared = connection.link_count > 1
+        connection.links[i].log.members[connection.links[i].index].shared = shared
 
 
 cdef int log_add(HubState* hub, Log* log, Connection* connection) noexcept nogil:
@@ -343,7 +344,7 @@ cdef int log_add(HubState* hub, Log* log, Connection* connection) noexcept nogil
     member.fd = connection.fd
     member.position = log.end
     member.busy = 1 if connection.flags & BLOCKED or connection.output != NULL else 0
-    _share(connection)
+    log_share(connection)
     return 1
 
 
@@ -374,7 +375,7 @@ cdef void log_remove(HubState* hub, Log* log, Connection* connection) noexcept n
         connection.links = NULL
         connection.link_capacity = 0
     else:
-        _share(connection)
+        log_share(connection)
     if log.passing and hole < log.pass_index:
         log.pass_index -= 1
         _move(log, log.pass_index, hole)

@@ -74,7 +74,7 @@ cdef struct Member:
     uint64_t position    # the next byte of the log to send
     int fd               # -1 once the connection is dead
     uint8_t busy         # its connection cannot take room data now
-    uint8_t shared       # its connection is in other rooms too
+    uint8_t shared       # its connection is in other rooms too, or recorded
     uint8_t parked       # its position is NOWHERE and pins nothing
 
 cdef struct Mark:
@@ -159,6 +159,18 @@ cdef struct Input:
     uint8_t opcode       # of the fragmented message, 0 = none
     uint8_t compressed
 
+# The last frames of a connection: `length` bytes of the ring from `start` on, oldest first (recorder.pyx).
+cdef struct Recording:
+    uint8_t* ring
+    uint32_t capacity
+    uint32_t limit          # up to which the ring grows
+    uint32_t start
+    uint32_t length
+    uint32_t payload_limit  # so much is kept of each payload
+    uint8_t closer          # which way the first Close frame went, 0 = there was none
+    uint64_t frames         # noted since it began
+    uint64_t evicted        # and of these overwritten
+
 cdef struct Connection:
     int fd
     uint16_t flags
@@ -186,6 +198,7 @@ cdef struct Connection:
     int64_t bucket          # GCRA theoretical arrival time, ns: of its messages; until OPEN: of its accept
     int64_t byte_bucket     # and of their bytes
     int64_t control_bucket  # of pings and pongs
+    Recording* recording    # NULL = it is not recorded
     Address address         # the client's; a trusted peer's own until it has said whom it speaks for
     uint8_t arrival         # bits of an Arrival; without the first two, on_arrival has let its address in
 
@@ -204,6 +217,7 @@ cdef struct Counters:
     uint64_t chunks, queued_bytes, messages_out
     uint64_t dropped, gaps, parked, skipped, held_back, members
     uint64_t adopted, released
+    uint64_t recordings, recorder_bytes, recorder_refused
 
 # Sends of passes whose publications came in one batch; their time is looked at when the flush ends.
 cdef struct Note:
@@ -256,6 +270,10 @@ cdef struct HubState:
     int64_t control_cost_ns  # 0 = pings and pongs count as frames alone
     int64_t control_burst_ns
     double max_age_ticks    # 0 = connections live for ever
+    uint32_t recorder_bytes     # of the ring of each connection that comes in, 0 = none is recorded
+    uint32_t recorder_payload   # kept of each payload then
+    uint64_t recorder_sample    # of 2**32: how many of them
+    uint64_t recorder_memory    # most bytes of all rings
     double rest_ratio
     int64_t rest_max_ns
     void* owner             # the Python Hub (borrowed)

@@ -24,6 +24,7 @@ from realtime.native.posix cimport (
     send,
     setsockopt,
 )
+from realtime.native.recorder cimport RECORDED_OUT, recorder_note
 from realtime.native.roomlog cimport link_member
 from realtime.native.types cimport (
     ABORT,
@@ -136,7 +137,10 @@ cdef int output_frame(
 ) noexcept nogil:
     """Queue one frame as unicast; return 0, or -1 when the connection is dead or has no memory."""
     cdef uint8_t head[SERVER_HEAD_BYTES_MAX]
-    cdef uint8_t* to = output_reserve(hub, connection, first_byte, n)
+    cdef uint8_t* to
+    if connection.recording != NULL and connection.state != DEAD:
+        recorder_note(hub, connection, RECORDED_OUT, first_byte, payload, n)
+    to = output_reserve(hub, connection, first_byte, n)
     if to != NULL:
         if n:
             memcpy(to, payload, n)
@@ -154,7 +158,8 @@ cdef uint8_t* output_reserve(
 ) noexcept nogil:
     """Queue one frame as unicast whose `n` bytes the caller writes where the answer points.
 
-    NULL, and nothing queued, unless the connection is being read and its answers are collected.
+    NULL, and nothing queued, unless the connection is being read and its answers are collected. It is not
+    recorded here: nobody knows yet what the frame will hold.
     """
     cdef uint8_t* to
     cdef size_t head_bytes

@@ -25,6 +25,7 @@ from realtime import (
     cli_keys,
     cli_penalties,
     cli_policy,
+    cli_record,
     cli_shed,
     cli_token,
     cli_units,
@@ -47,6 +48,7 @@ examples:
   realtime token make --sub alice --ttl 3600  a token signed with REALTIME_JWT_SECRET
   realtime token check - <token.txt           would the server take it, and if not, why?
   realtime publish chat:lobby '{"text":"hello"}'  to the workers that share REDIS_URL
+  realtime record n-1a2b-17 --seconds 60 --out strange.recording  the last frames of a connection
   realtime audit verify                       has anybody changed what is on record?
   realtime install-units --dry-run            what systemd would run on this host, one worker a core
   realtime bench ws://127.0.0.1:8000/ws --rate 5000  load on a server, and how it took it
@@ -105,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_dev_cluster(commands)
     add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     cli_penalties.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
+    cli_record.add_command(commands, _add_config, lambda parsed: _load(parsed).settings)
     cli_shed.add_command(commands, _add_config, lambda parsed: _load(parsed).settings)
     cli_keys.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)
     cli_audit.add_commands(commands, _add_config, lambda parsed: _load(parsed).settings)

@@ -368,6 +368,7 @@ def metrics_page() -> str:
     hub = dict.fromkeys((*telemetry.HUB_COUNTERS, *telemetry.HUB_GAUGES), 0)
     core = dict.fromkeys((*telemetry.CORE_COUNTERS, *telemetry.CORE_GAUGES), 0)
     core |= dict.fromkeys((*telemetry.BACKEND_HELP, *telemetry.GUARD_HELP, *telemetry.CLUSTER_HELP), 0)
+    core |= dict.fromkeys(telemetry.RECORDER_HELP, 0)
     core |= dict.fromkeys((*telemetry.TLS_HELP, *telemetry.HANDOVER_HELP, *telemetry.features_help()), 0)
     core |= dict.fromkeys((*telemetry.MOVING_HELP, *telemetry.TRACING_HELP), 0)
     declared = telemetry.worker_metrics(

@@ -41,6 +41,7 @@ HAND_WRITTEN = [
     "docs/bench.md",
     "docs/doctor.md",
     "docs/tracing.md",
+    "docs/recorder.md",
     "docs/encryption.md",
     "docs/failover.md",
     "docs/security.md",

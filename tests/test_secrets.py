@@ -21,6 +21,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from realtime.protocol.recording import REMOVED
 from realtime.settings import KNOBS, Knob
 from tests.certificates import Authority
 from tests.conftest import ROOT, Server
@@ -240,7 +241,9 @@ async def provoke(sieve: Sieve, server: Server, key: str) -> None:
             cookie = {"Cookie": f"session={text}"}
             await talk.visit(f"by cookie, {how}", url, additional_headers=cookie)
             first = json.dumps({"type": "connect", "id": 1, "content": {"token": text}})
-            await talk.visit(f"by first message, {how}", url, first, subprotocols=[JSON])
+            # A handler that fails has what led there written down, the token before it with it.
+            more = '{"type":"fail","id":2}', first[:-9]
+            await talk.visit(f"by first message, {how}", url, first, *more, subprotocols=[JSON])
             if not set(text) & set("+/%= "):
                 await talk.visit(f"by subprotocol, {how}", url, subprotocols=[JSON, f"bearer.{text}"])
     said = [
@@ -288,6 +291,10 @@ async def test_a_server_alone_lets_nothing_out(serve, sieve: Sieve, tmp_path: Pa
         max_connections_per_user=1000,
         handshake_timeout_s=0.5,
         sqlite_path=str(tmp_path / "rooms.sqlite"),
+        recorder_bytes=65_536,
+        recorder_payload_bytes=200,  # some tokens are cut
+        recorder_dir=str(tmp_path / "recordings"),
+        recorder_files_per_minute=1000,
     )
     server.may_log_tracebacks = True
     await provoke(sieve, server, settings["jwt_secret"])
@@ -304,6 +311,11 @@ async def test_a_server_alone_lets_nothing_out(serve, sieve: Sieve, tmp_path: Pa
         sieve.look(f"audit {command}", done.stdout + done.stderr)
     sieve.look("the file of the audit log", (tmp_path / "audit.sqlite").read_bytes())
     sieve.look("the log", server.whole_log())
+    recordings = list((tmp_path / "recordings").iterdir())
+    for path in recordings:
+        sieve.look("a recording", path.read_bytes())
+        sieve.look("a recording, shown", realtime("record", "--show", str(path)).stdout)
+    assert any(REMOVED in path.read_text() for path in recordings), "no token was said before a failure"
     assert "Traceback" in server.whole_log(), "no handler failed: nothing was provoked"
     assert len(sieve.looked) > 30
 

@@ -184,10 +184,10 @@ def signer(secret: str) -> Callable[[str], str | None]:
     if not secret:
         return lambda user: None
     expires = int(time.time()) + _TOKEN_TTL_S
-    return lambda user: _token({"sub": user, "exp": expires}, secret)
+    return lambda user: sign({"sub": user, "exp": expires}, secret)
 
 
-def _token(claims: dict[str, object], secret: str) -> str:
+def sign(claims: dict[str, object], secret: str) -> str:
     """A JWT signed with HS256 (RFC 7515, A.1): two lines here, or a library the SDK has no other use for."""
     parts = [json.dumps(part).encode() for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
     signed = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)

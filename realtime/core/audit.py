@@ -49,6 +49,7 @@ class Action(StrEnum):
     KICK = "admin.kick"
     ADMIN_PUBLISH = "admin.publish"
     NOTIFY = "admin.notify"
+    RECORD = "connection.record"  # of its frames a recording was begun, taken, or written to a file
     RELOAD = "admin.reload"  # of the policy or of certificates
     KEY = "key.use"  # a key made, rotated, or missing
     EXPORT = "personal.export"

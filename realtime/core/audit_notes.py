@@ -149,9 +149,12 @@ class Coalescer:
 
 
 def _target(event: Event) -> str:
-    """What an event is told apart by: of acts on a room that is what was done, and to whom, too; and of what
-    is done through another process always by whom.
+    """What an event is told apart by: of acts on a room, and of recordings, that is what was done, and to
+    whom, too; and of what is done through another process always by whom.
     """
-    if event.action not in (Action.MANAGE, Action.ADMIN) or event.outcome is not Outcome.ALLOWED:
+    if (
+        event.action not in (Action.MANAGE, Action.ADMIN, Action.RECORD)
+        or event.outcome is not Outcome.ALLOWED
+    ):
         return f"{event.target}\0{event.detail['by']}" if "by" in event.detail else event.target
     return "\0".join([event.target, *(f"{name}={said}" for name, said in sorted(event.detail.items()))])

@@ -165,6 +165,10 @@ class Core:
         """Hold the messages of all connections of an address together, too, to what `crowd` says."""
         self._router.meters.crowd = crowd
 
+    def watch_failures(self, watcher: Callable[[Session], object]) -> None:
+        """Let somebody know of each session over whose message a handler has failed."""
+        self._router.on_failure = watcher
+
     def watch_connections(self, watcher: ConnectionWatcher) -> None:
         """Let a feature know of each connection that is admitted, silent ones too, and when it is gone."""
         self._entry.watch(watcher)

@@ -48,6 +48,11 @@ class RoomRules:
         """Whether there are rules at all."""
         return bool(self._rules)
 
+    @property
+    def any_encrypted(self) -> bool:
+        """Whether there may be rooms that are encrypted, at rest or end to end."""
+        return any(flags.encrypted or flags.end_to_end for _, _, flags in self._rules)
+
     def of(self, room: RoomId) -> RoomFlags:
         """Return the flags of `room`: of all rules that speak of it together."""
         if not self._rules:

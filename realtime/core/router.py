@@ -62,6 +62,7 @@ class Router:
         self.errors = dict.fromkeys(error_codes(), 0)  # answered since the start, by their codes
         self.failures = 0  # of them our own
         self.refusals = dict.fromkeys(LIMITS, 0)  # of them those over a limit, by its name
+        self.on_failure: Callable[[Session], object] | None = None  # hears of each of our own
         self._owed: set[Debt[Any]] = set()  # acks of what is being kept
 
     def set_aside(self, session: Session, message: Envelope | Malformed) -> None:
@@ -123,6 +124,8 @@ class Router:
                 extra={"connection": session.connection.id, "room": getattr(message, "room", None)},
             )
             error = Internal()
+            if self.on_failure is not None:
+                self.on_failure(session)
         self.errors[error.code] = self.errors.get(error.code, 0) + 1
         if error.limit is not None:
             self.refusals[error.limit] = self.refusals.get(error.limit, 0) + 1

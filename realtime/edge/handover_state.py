@@ -89,6 +89,12 @@ def export_connection(worker: Worker, connection: HubConnection) -> Moved:
     Raises:
         ValueError: it cannot move; the message says why.
     """
+    moved = _moved(worker, connection)
+    moved.recorded_s = worker.recorder.left_s(connection.id)
+    return moved
+
+
+def _moved(worker: Worker, connection: HubConnection) -> Moved:
     state = connection.state
     if isinstance(state, Session):
         if state.state.waits:
@@ -122,6 +128,7 @@ def adopt_connection(worker: Worker, fd: int, moved: Moved) -> Connection:
     elif isinstance(state, Identity):
         handover.adopt_silent(connection, state)
         worker.silent.add(state)
+    worker.recorder.resume(connection, moved.recorded_s)
     return connection
 
 

@@ -111,6 +111,9 @@ class Moved(msgspec.Struct, array_like=True, gc=False):
     user: UserId | None = None
     identity: Identity | None = None
     session: SessionState | None = None
+    # For how long an operator has it recorded still. The last field, so that a process which does not know it
+    # leaves it out, and takes it for 0: the format is the same.
+    recorded_s: float = 0.0
 
 
 class Connections(Frame):

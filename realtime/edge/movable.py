@@ -17,6 +17,7 @@ from realtime.edge.foundation import Foundation
 from realtime.edge.gate import Gate
 from realtime.edge.http import HttpServer
 from realtime.edge.network import NetworkRules
+from realtime.edge.recorder import Recorder
 from realtime.edge.returns import Returns
 from realtime.errors import CloseCode
 from realtime.native.hub import Hub
@@ -35,6 +36,7 @@ class Movable:
     http: HttpServer
     gate: Gate
     network: NetworkRules
+    recorder: Recorder
     foundation: Foundation
     _loop: asyncio.AbstractEventLoop
     settings: Settings
@@ -111,6 +113,7 @@ class Movable:
                 break
             await asyncio.sleep(LOOK_S)
         self.close()
+        await self.recorder.closed()
 
     def _let_go(self, connection: Any) -> None:
         try:

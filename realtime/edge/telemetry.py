@@ -60,6 +60,10 @@ HUB_COUNTERS: Final = {
     "full": ("connections_refused_total", "Connections over max_connections (HTTP 503)."),
     "aged": ("connections_aged_total", "Connections closed at max_connection_age_s (4006)."),
     "denied_arrivals": ("arrivals_denied_total", "Sockets closed for the address they came from."),
+    "recorder_refused": (
+        "recorder_refused_total",
+        "Connections not recorded because rings had recorder_memory_bytes.",
+    ),
     "protocol_errors": ("protocol_errors_total", "Connections that broke RFC 6455."),
 }
 HUB_GAUGES: Final = {
@@ -67,6 +71,8 @@ HUB_GAUGES: Final = {
     "queued_bytes": ("unicast_queued_bytes", "Unicast bytes that wait for slow sockets."),
     "connection_bytes": ("connection_struct_bytes", "Memory of one idle connection's struct."),
     "members": ("members", "Members of rooms, each connection once for each of its rooms."),
+    "recordings": ("recorder_connections", "Connections whose last frames are recorded."),
+    "recorder_bytes": ("recorder_ring_bytes", "Memory of the rings that they are recorded in."),
     "chunks": ("room_log_chunks", "Chunks of room logs held in memory."),
 }
 CORE_COUNTERS: Final = {
@@ -133,6 +139,14 @@ GUARD_HELP: Final = {
     "penalized_addresses": "Addresses that are kept out now, by what they did here or elsewhere.",
     "penalties_total": "Times that an address was kept out for what it did here.",
     "suspect_addresses": "Addresses that are remembered for what they did.",
+}
+# What the flight recorder counts.
+RECORDER_HELP: Final = {
+    "recorder_files_total": "Recordings written to recorder_dir.",
+    "recorder_file_bytes_total": "Bytes of them.",
+    "recorder_dropped_total": "Recordings not written: over recorder_files_per_minute, or too many waited.",
+    "recorder_failures_total": "Recordings that could not be written.",
+    "recorder_taken_total": "Recordings that operators took.",
 }
 # The same of a worker of a cluster.
 CLUSTER_HELP: Final = {
@@ -364,6 +378,7 @@ def _by_name(name: str, value: float) -> Metric:
         BACKEND_HELP.get(name)
         or CLUSTER_HELP.get(name)
         or GUARD_HELP.get(name)
+        or RECORDER_HELP.get(name)
         or TLS_HELP.get(name)
         or HANDOVER_HELP.get(name)
         or MOVING_HELP.get(name)

@@ -44,6 +44,7 @@ from realtime.edge.movable import Movable
 from realtime.edge.network import NetworkRules
 from realtime.edge.pages import Report, elsewhere_routes, system_routes, web_routes
 from realtime.edge.policies import Commit, Policies
+from realtime.edge.recorder import Recorder
 from realtime.edge.returns import Returns
 from realtime.edge.shared_penalties import SharedPenalties
 from realtime.edge.shed import SHED, Shedder
@@ -147,6 +148,7 @@ class Worker(Movable):
         self._autoscaler = Autoscaler(
             settings, clock, notify, who=self.node, workers=self._count_workers, speaks=self._speaks
         )
+        self.recorder = self._make_recorder()
         self._follow_policy()
 
     def reload(self) -> bool:
@@ -241,6 +243,7 @@ class Worker(Movable):
     async def closed(self) -> None:
         """Wait for what features still write, and let go of what they keep."""
         await self.core.close()
+        await self.recorder.closed()
         if self.files is not None:
             await self.files.closed()
         if self._tracer is not None:
@@ -369,6 +372,7 @@ class Worker(Movable):
         self.guard.tick()
         self._returns.tick()
         self._shedder.tick()
+        self.recorder.tick()
         self.foundation.tick()
         self.silent.tick(self.hub.connections)
         if self._authenticator is not None:
@@ -456,6 +460,21 @@ class Worker(Movable):
             delay_s=self.settings.shed_delay_s,
         )
 
+    def _make_recorder(self) -> Recorder:
+        recorder = Recorder(
+            self.settings,
+            self.hub,
+            self.core.cluster,
+            self._clock,
+            self._audit,
+            prefix=self.foundation.worker or self.node,
+            catalog=self.core.catalog,
+            policy=lambda: self._policies.current,
+            loop=self._loop,
+        )
+        self.core.watch_failures(recorder.failed)
+        return recorder
+
     def _make_broker(self) -> Broker:
         broker = self.foundation.broker(self.hub, self._rules)
         return broker if self._tracer is None else self._tracer.broker(broker)
@@ -528,6 +547,7 @@ class Worker(Movable):
             "handover_phase": self.handover_phase,
             **self._returns.stats(),
             **({} if self._tracer is None else self._tracer.stats()),
+            **self.recorder.stats(),
             **self.network.stats(),
             **self.guard.stats(),
             **self._token_stats(),

@@ -22,6 +22,7 @@ from realtime.edge.telemetry import (
     HANDOVER_HELP,
     HUB_COUNTERS,
     HUB_GAUGES,
+    RECORDER_HELP,
     TIMINGS,
     features_help,
 )
@@ -66,7 +67,7 @@ async def test_every_number_of_a_worker_has_its_meaning(serve, redis_node, postg
     tables = (HUB_COUNTERS, HUB_GAUGES, CORE_COUNTERS, CORE_GAUGES)
     known = {name for table in tables for name, _ in table.values()} | BACKEND_HELP.keys() | GUARD_HELP.keys()
     known |= features_help().keys() | {name for name, _ in TIMINGS.values()}
-    known |= HANDOVER_HELP.keys()
+    known |= HANDOVER_HELP.keys() | RECORDER_HELP.keys()
     # Commands are counted where a feature has any.
     assert {name for name in CLUSTER_HELP if not name.startswith("commands_")} <= said
     assert said - known - CLUSTER_HELP.keys() == {
