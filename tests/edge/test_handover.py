@@ -23,6 +23,7 @@ from tests.edge.peer import (
     bearer,
     closed,
     get,
+    hang_up_all,
     metric,
     receive,
     token,
@@ -45,8 +46,7 @@ async def start(tmp_path):
         return started[-1]
 
     yield start
-    for ws in clients:
-        await ws.close()
+    await hang_up_all(clients)
     for server in started:
         print(server.whole_log())  # shown where the test fails
         await asyncio.to_thread(server.finish)

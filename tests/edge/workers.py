@@ -11,7 +11,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidMessage
 
 from realtime.edge import leash
-from tests.edge.peer import PATIENCE_S, ask, get, receive
+from tests.edge.peer import PATIENCE_S, ask, get, hang_up_all, receive
 from tests.postgres import children
 
 
@@ -28,8 +28,7 @@ _connections = []
 async def hang_up(serve):
     """Close what a test has connected, before its servers end: they would wait for answers of nobody."""
     yield
-    while _connections:
-        await _connections.pop().close()
+    await hang_up_all(_connections)
 
 
 async def greeted(server, user="alice"):
