@@ -28,6 +28,14 @@ from realtime.native.types cimport (
 )
 from realtime.native.unicast cimport list_push
 
+cdef extern from *:
+    """
+    #ifndef REALTIME_TIMED          /* 0 makes a hub without these histograms, for bench/delivery_cost.py */
+    #define REALTIME_TIMED 1
+    #endif
+    """
+    const bint TIMED "REALTIME_TIMED"
+
 cdef enum:
     REST_FROM_NS = 1000000
     BEHIND_SENDS = 8     # at a time, of tenants over their rates: others wait for them as long
@@ -102,10 +110,10 @@ cdef uint32_t fanout_flush(HubState* hub, uint32_t budget) noexcept nogil:
 
     A queue behind busier ones gets a share of its own on top, or its logs would grow without end.
 
-    The clock is read twice for all of them: the time of a single send would cost a good part of one.
+    The clock is read once for all of them, and whoever calls reads it after them anyway and has them settled:
+    the time of a single send would cost a good part of one.
     """
-    cdef int64_t began_ns = monotonic_ns()
-    cdef int64_t ended_ns
+    cdef int64_t began_ns = monotonic_ns() if TIMED else 0
     cdef uint32_t share = budget // SHARE if budget > SHARE else 1
     cdef uint32_t sent = 0
     cdef uint32_t left
@@ -121,11 +129,17 @@ cdef uint32_t fanout_flush(HubState* hub, uint32_t budget) noexcept nogil:
             sent += _flush_queue(hub, &hub.queues[place], left)
             if hub.queues[place].passing == NULL and hub.queues[place].dirty_head == NULL:
                 hub.active &= ~(1 << place)
-    if sent:
-        ended_ns = monotonic_ns()
-        timings_add(&hub.flushes, ended_ns - began_ns, 1)
-        _settle_notes(hub, ended_ns)
+    if sent and TIMED:
+        hub.flush_began_ns = began_ns
     return sent
+
+
+cdef void fanout_settle(HubState* hub, int64_t now_ns) noexcept nogil:
+    """Count the flush before, where there was one, as ended now, and with it all that it has sent."""
+    if hub.flush_began_ns:
+        timings_add(&hub.flushes, now_ns - hub.flush_began_ns, 1)
+        hub.flush_began_ns = 0
+        _settle_notes(hub, now_ns)
 
 
 cdef void _note(HubState* hub, int64_t since_ns, uint32_t sends) noexcept nogil:
@@ -160,7 +174,7 @@ cdef uint32_t _flush_queue(HubState* hub, LogQueue* queue, uint32_t budget) noex
         while log.pass_index < log.count and sent < budget:
             log.pass_index += 1
             sent += output_send_room(hub, log, log.pass_index - 1)
-        if sent != before:
+        if sent != before and TIMED:
             _note(hub, log.pass_since_ns, sent - before)
         if log.pass_index >= log.count:
             _end_pass(hub, queue, log)

@@ -15,10 +15,18 @@ BOUNDS_S = tuple([bound / 1e9 for bound in BOUNDS_NS])
 cdef void timings_add(Timings* timings, int64_t ns, uint64_t count) noexcept nogil:
     """Count `count` measurements of `ns`; a time below 0, which no clock should give, is one of 0."""
     cdef int place = 0
+    cdef int high = TIME_BUCKETS - 1
+    cdef int middle
     if ns < 0:
         ns = 0
-    while place < TIME_BUCKETS - 1 and ns > BOUNDS_NS[place]:
-        place += 1
+    if ns > BOUNDS_NS[0]:   # most are not
+        place = 1
+        while place < high:
+            middle = (place + high) >> 1
+            if ns > BOUNDS_NS[middle]:
+                place = middle + 1
+            else:
+                high = middle
     timings.counts[place] += count
     timings.total_ns += <uint64_t>ns * count
 

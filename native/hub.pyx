@@ -17,7 +17,13 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from realtime.native.deflate cimport Inflater
 from realtime.native.endings cimport is_spared
-from realtime.native.fanout cimport fanout_flush, fanout_pending, fanout_release, fanout_rests_until
+from realtime.native.fanout cimport (
+    fanout_flush,
+    fanout_pending,
+    fanout_release,
+    fanout_rests_until,
+    fanout_settle,
+)
 from realtime.native.handles cimport RoomLog as Room
 from realtime.native.handles cimport connection_handle, tell_lapses
 from realtime.native.histogram cimport timings_taken
@@ -241,6 +247,7 @@ cdef class Hub(Handover):
         state.counters.wakes += 1
         while True:
             state.now_ns = monotonic_ns()
+            fanout_settle(state, state.now_ns)
             self.read_until_ns = state.now_ns + READ_BUDGET_NS
             self.look_later()
             count = epoll_wait(state.epoll_fd, events, EVENTS, 0)
@@ -253,6 +260,8 @@ cdef class Hub(Handover):
             if state.active:
                 # With the GIL: another thread's garbage collection must not free a log in mid-pass.
                 fanout_flush(state, self.flush_chunk)
+                if state.behind.count or state.dead.count:
+                    fanout_settle(state, monotonic_ns())    # what comes now is no part of it
             count = max(count, intake_visit_behind(state) if state.behind.count else 0)
             self.reap()
             # It looks again where it has found something: that is cheaper than a turn of the event loop.
@@ -261,6 +270,8 @@ cdef class Hub(Handover):
                 break
             if state.now_ns > until:
                 break
+        if state.flush_began_ns:
+            fanout_settle(state, monotonic_ns())
 
     cdef bint pending(self):
         return (

@@ -294,3 +294,4 @@ cdef struct HubState:
     Timings handshakes      # from accept to the answer
     Note[32] notes
     int noted
+    int64_t flush_began_ns  # of a flush whose time has still to be looked at; 0 = there is none
