@@ -101,8 +101,7 @@ class Worker(Movable):
             clock.monotonic, connections_max=connections_max, accepts_per_second=settings.accepts_per_second
         )
         self._ticker: asyncio.TimerHandle | None = None
-        self._retired = False
-        self._drained = 0
+        self._retired, self._drained = False, 0
         self.record = Record()
         self._listening: socket.socket | None = None
         self.keeps_listening = False

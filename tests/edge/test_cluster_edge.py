@@ -20,6 +20,7 @@ from realtime.edge.telemetry import (
     CORE_GAUGES,
     GUARD_HELP,
     HANDOVER_HELP,
+    MOVING_HELP,
     HUB_COUNTERS,
     HUB_GAUGES,
     RECORDER_HELP,
@@ -67,13 +68,16 @@ async def test_every_number_of_a_worker_has_its_meaning(serve, redis_node, postg
     tables = (HUB_COUNTERS, HUB_GAUGES, CORE_COUNTERS, CORE_GAUGES)
     known = {name for table in tables for name, _ in table.values()} | BACKEND_HELP.keys() | GUARD_HELP.keys()
     known |= features_help().keys() | {name for name, _ in TIMINGS.values()}
-    known |= HANDOVER_HELP.keys() | RECORDER_HELP.keys()
+    known |= HANDOVER_HELP.keys() | RECORDER_HELP.keys() | MOVING_HELP.keys()
     # Commands are counted where a feature has any.
     assert {name for name in CLUSTER_HELP if not name.startswith("commands_")} <= said
     assert said - known - CLUSTER_HELP.keys() == {
         "info",
         "errors_total",
         "closes_total",
+        "asked_to_leave_total",
+        "log_lines_total",
+        "log_lines_dropped_total",
         "refusals_total",
         "address_refusals_total",
         "offences_total",

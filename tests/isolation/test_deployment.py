@@ -162,6 +162,7 @@ COMMANDS = {
     "notify": ["notify", "alice", "title"],
     "kick": ["kick", "--everybody"],
     "revoke": ["revoke", "--jti", "jti-alice", "--keep", "5"],
+    "record": ["record", "n-1-2", "--seconds", "0"],
 }
 # They speak of no tenant's rooms, users or connections.
 WITHOUT_TENANT = {
