@@ -45,8 +45,9 @@ VERSIONS = {
     "Redis": "redis-server -v | grep -o 'v=[0-9.]*' | cut -c3-",
     "PostgreSQL": "psql -V | cut -d' ' -f3",
     "realtime": "/opt/realtime/bin/realtime --version | cut -d' ' -f2",
-    "kernel": "uname -r",
+    "kernel": "uname -r | cut -d. -f1,2",
 }
+NOT_ENFORCED = "(Control groups of version 1, on which systemd enforces no `MemoryHigh=`.)"
 ELLIPSIS = "…"  # in what the page shows: anything; alone in a line: any lines
 
 # Not a chroot but a new root: who is chrooted may make no user namespace, which PrivateUsers= does. /proc/sys
@@ -171,6 +172,7 @@ def record(took: dict[str, float], versions: dict[str, str]) -> str:
         f"{time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}: {said}; {os.cpu_count()} cores.\n\n"
         f"| Part of [install](install.md) | Outcome | Took |\n| --- | --- | --- |\n{rows}"
         f"| all of it | | {sum(took.values()):.0f} s |\n"
+        + (f"\n{NOT_ENFORCED}\n" if CGROUP.parent.is_dir() else "")
     )
 
 
