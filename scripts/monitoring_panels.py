@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from monitoring_rules import AVAILABILITY_OBJECTIVE, DELIVERY_OBJECTIVE, FAST, WINDOWS, slo_ratio
+from monitoring_rules import AVAILABILITY_OBJECTIVE, BRIEF, DELIVERY_OBJECTIVE, FAST, WINDOWS, slo_ratio
 
 PICK = 'job="$job", instance=~"$instance"'
 
@@ -175,6 +175,24 @@ WORKER = (
             (total("realtime_arrivals_denied_total"), "by address"),
         ),
         "cps",
+    ),
+    Panel(
+        "Hand-overs",
+        tuple(
+            (f"sum (increase(realtime_{name}{{{PICK}}}[$__rate_interval]))", legend)
+            for name, legend in (
+                ("handovers_total", "done"),
+                ("handovers_refused_total", "came to nothing"),
+                ("handover_connections_drained_total", "connections closed"),
+            )
+        ),
+        help="`realtime upgrade`: a process takes another's place.",
+    ),
+    one(
+        "Hand-overs that served nobody for over 250 ms",
+        f"{now('realtime_handover_pause_seconds_count')} "
+        f"- sum (realtime_handover_pause_seconds_bucket{{{PICK}, {BRIEF}}})",
+        legend="since the first of them",
     ),
     one("Restarts", "sum by (worker) (realtime_worker_restarts_total)", legend="{{worker}}"),
 )

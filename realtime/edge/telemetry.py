@@ -196,7 +196,6 @@ HANDOVER_HELP: Final = {
     "handovers_refused_total": "Hand-overs that came to nothing: the process served on.",
     "handover_connections_adopted_total": "Connections that moved from one process to the next.",
     "handover_connections_drained_total": "Connections that could not move and were closed (1012).",
-    "handover_pause_seconds": "For how long the last hand-over served nobody.",
 }
 # The same of a worker with a `tls_port`.
 TLS_HELP: Final = {
@@ -214,6 +213,10 @@ TIMINGS: Final = {
         "later, and are not in here; what came by Redis counts from when this worker had it.",
     ),
     "flushes": ("flush_seconds", "How long the sends of one flush took, at most about flush_chunk of them."),
+    "handover_pauses": (
+        "handover_pause_seconds",
+        "For how long hand-overs served nobody, since the first of them.",
+    ),
     "handshakes": (
         "handshake_seconds",
         "From accept to the answer that lets a connection in, of those without TLS.",
