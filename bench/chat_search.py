@@ -7,7 +7,8 @@ Messages of #ubuntu (see tests/data/irc; FILE has its form) in 42 rooms, drawn b
 through the same triggers as all messages. Time is a whole question over WebSocket, one at a time, on a server
 that has just been started. `reader` may be in three quarters of the rooms, `guest` in one of 42. With
 --oracle a member of private rooms asks too, one who may be nowhere, and one whom the policy denies one. A
-filled database is kept in the temporary directory for the next run; PostgreSQL is a server of our own.
+filled database is kept in the temporary directory for the next run; PostgreSQL is a server of our own, with
+the 128 MB of buffers that it comes with.
 """
 
 from __future__ import annotations
@@ -288,7 +289,7 @@ def postgres_server(all_rows: Sequence[tuple[str, str]], count: int, **settings:
     """A server on a filled database."""
     from tests.postgres import PostgresServer
 
-    cluster = PostgresServer().start()
+    cluster = PostgresServer(shared_buffers="128MB").start()  # as PostgreSQL comes
     try:
         url = asyncio.run(cluster.new_database())
 

@@ -30,7 +30,8 @@ INSTALL = "PostgreSQL is not installed: apt-get install postgresql, or `make tes
 class PostgresServer:
     """One cluster. `start` may be called again after `stop`, and after `kill`, which is kill -9 of it all."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared_buffers: str = "32MB") -> None:
+        self._shared_buffers = shared_buffers
         self._programs = programs()
         self._user = server_user()
         self.folder = Path(tempfile.mkdtemp(prefix="realtime-pg-"))
@@ -54,7 +55,7 @@ class PostgresServer:
             "unix_socket_directories": self.folder,
             "fsync": "off",
             "full_page_writes": "off",
-            "shared_buffers": "32MB",
+            "shared_buffers": self._shared_buffers,
             "max_connections": 60,
         }
         self.process = subprocess.Popen(

@@ -1,6 +1,7 @@
 """A peer of a real server, for tests: tokens, the `websockets` client, plain HTTP and raw sockets."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import time
@@ -11,7 +12,7 @@ import jwt
 import msgspec
 import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConcurrencyError, ConnectionClosed, InvalidStatus
 
 KEY = "0123456789abcdef0123456789abcdef"
 JSON = "realtime.v1.json"
@@ -50,6 +51,24 @@ async def closed(ws):
                 await ws.recv()
         except ConnectionClosed as end:
             return end.rcvd.code, end.rcvd.reason
+
+
+async def hang_up_all(connections):
+    """Close and forget them, all at once, and read what nobody has read.
+
+    A `websockets` client whose queue is full reads no further, so its close() would wait for ten seconds.
+    """
+
+    async def hang_up(ws):
+        closing = asyncio.create_task(ws.close())
+        with contextlib.suppress(ConnectionClosed, ConcurrencyError):  # its test may read on
+            while True:
+                await ws.recv()
+        await closing
+
+    leaving = [hang_up(ws) for ws in connections]
+    connections.clear()
+    await asyncio.gather(*leaving)
 
 
 async def refused(url, **how):

@@ -25,6 +25,7 @@ from tests.edge.peer import (
     bearer,
     closed,
     get,
+    hang_up_all,
     metric,
     receive,
     token,
@@ -47,7 +48,7 @@ async def start(tmp_path):
         return started[-1]
 
     yield start
-    await asyncio.gather(*(ws.close() for ws in clients))
+    await hang_up_all(clients)
     for server in started:
         print(server.whole_log())  # shown where the test fails
         await asyncio.to_thread(server.finish)
@@ -60,7 +61,7 @@ async def enter(server, user="alice", room=ROOM, subprotocol=JSON, compression=N
         subprotocols=[subprotocol],
         compression=compression,
         additional_headers=headers or {},
-        max_queue=None,  # who does not look at what came would not see the close that ends it either
+        max_queue=None,  # who does not look at what came would not see a close either
     )
     server.clients.append(ws)
     await receive(ws)
@@ -193,6 +194,7 @@ async def test_tokens_end_afterwards_and_later_tokens_are_taken(start):
             moved, _ = await server.upgraded()
             if time.time() < ends:
                 break
+        await asyncio.gather(*(ws.wait_closed() for ws in server.clients if ws is not late))
     else:
         pytest.fail(f"no upgrade within {ttl_s:g} s")
     assert moved == 3

@@ -11,7 +11,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidMessage
 
 from realtime.edge import leash
-from tests.edge.peer import PATIENCE_S, ask, get, receive
+from tests.edge.peer import PATIENCE_S, ask, get, hang_up_all, receive
 from tests.postgres import children
 
 
@@ -28,15 +28,12 @@ _connections = []
 async def hang_up(serve):
     """Close what a test has connected, before its servers end: they would wait for answers of nobody."""
     yield
-    left = [*_connections]
-    _connections.clear()
-    await asyncio.gather(*(ws.close() for ws in left))
+    await hang_up_all(_connections)
 
 
 async def greeted(server, user="alice"):
     """Connect; return the connection, which `hang_up` closes, and the content of `connected`."""
-    # With a bound on what it holds, one that does not look at what came would not see its own close either.
-    ws = await connect(f"{server.ws_url}/{user}", max_queue=None)
+    ws = await connect(f"{server.ws_url}/{user}")
     _connections.append(ws)
     return ws, (await receive(ws))["content"]
 

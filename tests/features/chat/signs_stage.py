@@ -8,7 +8,7 @@ import uuid
 from websockets.asyncio.client import connect
 
 from tests.contract.stores import PostgresPlace, SqlitePlace
-from tests.edge.peer import PATIENCE_S, receive
+from tests.edge.peer import PATIENCE_S, hang_up_all, receive
 
 QUICK = {"chat_signs_interval_s": 0.1, "chat_typing_s": 1.0, "max_connections_per_user": 10_000}
 MEMBER, READER = 2, 1
@@ -111,8 +111,7 @@ async def person(server, user):
 
 async def hang_up():
     """Close what a test has connected."""
-    while _open:
-        await _open.pop().close()
+    await hang_up_all(_open)
 
 
 async def make_members(place, room, *users, tenant="default", visibility="private", role=MEMBER, since_ms=0):

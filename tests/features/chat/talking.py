@@ -7,7 +7,7 @@ from collections import deque
 import pytest_asyncio
 from websockets.asyncio.client import connect
 
-from tests.edge.peer import PATIENCE_S, receive
+from tests.edge.peer import PATIENCE_S, hang_up_all, receive
 
 LOBBY = "chat:lobby"
 _connections = []
@@ -15,8 +15,7 @@ _connections = []
 
 async def leave_all():
     """Close what was connected: a server that is told to end waits for it."""
-    while _connections:
-        await _connections.pop().close()
+    await hang_up_all(_connections)
 
 
 @pytest_asyncio.fixture(autouse=True)

@@ -59,7 +59,9 @@ _BY_TIME: Final = f"""{_ROW} WHERE id >= $6 AND id < $7 AND ts_match_vq(terms, $
     ORDER BY id DESC LIMIT $8"""
 _WAYS: Final[dict[How, str]] = {
     "walk": _BY_TIME.replace("$9", "$5"),
-    "room": _BY_TIME.replace("$9", "$5").replace("WHERE", "WHERE room = $9 AND"),
+    # Pairs are compared, as only the key's own index can: by id alone the planner would go through all rooms.
+    "room": f"""{_ROW} WHERE (room, id) >= ($9, $6) AND (room, id) < ($9, $7)
+        AND ts_match_vq(terms, $5::text::tsquery) ORDER BY room DESC, id DESC LIMIT $8""",
     # Beside what the index has up to the newest that was known, what came since, which is little.
     "index": f"""SELECT * FROM (
         ({_BY_TIME.replace("WHERE", "WHERE id > $10 AND")})

@@ -78,6 +78,8 @@ class Search(Part):
         """As `Part.tick`."""
         if self._forms.tick():
             self.chat.services.spawn(self._forms.list())
+        if self._layout.tick():
+            self.chat.services.spawn(self._layout.learn())
         if self._leftovers.tick():
             self.chat.services.spawn(self._leftovers.clear())
 

@@ -9,12 +9,16 @@ is likely to take. When a message was is one of its terms, in slices of several 
 
 from __future__ import annotations
 
+import logging
 from typing import Final, Literal, NamedTuple
 
 from realtime.core.contracts import Clock
 from realtime.core.database import Database
+from realtime.errors import RealtimeError
 from realtime.features.chat.search.narrow import Match, Token, lexemes
 from realtime.features.chat.search.shares import KNOWN, Shares
+
+log: Final = logging.getLogger("realtime.chat")
 
 How = Literal["walk", "room", "index"]
 """Rows by time; rows of one room by time; rows that the index has."""
@@ -64,13 +68,27 @@ class Layout:
         self.span_of_one = 1.0
         """How far ids are apart, by the newest."""
 
-    async def look(self) -> None:
-        """Look again, where that was long ago."""
-        now = self._clock.monotonic()
-        if now >= self._shares_due:
-            self._shares_due = now + SHARES_S
+    def tick(self) -> bool:
+        """Whether it is time to `learn` how common terms are."""
+        if self._database.dialect != "postgres" or self._clock.monotonic() < self._shares_due:
+            return False
+        self._shares_due = self._clock.monotonic() + SHARES_S
+        return True
+
+    async def learn(self) -> None:
+        """Read how common terms are. It takes some ms, so only the very first question waits for it."""
+        try:
             rows = await self._database.read(KNOWN)
+        except RealtimeError as error:
+            log.warning("searches may take longer, it is not known which words are common: %s", error)
+        else:
             self.shares = Shares({term: share for term, share in rows if share > 0})
+
+    async def look(self) -> None:
+        """Look again how messages lie in time, where that was long ago."""
+        if not self._shares_due and self.tick():
+            await self.learn()
+        now = self._clock.monotonic()
         if now >= self._layout_due:
             self._layout_due = now + LAYOUT_S
             ((newest, low, messages, oldest, known),) = await self._database.read(_LAYOUT)
