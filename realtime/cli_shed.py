@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
-import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from realtime.cli_control import AddConfig, Read, runner, say
-from realtime.core.cluster import WorkerId
-from realtime.errors import Unavailable
 
 if TYPE_CHECKING:
-    from realtime.edge.outsider import Outsider
-
-LOOK_EVERY_S: Final = 0.5
+    from realtime.edge.outsider import Outsider, Shares
 
 
 def add_command(commands: Any, add_config: AddConfig, read: Read) -> None:
@@ -38,28 +30,15 @@ def add_command(commands: Any, add_config: AddConfig, read: Read) -> None:
 
 
 async def _shed(publisher: Outsider, parsed: argparse.Namespace) -> None:
-    from realtime.edge.shed import balanced
+    from realtime.edge.sharing import ratio_of, share_out
 
-    shares = await publisher.shed(0.0 if parsed.look else parsed.ratio)
-    until, before = time.monotonic() + parsed.patience, None
-    while True:
-        if shares != before:
-            say(connections=shares.connections, away=shares.away, ratio=ratio_of(shares.connections))
-            before = shares
-        if parsed.look or (not shares.away and balanced(shares.connections, parsed.ratio)):
-            return
-        if time.monotonic() >= until:
-            most = ratio_of(shares.connections)
-            raise Unavailable(f"after {parsed.patience:g} s one worker has {most:g} times the mean")
-        await asyncio.sleep(LOOK_EVERY_S)
-        with contextlib.suppress(Unavailable):  # one may just have ended: the next look knows
-            shares = await publisher.shed(0.0)
+    def tell(shares: Shares) -> None:
+        say(connections=shares.connections, away=shares.away, ratio=ratio_of(shares.connections.values()))
 
-
-def ratio_of(connections: Mapping[WorkerId, int]) -> float:
-    """How many times the mean the worker with the most connections has."""
-    whole = sum(connections.values())
-    return round(max(connections.values()) * len(connections) / whole, 3) if whole else 1.0
+    if parsed.look:
+        tell(await publisher.shed())
+    else:
+        await share_out(publisher, parsed.ratio, patience_s=parsed.patience, tell=tell)
 
 
 def _ratio(text: str) -> float:

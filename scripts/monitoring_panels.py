@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from monitoring_rules import AVAILABILITY_OBJECTIVE, DELIVERY_OBJECTIVE, FAST, WINDOWS, slo_ratio
+from monitoring_rules import AVAILABILITY_OBJECTIVE, BRIEF, DELIVERY_OBJECTIVE, FAST, WINDOWS, slo_ratio
 
 PICK = 'job="$job", instance=~"$instance"'
 
@@ -207,14 +207,29 @@ WORKER = (
         "{{level}} {{reason}}",
         help="rate: a place in the code said the same too often; write: nobody took the line.",
     ),
+    one(
+        "Hand-over under way",
+        now("realtime_handover_phase", "instance"),
+        legend="{{instance}}",
+        help="1 the next process starts, 2 it is told, 3 nobody is served.",
+    ),
     Panel(
         "Hand-overs",
-        (
-            ("sum by (instance) (realtime_handovers_total{" + PICK + "})", "{{instance}} done"),
-            ("sum by (instance) (realtime_handovers_refused_total{" + PICK + "})", "{{instance}} refused"),
-            (now("realtime_handover_phase", "instance"), "{{instance}} phase"),
+        tuple(
+            (f"sum (increase(realtime_{name}{{{PICK}}}[$__rate_interval]))", legend)
+            for name, legend in (
+                ("handovers_total", "done"),
+                ("handovers_refused_total", "came to nothing"),
+                ("handover_connections_drained_total", "connections closed"),
+            )
         ),
-        help="1 the next process starts, 2 it is told, 3 nobody is served.",
+        help="`realtime upgrade`: a process takes another's place.",
+    ),
+    one(
+        "Hand-overs that served nobody for over 250 ms",
+        f"{now('realtime_handover_pause_seconds_count')} "
+        f"- sum (realtime_handover_pause_seconds_bucket{{{PICK}, {BRIEF}}})",
+        legend="since the first of them",
     ),
     one("Restarts", "sum by (worker) (realtime_worker_restarts_total)", legend="{{worker}}"),
 )

@@ -7,6 +7,7 @@ RUNBOOK = "docs/monitoring.md"
 DELIVERY_OBJECTIVE = 0.999  # of sends to members within 50 ms
 AVAILABILITY_OBJECTIVE = 0.9999  # of messages and handshakes that did not fail over us
 FAST = 'le="0.05"'
+BRIEF = 'le="0.25"'  # of the pauses of hand-overs
 # Errors and closes that are ours and not the peer's.
 OUR_ERRORS = "internal|unavailable"
 OUR_CLOSES = "1011|4000|4004"
@@ -190,6 +191,23 @@ CAUSES = (
         "5m",
         "page",
         f"A TLS certificate of {WHERE} expires within {CERTIFICATE_PAGE_DAYS} days, or has expired.",
+    ),
+    Alert(
+        "RealtimeHandoverRefused",
+        "increase(realtime_handovers_refused_total[15m])",
+        "> 0",
+        "0m",
+        "ticket",
+        f"A hand-over of {WHERE} came to nothing: the old process serves on.",
+    ),
+    Alert(
+        "RealtimeHandoverPause",
+        "sum by (job, instance) (increase(realtime_handover_pause_seconds_count[15m])) - "
+        f"sum by (job, instance) (increase(realtime_handover_pause_seconds_bucket{{{BRIEF}}}[15m]))",
+        "> 0",
+        "0m",
+        "ticket",
+        f"A hand-over of {WHERE} served nobody for over 250 ms.",
     ),
     Alert(
         "RealtimeHandlerFailures",

@@ -69,7 +69,6 @@ class Server:
 
     def start(self) -> Self:
         """Start the process and wait until it says where it listens. Used again, it takes the same port."""
-        self._said_all = False
         began = len(self.log)
         self.process = subprocess.Popen(
             [*self.launcher, sys.executable, *self.command],
@@ -82,6 +81,7 @@ class Server:
             errors="replace",
             pass_fds=self.pass_fds,
         )
+        self._said_all = False
         self._reader = threading.Thread(target=self._read, args=[self.process], daemon=True)
         self._reader.start()
         found = self.wait_for_line(_ADDRESS.pattern, after=began, timeout_s=START_TIMEOUT_S)
@@ -179,7 +179,8 @@ class Server:
                     self.log.append(line)
                     self._said.notify_all()
         with self._said:
-            self._said_all = True
+            if process is self.process:  # of the one before, what a successor of its holds open ends later
+                self._said_all = True
             self._said.notify_all()
 
 

@@ -3,6 +3,7 @@
 A room is always on the same lane, so its groups commit in order. A lane writes only while its session holds
 the lane's advisory lock. When the connection is lost nobody knows what became of the group under way; the
 lock is had again only once the lost session has ended, and from then on what is to be read is settled.
+A process that takes over from another one waits for the lock with its first session: rows wait meanwhile.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ RETRY_S: Final = 1.0
 
 Connect = Callable[[], Awaitable[Any]]
 """Dials, takes the lane's lock and sees that the database is in order."""
+Take = Callable[[Any], Awaitable[None]]
+"""Takes the lane's lock for a session, as soon as another process has let go of it. May raise anything."""
 
 
 class Lane:
@@ -42,7 +45,9 @@ class Lane:
         trouble: Episode,
         writer: RowWriter,
         commits: Histogram,
+        take: Take | None = None,
     ) -> None:
+        self._take = take  # None: the first session has the lock
         self._commits = commits  # how long they took, in all lanes of the store
         self._connect = connect
         self._connection: Any | None = None
@@ -84,6 +89,14 @@ class Lane:
         if self._connection is None:
             raise Unavailable("the store does not answer; try again", retry_after_s=self._back_off_s)
 
+    def let_go(self) -> None:
+        """Write nothing any more: another process does. What it had to write is written."""
+        self._task.cancel()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()  # with its session the lock is free
+        self._idle.set()
+
     async def close(self) -> None:
         """Commit what is queued, then end the connection."""
         await self._idle.wait()
@@ -97,6 +110,13 @@ class Lane:
                 connection.terminate()
 
     async def _run(self) -> None:
+        if self._take is not None:
+            assert self._connection is not None
+            try:
+                await self._take(self._connection)
+            except Exception as error:  # as a session that is lost: the next one waits for the lock, too
+                self._trouble.begin(error)
+                self._connection.terminate()
         while True:
             assert self._connection is not None
             await self._write(self._connection)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from zlib import crc32
@@ -47,6 +48,7 @@ MB: Final = 1024 * 1024
 LANES: Final = 2
 READERS: Final = 4
 RETRY_S: Final = 1.0
+TAKE_WAIT_S: Final = 30.0
 
 T = TypeVar("T")
 
@@ -60,13 +62,16 @@ async def open_postgres(
     queue_bytes: int = 64 * MB,
     exclusive: bool = True,
     lock_wait_s: float = 5.0,
+    beside: bool = False,
 ) -> PostgresStore:
     """Open the store in the database `url`, its tables made or brought up to date.
 
     What is kept outlives kill -9 of any one process, PostgreSQL's included, with either `synchronous`; with
     "full" it has reached the synchronous standbys too. With `exclusive` no other server may use the database;
     one that was killed a moment ago is waited for, `lock_wait_s`. Without, any number may that are not
-    exclusive either: the workers of a cluster, which open the epochs of their rooms with `claim`.
+    exclusive either: the workers of a cluster, which open the epochs of their rooms with `claim`. With
+    `beside` it is opened beside the exclusive server whose place is to be taken, which writes until
+    `take_over`.
 
     Raises:
         StartupError: it does not answer, lets us not in, is in use, or is newer than we are.
@@ -79,6 +84,8 @@ async def open_postgres(
         exclusive,
         lock_wait_s,
     )
+    if beside:
+        store.theirs = asyncio.Event()
     with startup_errors(url):
         await store.start()
     return store
@@ -104,6 +111,7 @@ class PostgresStore:
         self._exclusive = exclusive
         self._own_locks = -secrets.randbelow(2**31)  # that only we ask for
         self._lock_wait_s = lock_wait_s
+        self.theirs: asyncio.Event | None = None  # until it is set another process writes
         self._lanes: list[Lane] = []
         self._claims = Claims(self._ask)
         self._commits = Histogram()
@@ -127,6 +135,16 @@ class PostgresStore:
             first.terminate()
             raise
         self._lanes = [self._lane(number, connection) for number, connection in enumerate(connections)]
+
+    def hand_over(self) -> None:
+        """Let another process write from here on; what is queued here should be nothing."""
+        for lane in self._lanes:
+            lane.let_go()
+
+    def take_over(self) -> None:
+        """Write from here on, where another process did, as soon as it has let go."""
+        if self.theirs is not None:
+            self.theirs.set()
 
     @property
     def ok(self) -> bool:
@@ -264,11 +282,19 @@ class PostgresStore:
 
         trouble = Episode(f"{self._name} (connection {number + 1})", self._clock)
         writer = RowWriter() if self._exclusive else SharedWriter()
-        return Lane(connection, reconnect, self._bounds, trouble, writer, self._commits)
+        take = None if self.theirs is None else partial(self._take, self.theirs, number)
+        return Lane(connection, reconnect, self._bounds, trouble, writer, self._commits, take)
+
+    async def _take(self, theirs: asyncio.Event, number: int, connection: Any) -> None:
+        """Take the lock of lane `number` when it is ours; the other process may be slow to let go of it."""
+        await theirs.wait()
+        await lock(connection, LOCKS, number, TAKE_WAIT_S)
 
     async def _session(self, number: int) -> Any:
         """Return a connection that holds the lock of lane `number`: our lost session of before has ended."""
         connection = await dial(self._url, self._settings)
+        if self.theirs is not None and not self.theirs.is_set():
+            return connection  # the lane takes it, when it may
         try:
             if not self._exclusive:
                 await lock(connection, self._own_locks, number, self._lock_wait_s)

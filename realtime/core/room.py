@@ -53,20 +53,18 @@ class RoomState(msgspec.Struct, array_like=True, gc=False):
 
 
 class Lane:
-    """The members of one room that share a variant, and the log they read."""
+    """The members of one room that share a variant, and the log they read. It `moves` where they can be
+    handed over: those of the hub, and no foreign ones.
+    """
 
-    __slots__ = ("binary", "blind", "log", "members")
+    __slots__ = ("binary", "blind", "log", "members", "moves")
 
     def __init__(self, variant: int, log: Log, *, blind: bool) -> None:
         self.binary = bool(variant & BINARY)
+        self.moves = not variant & FOREIGN
         self.blind = blind
         self.log = log
         self.members = 0
-
-    @property
-    def moves(self) -> bool:
-        """Whether its members can be handed over: those of the hub, and no foreign ones."""
-        return self.log.variant < FOREIGN
 
 
 class Room(RoomBase):

@@ -21,7 +21,6 @@ from realtime.core.room_rules import RoomRules
 from realtime.edge.control_socket import ControlSocket, open_control
 from realtime.edge.process import node_name
 from realtime.edge.sealing import Sealing
-from realtime.errors import StartupError
 from realtime.native.histogram import Histogram
 from realtime.policy import Policy
 from realtime.settings import Settings
@@ -133,10 +132,6 @@ class Embedded:
 
     def files(self) -> dict[str, int]:
         """See `Foundation`."""
-        if isinstance(self._store, PostgresStore):
-            raise StartupError(
-                "a server alone with a PostgreSQL store hands nothing over: only one process may have it"
-            )
         return {STORE_LOCK: self._store.lock_fd} if isinstance(self._store, SqliteStore) else {}
 
     busy: Final = 0
@@ -150,12 +145,12 @@ class Embedded:
 
     def hand_over(self) -> None:
         """See `Foundation`."""
-        if isinstance(self._store, SqliteStore):
+        if isinstance(self._store, SqliteStore | PostgresStore):
             self._store.hand_over()
 
     def take_over(self) -> None:
         """See `Foundation`."""
-        if isinstance(self._store, SqliteStore):
+        if isinstance(self._store, SqliteStore | PostgresStore):
             self._store.take_over()
 
     async def leave(self) -> None:

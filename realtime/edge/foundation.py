@@ -101,11 +101,7 @@ class Foundation(Protocol):
         ...
 
     def files(self) -> dict[str, int]:
-        """Descriptors that a process needs which is to take over from this one, by name.
-
-        Raises:
-            StartupError: nobody can.
-        """
+        """Descriptors that a process needs which is to take over from this one, by name."""
         ...
 
     @property
@@ -156,7 +152,7 @@ async def open_foundation(
         if keeper is not None:
             failing.push_async_callback(keeper.close)
         lock = None if heir is None else heir.files.get(STORE_LOCK)
-        store = await open_store(settings, clock, discover(), lock)
+        store = await open_store(settings, clock, discover(), lock, beside=heir is not None)
         if store is not None:
             failing.push_async_callback(store.close)
         sealing = await open_sealing(settings, clock, store, audit=keeper or NO_AUDITOR)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from realtime.edge import notify
 from realtime.edge.foundation import Foundation
+from realtime.edge.handover_door import Asked, Upgraded
 from realtime.edge.handover_giver import Giver, Report
 from realtime.edge.handover_wire import HandoverFailed, Wire
 from realtime.edge.supervisor import PLACE_VARIABLE, command
@@ -72,6 +73,10 @@ class Handing:
         finally:
             if self.gone:
                 process.returncode = 0  # it outlives us: nobody is to wait for it, nor to complain
+
+    async def answer(self, asked: Asked) -> Upgraded:
+        """Do as `upgrade`, for `handover_door`: one process alone has nobody to be even with."""
+        return Upgraded([await self.upgrade()])
 
     async def give(self, end: socket.socket) -> Report:
         """Hand over to the process at the other end of a socket, as `upgrade`."""

@@ -12,9 +12,9 @@ import logging
 import os
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -27,14 +27,35 @@ LINE_BYTES_MAX: Final = 64 * 1024
 ASK_S: Final = 5.0  # in which whoever connects has to say something
 ENDING: Final = ".sock"
 
-Upgrade = Callable[[], Awaitable[Any]]
-"""Upgrades the service and returns what is to be told of it, as plain data or a struct."""
-
 
 class Asked(msgspec.Struct, frozen=True):
-    """What is asked; `upgrade` is all that there is."""
+    """What is asked; to `do` there is `upgrade` alone. `shed` lets it close connections of a worker that has
+    many more of them than the others have.
+    """
 
-    do: str
+    do: str = "upgrade"
+    shed: bool = True
+
+
+class Shared(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How many connections the workers had, by their numbers, when all of them were replaced; and how many
+    they had in the end, or why that is not known.
+    """
+
+    before: list[int] = []
+    after: list[int] = []
+    failed: str = ""
+
+
+class Upgraded(NamedTuple):
+    """What came of an upgrade: what is told of each process that was replaced, as plain data or a struct."""
+
+    reports: Sequence[Any]
+    shared: Shared | None = None
+
+
+Upgrade = Callable[[Asked], Awaitable[Upgraded]]
+"""Upgrades the service; RealtimeError where nothing came of it."""
 
 
 class Answered(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -43,6 +64,7 @@ class Answered(msgspec.Struct, frozen=True, omit_defaults=True):
     pid: int
     reports: list[dict[str, Any]] = []
     failed: str = ""
+    shared: Shared | None = None
 
 
 def folder(settings: Settings) -> Path:
@@ -58,7 +80,7 @@ def folder(settings: Settings) -> Path:
 
 class Door:
     """The service's end. `open` may fail, and the service serves all the same. `after` is called when an
-    upgrade has been answered that went well.
+    upgrade that went well has been answered, or nobody waits for the answer any more.
     """
 
     def __init__(
@@ -102,24 +124,27 @@ class Door:
                 line = await reader.readline()
             if not line:
                 return  # it only looked whether anybody is here
-            msgspec.json.decode(line, type=Asked)
-            answer = await self._answer()
-            writer.write(msgspec.json.encode(answer) + b"\n")
-            await writer.drain()
-            if not answer.failed:
-                asyncio.get_running_loop().call_soon(self._after)
+            answer = await self._answer(msgspec.json.decode(line, type=Asked))
+            try:
+                writer.write(msgspec.json.encode(answer) + b"\n")
+                await writer.drain()
+            finally:  # also where nobody waits for it any more
+                if not answer.failed:
+                    asyncio.get_running_loop().call_soon(self._after)
         except (TimeoutError, msgspec.MsgspecError, ValueError, OSError) as error:
             log.info("somebody at %s asked nothing: %s", self._path, error)
         finally:
             writer.close()
 
-    async def _answer(self) -> Answered:
+    async def _answer(self, asked: Asked) -> Answered:
         try:
-            told = await self._upgrade()
+            told = await self._upgrade(asked)
         except RealtimeError as error:
             return Answered(os.getpid(), failed=error.message)
-        reports = told if isinstance(told, list) else [told]
-        return Answered(os.getpid(), reports=msgspec.to_builtins(reports))
+        except Exception as error:  # whatever it is: somebody waits for an answer, and the process serves on
+            log.exception("the upgrade failed")
+            return Answered(os.getpid(), failed=f"{type(error).__name__}: {error}; see its log")
+        return Answered(os.getpid(), reports=msgspec.to_builtins(told.reports), shared=told.shared)
 
 
 def find(settings: Settings, pid: int | None) -> Path:
@@ -143,7 +168,7 @@ def find(settings: Settings, pid: int | None) -> Path:
     return fitting[0]
 
 
-def ask(path: Path) -> Answered:
+def ask(path: Path, asked: Asked) -> Answered:
     """Have the service behind a socket upgraded, and wait for what comes of it.
 
     Raises:
@@ -152,7 +177,7 @@ def ask(path: Path) -> Answered:
     with socket.socket(socket.AF_UNIX) as end:
         try:
             end.connect(str(path))
-            end.sendall(msgspec.json.encode(Asked("upgrade")) + b"\n")
+            end.sendall(msgspec.json.encode(asked) + b"\n")
             with end.makefile("rb") as lines:
                 line = lines.readline(LINE_BYTES_MAX)
             return msgspec.json.decode(line, type=Answered)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -15,6 +16,7 @@ from realtime.core.session import Session
 from realtime.edge.gate import ECHO, GUEST, Echo, Guest, Pending
 from realtime.edge.guard import GuardState
 from realtime.edge.handover_wire import HandoverFailed, Moved
+from realtime.native.histogram import BOUNDS_S
 from realtime.native.hub import Connection as HubConnection
 from realtime.settings import Settings, as_text
 
@@ -50,22 +52,35 @@ class EdgeState(msgspec.Struct, array_like=True):
 
 
 class Record(msgspec.Struct, array_like=True):
-    """What came of hand-overs, from the first process on: for /metrics."""
+    """What came of hand-overs, from the first process on: for /metrics.
+
+    A process of the release before reads it, and ends it before `pauses`: those then begin anew. They are a
+    histogram as `native.histogram` has it, whose own cannot be filled with what another process measured.
+    """
 
     done: int = 0
     refused: int = 0
     adopted: int = 0
     drained: int = 0
-    pause_s: float = 0.0
+    pauses_s: float = 0.0
+    pauses: list[int] = msgspec.field(default_factory=lambda: [0] * (len(BOUNDS_S) + 1))
 
-    def stats(self) -> dict[str, float]:
-        """Gauges and counters, by name."""
+    def paused(self, seconds: float) -> None:
+        """Count a hand-over that served nobody for so long."""
+        self.pauses[bisect_left(BOUNDS_S, seconds)] += 1
+        self.pauses_s += seconds
+
+    def taken(self) -> tuple[Sequence[int], float]:
+        """Return the pauses, as a histogram's `taken`."""
+        return self.pauses, self.pauses_s
+
+    def stats(self) -> dict[str, int]:
+        """Counters, by name."""
         return {
             "handovers_total": self.done,
             "handovers_refused_total": self.refused,
             "handover_connections_adopted_total": self.adopted,
             "handover_connections_drained_total": self.drained,
-            "handover_pause_seconds": self.pause_s,
         }
 
 
@@ -151,7 +166,9 @@ def adopt_edge(worker: Worker, state: EdgeState) -> None:
     worker.guard.adopt(state.guard)
     worker.rates.adopt(state.rates)
     worker.silent.adopt(state.warned)
-    worker.record = state.record
+    worker.record = record = state.record
+    if not any(record.pauses):  # of the release before, which said the last one alone
+        record.pauses_s = 0.0
     worker.keeps_listening = state.keeps_listening
 
 

@@ -89,7 +89,7 @@ class Taker:
         """Note since when this one serves, and let the old one know; it may have died."""
         worker.record.done += 1
         worker.record.adopted += self._connections
-        worker.record.pause_s = (since_ns - self._frozen_ns) / 1e9
+        worker.record.paused((since_ns - self._frozen_ns) / 1e9)
         with contextlib.suppress(HandoverFailed):
             self._line.send_now(wire.Serving(since_ns), until=time.monotonic() + 1.0)
         self._line.close()

@@ -7,7 +7,7 @@ itself what needs none of them; `lone` reaches the one there is through its cont
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -271,15 +271,19 @@ class Outsider:
         if isinstance(self._audit, RelayedAudit):
             await self._audit.flush()
 
-    async def shed(self, ratio: float = 0.0) -> Shares:
+    async def shed(self, ratio: float = 0.0, among: Collection[WorkerId] = ()) -> Shares:
         """Have each worker that has more than `ratio` times the mean close what it has beyond that, and let
-        it come back elsewhere; return how many each has now. 0 only asks.
+        it come back elsewhere; return how many each has now. 0 only asks. Where some are named, only those
+        `among` them are asked, and to be even.
 
         Raises:
             BadMessage: no ratio that can be reached.
-            Unavailable: not all workers gave an answer.
+            Unavailable: not all workers gave an answer, or not all that are named are there.
         """
-        workers, body = await self.workers(), msgspec.msgpack.encode(Order(ratio))
+        workers = [each for each in await self.workers() if not among or each in among]
+        if among and len(workers) < len(among):
+            raise Unavailable(f"{len(workers)} of {len(among)} workers are in the ring", retry_after_s=1.0)
+        body = msgspec.msgpack.encode(Order(ratio, list(among)))
         answers = await asyncio.gather(*(self.reach.ask(worker, SHED, body) for worker in workers))
         loads = [read_load(answer) for answer in answers]
         return Shares(

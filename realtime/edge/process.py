@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import resource
+import signal
 import socket
 import sys
 from typing import Final
@@ -16,6 +17,8 @@ from realtime.errors import StartupError
 from realtime.settings import Settings
 
 log: Final = logging.getLogger("realtime.edge")
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 # Beside the connections: listening sockets, epoll sets, logs, databases, HTTP requests being answered.
 SPARE_FILES: Final = 128

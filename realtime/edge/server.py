@@ -10,9 +10,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import uvloop
 
@@ -26,6 +25,7 @@ from realtime.edge.handover_door import Door
 from realtime.edge.handover_wire import Wire
 from realtime.edge.leash import Leash
 from realtime.edge.process import (
+    STOP_SIGNALS,
     configure_logging,
     connections_allowed,
     file_limit_warning,
@@ -34,8 +34,8 @@ from realtime.edge.process import (
     settle_gc,
     worker_count,
 )
+from realtime.edge.rolling import Rolling
 from realtime.edge.serving import (
-    STOP_SIGNALS,
     heed_signals,
     make_worker,
     reload_by,
@@ -169,6 +169,7 @@ async def _supervise(settings: Settings, count: int) -> int:
         up=up,
         silence_s=silence_s,
         there={} if kept is None else await renewal.workers(kept),
+        leaving=() if kept is None else await renewal.leaving(kept),
     )
     # That its loop turns is all that a supervisor does for anybody.
     heart = notify.Heartbeat(loop, itertools.count().__next__, supervisor.describe, watchdog_s=silence_s)
@@ -181,20 +182,14 @@ async def _supervise(settings: Settings, count: int) -> int:
             loop.add_signal_handler(number, supervisor.kill)
         supervisor.stop()
 
-    def renew() -> None:
-        if not supervisor.stopping:
-            renewal.renew(supervisor, reserved, os.environ)
-
-    def upgrade() -> None:
-        begun = asyncio.ensure_future(supervisor.upgrade())
-        begun.add_done_callback(lambda done: _upgraded(done, renew))
-
+    rolling = Rolling(settings, supervisor, lambda: renewal.renew(supervisor, reserved, os.environ))
     for number in STOP_SIGNALS:
         loop.add_signal_handler(number, stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # since `renewal.renew`
     loop.add_signal_handler(signal.SIGHUP, reload_by, supervisor.reload)
-    loop.add_signal_handler(signal.SIGUSR2, upgrade)
+    loop.add_signal_handler(signal.SIGUSR2, rolling.begin)
     heart.start()
-    door = Door(settings, port, supervisor.upgrade, after=renew)
+    door = Door(settings, port, rolling.upgrade, after=rolling.renew)
     await door.open()
     with contextlib.ExitStack() as held:
         for each in reserved:
@@ -204,17 +199,6 @@ async def _supervise(settings: Settings, count: int) -> int:
             return await supervisor.run()
         finally:
             await door.close()
-
-
-def _upgraded(done: asyncio.Future[list[dict[str, Any]]], renew: Callable[[], None]) -> None:
-    """Go on when all workers have been replaced; say why they were not."""
-    if done.cancelled():
-        return
-    error = done.exception()
-    if error is None:
-        renew()
-    else:
-        log.error("not all workers were replaced: %s", error)
 
 
 def _announce(settings: Settings, listening: socket.socket, more: str = "") -> None:

@@ -22,7 +22,7 @@ from realtime.edge.handover_taker import Taker, listening
 from realtime.edge.handover_wire import Wire
 from realtime.edge.heir import Inheritance
 from realtime.edge.leash import Leash
-from realtime.edge.process import settle_gc
+from realtime.edge.process import STOP_SIGNALS, settle_gc
 from realtime.edge.status import DRAIN
 from realtime.edge.supervisor import STOP_GRACE_S
 from realtime.edge.tls_worker import TlsWorker
@@ -31,8 +31,6 @@ from realtime.errors import RealtimeError
 from realtime.settings import Settings
 
 log: Final = logging.getLogger("realtime.edge")
-
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 Announce = Callable[[Settings, socket.socket], None]
 """Says on stdout that clients can come."""
@@ -84,7 +82,7 @@ async def serve_on(
         notify.ready("serving")
         heart.start()
         loop.add_signal_handler(signal.SIGUSR2, handing.begin)
-        door = Door(settings, clients.getsockname()[1], handing.upgrade)
+        door = Door(settings, clients.getsockname()[1], handing.answer)
         await door.open()
     try:
         if await handing.either(stop):

@@ -15,7 +15,7 @@ import logging
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Annotated, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -43,6 +43,9 @@ JOINED: Final = "shed_join"
 CHOICE: Final = 4  # as many of the longest silent are looked at for each that is closed
 RATIO_MIN: Final = 1.01
 RATIO_MAX: Final = 10.0
+# What one worker may have of the mean, when somebody asks to share connections out and no setting says.
+SHED_RATIO: Final = 1.1
+AMONG_MAX: Final = 1024
 
 
 class Load(NamedTuple):
@@ -54,9 +57,13 @@ class Load(NamedTuple):
 
 
 class Order(msgspec.Struct, frozen=True, array_like=True):
-    """What a worker is asked: to come down to `ratio` times the mean; 0 only asks how many it has."""
+    """What a worker is asked: to come down to `ratio` times the mean; 0 only asks how many it has.
+
+    The mean is that of the workers `among`, of all where they are empty: those of one host have one port.
+    """
 
     ratio: float
+    among: Annotated[list[str], msgspec.Meta(max_length=AMONG_MAX)] = []
 
 
 class Connections(Protocol):
@@ -177,6 +184,7 @@ class Shedder:
         self._begin_at = math.inf
         self._ratio = 0.0  # while it is at it
         self._why = ORDERED
+        self._among: frozenset[str] = frozenset()
         self._until = self._look_at = 0.0
         self._due: list[Connection] = []
         self._reason = b""
@@ -193,11 +201,12 @@ class Shedder:
             self._cluster.worker: self._count()
         }
 
-    def begin(self, ratio: float, why: str = ORDERED) -> None:
-        """See to it that this worker has at most `ratio` times the mean."""
+    def begin(self, ratio: float, why: str = ORDERED, among: Iterable[str] = ()) -> None:
+        """See to it that this worker has at most `ratio` times the mean of those `among`; else of all."""
         now = self._clock.monotonic()
         self._why = why
         self._ratio, self._until = ratio, now + RUN_S
+        self._among = frozenset(among)
         self._look_at = now + SETTLE_S
         self._begin_at = math.inf
 
@@ -218,7 +227,7 @@ class Shedder:
     # -- what others say ------------------------------------------------------------------------------------
 
     async def _ask_others(self) -> None:
-        others = [each for each in self._cluster.workers if each != self._cluster.worker]
+        others = [each for each in self._group() if each != self._cluster.worker]
         try:
             await asyncio.gather(*map(self._ask, others))
         finally:
@@ -245,7 +254,7 @@ class Shedder:
                 f"{SHED}: the ratio is {order.ratio:g}; it has to be {RATIO_MIN:g} to {RATIO_MAX:g}"
             )
         if order.ratio:
-            self.begin(order.ratio)
+            self.begin(order.ratio, among=order.among)
         return self._said()
 
     def _on_change(self, change: Change) -> None:
@@ -259,7 +268,7 @@ class Shedder:
     def _look(self, now: float) -> None:
         counts = self.counts
         away = self._own_away(now) + sum(load.away for load in self._loads().values())
-        even = not away and balanced(counts, self._ratio) and len(counts) >= len(self._cluster.workers)
+        even = not away and balanced(counts, self._ratio) and len(counts) >= len(self._group())
         # A worker that says nothing, of an older version perhaps, is left out; it is waited for till the end.
         if even or self._stopping() or now >= self._until:
             self._ratio = 0.0
@@ -289,9 +298,12 @@ class Shedder:
         self._away.append((self._look_at, len(closing)))
 
     def _loads(self) -> dict[WorkerId, Load]:
-        """What was heard lately of those who are alive."""
-        since, alive = self._clock.monotonic() - HEARD_WITHIN_S, set(self._cluster.workers)
+        """What was heard lately of those who are alive, and to be even with."""
+        since, alive = self._clock.monotonic() - HEARD_WITHIN_S, set(self._group())
         return {each: load for each, load in self._heard.items() if load.at >= since and each in alive}
+
+    def _group(self) -> list[WorkerId]:
+        return [each for each in self._cluster.workers if not self._among or each in self._among]
 
     def _own_away(self, now: float) -> int:
         while self._away and self._away[0][0] <= now:

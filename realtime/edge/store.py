@@ -28,18 +28,23 @@ OWN_FOLDERS: Final = (
 
 
 async def open_store(
-    settings: Settings, clock: Clock, features: Sequence[Feature], lock: int | None = None
+    settings: Settings,
+    clock: Clock,
+    features: Sequence[Feature],
+    lock: int | None = None,
+    *,
+    beside: bool = False,
 ) -> Store | None:
     """Open the store that the settings name, every feature's tables brought up to date; None: there is none.
 
     The workers of a cluster share a database; a file is one process's, and none of theirs. The process that
-    takes over from another one has its `lock`, a descriptor.
+    takes over from another one has the `lock` of its file, a descriptor, and opens a database `beside` it.
 
     Raises:
         StartupError: it cannot be used; the message says what to do.
     """
     if settings.postgres_url:
-        return await _open_postgres(settings, clock, features)
+        return await _open_postgres(settings, clock, features, beside=beside)
     if not settings.sqlite_path or settings.redis_url:
         return None
     path = Path(settings.sqlite_path)
@@ -130,12 +135,15 @@ def finding(settings: Settings, features: Sequence[Feature]) -> str:
     return f"{path} will be made"
 
 
-async def _open_postgres(settings: Settings, clock: Clock, features: Sequence[Feature]) -> PostgresStore:
+async def _open_postgres(
+    settings: Settings, clock: Clock, features: Sequence[Feature], *, beside: bool = False
+) -> PostgresStore:
     store = await open_postgres(
         settings.postgres_url,
         synchronous=settings.store_synchronous,
         clock=clock,
         exclusive=not settings.redis_url,
+        beside=beside,
     )
     await _migrate(store, features)
     return store

@@ -90,6 +90,27 @@ class Heir(NamedTuple):
     word: leash.Word | None
 
 
+class Post:
+    """A worker in its place. All that it says is heard by `hearing`, so that there is one reader alone; where
+    nothing hears it all the time, by whoever has `asked` it to hand over. `up` says that it serves, `leaving`
+    ends with it, `heir` is who takes the place.
+    """
+
+    hearing: asyncio.Task[leash.Word | None]
+    leaving: asyncio.Task[int]
+
+    def __init__(self, child: Child, *, up: bool) -> None:
+        self.child = child
+        self.up = up
+        self.heir: asyncio.Future[Post] = asyncio.get_running_loop().create_future()
+        self.asked: asyncio.Future[leash.Word | None] | None = None
+
+    def answered(self, word: leash.Word | None) -> None:
+        """Pass on what it said of its hand-over, where somebody has asked; None: it says nothing more."""
+        if self.asked is not None and not self.asked.done():
+            self.asked.set_result(word)
+
+
 class Restarts:
     """How long to wait before one worker is started again: doubling, and from the start when it ran well."""
 
@@ -109,7 +130,8 @@ class Supervisor:
     """Keeps `count` workers running until `stop`.
 
     `spawn` starts worker `number` (from 1 on), with a socket one that is to take over through it. `there` are
-    those that run already, from before the supervisor itself was replaced. `bury` tells the others at once
+    those that run already, from before the supervisor itself was replaced, and `leaving` those whose places
+    they have taken, and who have not ended yet. `bury` tells the others at once
     that the worker of that id has died; whatever goes wrong with that is its own to log. `up` is called once,
     when all have listened. One that says nothing for `silence_s` hangs, and is ended and started again; 0
     looks at nobody.
@@ -126,12 +148,11 @@ class Supervisor:
         up: Callable[[], None],
         silence_s: float = 0.0,
         there: Mapping[int, Heir] = MappingProxyType({}),
+        leaving: Sequence[Child] = (),
     ) -> None:
         self._spawn = spawn
         self._silence_s = silence_s
         self._said: dict[int, leash.Word] = {}
-        # Those whose words are heard all the time, with who waits for an answer among them.
-        self._followed: dict[Child, asyncio.Future[leash.Word | None] | None] = {}
         self._clock = clock
         self._stop_timeout_s = stop_timeout_s
         self._bury = bury
@@ -140,23 +161,32 @@ class Supervisor:
         self._any_up = False
         self._all_up = False
         self._stopping = asyncio.Event()
-        self._children: dict[int, Child] = {}
+        self._posts: dict[int, Post] = {}
         self._burials: set[asyncio.Task[None]] = set()
         self._there = dict(there)
-        self._upgrading: dict[int, asyncio.Future[Heir | None]] = {}
+        self._left = leaving
+        self._upgrading: dict[int, asyncio.Future[None]] = {}
         self._ids: dict[int, str] = {}  # of the workers in the ring
-        self._heirs: dict[int, Heir | None] = {}  # who took a place last
-        self._retiring: set[Child] = set()  # whose places others have taken
+        self._leaving: dict[asyncio.Task[int], Child] = {}  # whose places others have taken
 
     @property
     def stopping(self) -> bool:
         """Whether it has been told to stop."""
         return self._stopping.is_set()
 
+    async def stopped(self) -> None:
+        """Wait until it is told to stop."""
+        await self._stopping.wait()
+
     @property
     def children(self) -> Mapping[int, Child]:
         """The workers that run, by number."""
-        return self._children
+        return {number: post.child for number, post in self._posts.items()}
+
+    @property
+    def leaving(self) -> Sequence[Child]:
+        """Those whose places others have taken, and who have not ended yet."""
+        return list(self._leaving.values())
 
     def worker_id(self, number: int) -> str:
         """Return the id in the ring of worker `number`; empty where it has not said it yet."""
@@ -169,7 +199,11 @@ class Supervisor:
             StartupError: the workers cannot start: one failed to three times in a row, and none ever has.
         """
         for number in self._there.keys() - self._not_up:  # before the exec there were more
-            self._there.pop(number).child.stop()
+            child = self._there.pop(number).child
+            child.stop()
+            self._see_off(child, asyncio.create_task(self._end_of(child)))
+        for child in self._left:
+            self._see_off(child, asyncio.create_task(self._end_of(child)))
         keepers = [asyncio.create_task(self._keep(number)) for number in sorted(self._not_up)]
         try:
             codes = await asyncio.gather(*keepers)
@@ -178,8 +212,8 @@ class Supervisor:
             await asyncio.gather(*keepers, return_exceptions=True)
             raise
         finally:
-            if self._burials:
-                await asyncio.wait(self._burials)
+            if rest := [*self._burials, *self._leaving]:
+                await asyncio.wait(rest)
         return max(codes)
 
     async def upgrade(self) -> list[dict[str, Any]]:
@@ -194,20 +228,19 @@ class Supervisor:
         if self._stopping.is_set() or self._not_up:
             raise HandoverFailed("not all workers run")
         reports = []
-        for number in sorted(self._children):
+        for number in sorted(self._posts):
             self._upgrading[number] = asyncio.get_running_loop().create_future()
-            heir = None
             try:
-                heir, report = await self._replace(number, self._children[number])
-                reports.append({"worker": number, **report})
+                reports.append({"worker": number, **await self._replace(number)})
             finally:
-                if heir is not None:
-                    self._heirs[number] = heir
-                self._upgrading.pop(number).set_result(heir)
+                self._upgrading.pop(number).set_result(None)
         return reports
 
-    async def _replace(self, number: int, old: Child) -> tuple[Heir, dict[str, Any]]:
-        """Start a worker that takes the place of another; return it, and what is told of it."""
+    async def _replace(self, number: int) -> dict[str, Any]:
+        """Start a worker that takes the place of another; return what is told of it."""
+        old = self._posts.get(number)
+        if old is None or not old.up:
+            raise HandoverFailed(f"worker {number} is just being started: try again")
         ours, its = socket.socketpair()
         with its:
             try:
@@ -216,36 +249,50 @@ class Supervisor:
                 ours.close()
                 raise HandoverFailed(f"worker {number}: no process can be started: {error}") from error
         with ours:
-            old.hand_over(ours)
+            old.child.hand_over(ours)
         said, word = await self._answer_of(old), await new.word()
         if word is not None and word.worker:  # where the old one died and everything was over, it serves too
-            self._children[number] = new
-            self._retiring.add(old)
+            # At once, and not when the old one has ended: it may see off its last clients for long.
+            old.heir.set_result(self._take(number, Heir(new, word)))
+            self._see_off(old.child, old.leaving)
             report = said.handed_over if said is not None and said.handed_over is not None else {}
-            return Heir(new, word), {"pid": new.pid, **report}
+            return {"pid": new.pid, **report}
         why = said.stays if said is not None and said.stays else "the old process died"
         _, late = await asyncio.wait([asyncio.ensure_future(new.ended())], timeout=STOP_GRACE_S)
         if late:
             new.kill()
         raise HandoverFailed(f"worker {number}: {why}")
 
-    async def _answer_of(self, old: Child) -> leash.Word | None:
-        """Return what it says of its hand-over; whoever follows its words passes that on."""
-        if old not in self._followed:
-            return await old.word()
-        answer: asyncio.Future[leash.Word | None] = asyncio.get_running_loop().create_future()
-        self._followed[old] = answer
-        return await answer
+    async def _answer_of(self, post: Post) -> leash.Word | None:
+        """Return what it says of its hand-over; whoever hears it all the time passes that on."""
+        if not self._silence_s:
+            return await post.child.word()
+        if post.hearing.done():
+            return None
+        post.asked = asyncio.get_running_loop().create_future()
+        return await post.asked
+
+    def _take(self, number: int, heir: Heir) -> Post:
+        """Have a worker in its place; whether it is new, or said before that it serves."""
+        post = self._posts[number] = Post(heir.child, up=heir.word is not None)
+        post.hearing = asyncio.create_task(self._hear(number, post, heir.word))
+        post.leaving = asyncio.create_task(self._end_of(heir.child))
+        return post
+
+    def _see_off(self, child: Child, leaving: asyncio.Task[int]) -> None:
+        """Keep an eye on one whose place another has taken until it has ended."""
+        self._leaving[leaving] = child
+        leaving.add_done_callback(lambda done: self._leaving.pop(done))
 
     def stop(self) -> None:
         """Let all of them drain, and start none again."""
         self._stopping.set()
-        for child in (*self._children.values(), *self._retiring):
+        for child in (*self.children.values(), *self.leaving):
             child.stop()
 
     def reload(self) -> None:
         """Let all of them read anew what may change while they run."""
-        for child in self._children.values():
+        for child in self.children.values():
             child.reload()
 
     def describe(self) -> str:
@@ -257,31 +304,31 @@ class Supervisor:
     def kill(self) -> None:
         """End all of them at once."""
         self._stopping.set()
-        for child in (*self._children.values(), *self._retiring):
+        for child in (*self.children.values(), *self.leaving):
             child.kill()
 
     async def _keep(self, number: int) -> int:
         """Run worker `number`, again and again; return what the last run ended with: 0 or 1."""
         restarts, failures, code = Restarts(), 0, 0
-        heir = self._there.pop(number, None)
-        while not self._stopping.is_set() or heir is not None:
+        there = self._there.pop(number, None)
+        post = None if there is None else self._take(number, there)
+        while not self._stopping.is_set() or post is not None:
             began = self._clock.monotonic()
             try:
-                child = await self._spawn(number, None) if heir is None else heir.child
+                post = post or self._take(number, Heir(await self._spawn(number, None), None))
             except OSError as error:  # no process or file is free: perhaps later
                 log.error("worker %d cannot be started: %s", number, error)
                 await self._pause(restarts.delay_s(0.0))
                 continue
-            self._children[number] = child
+            child = post.child
             if self._stopping.is_set():  # meanwhile
                 child.stop()
-            hearing = asyncio.create_task(self._hear(number, child, None if heir is None else heir.word))
-            code = await self._end_of(child)
-            word = await hearing
-            heir = await self._heir_of(number, child)
-            if heir is not None:
+            if (heir := await self._heir_of(number, post)) is not None:
+                post = heir
                 continue
-            del self._children[number]
+            code, word = await post.leaving, await post.hearing
+            post = None
+            del self._posts[number]
             if word is not None and word.worker and code:
                 self._mourn(word.worker)
             if self._stopping.is_set():
@@ -300,20 +347,20 @@ class Supervisor:
             log.error("worker %d %s while it was to end", number, _how(code))
         return 1 if code else 0
 
-    async def _heir_of(self, number: int, child: Child) -> Heir | None:
-        """Return who has taken the place of a worker that has ended; None where nobody has."""
-        upgrading = self._upgrading.get(number)
-        if upgrading is not None:
-            self._heirs[number] = await asyncio.shield(upgrading)
-        self._retiring.discard(child)
-        heir = self._heirs.get(number)
-        return None if heir is None or heir.child is child else heir
+    async def _heir_of(self, number: int, post: Post) -> Post | None:
+        """Wait until a worker's place has passed to another, and return that one; None: it has just ended."""
+        either: list[asyncio.Future[Any]] = [post.leaving, post.heir]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if number in self._upgrading:  # it may have died when all had gone over: then the other one serves
+            await asyncio.wait([self._upgrading[number]])
+        return post.heir.result() if post.heir.done() else None
 
-    async def _hear(self, number: int, child: Child, known: leash.Word | None) -> leash.Word | None:
-        word = known or await child.word()
+    async def _hear(self, number: int, post: Post, known: leash.Word | None) -> leash.Word | None:
+        word = known or await post.child.word()
         if word is not None and word.failed:
             log.error("worker %d cannot start: %s", number, word.failed)
         elif word is not None:
+            post.up = True
             self._ids[number] = word.worker
             self._any_up = True
             self._not_up.discard(number)
@@ -321,18 +368,18 @@ class Supervisor:
                 self._all_up = True
                 self._up()
             if self._silence_s:
-                await self._follow(number, child)
+                await self._follow(number, post)
         return word
 
-    async def _follow(self, number: int, child: Child) -> None:
+    async def _follow(self, number: int, post: Post) -> None:
         """Hear what it bears until it ends, and end it when it says nothing any more."""
-        self._followed[child] = word = None
+        child, word = post.child, None
         try:
             while (word := await self._heard(child, self._silence_s)) is not None:
                 if word.handed_over is not None:
                     return  # another one serves, and what this one still does is bounded otherwise
                 if word.stays:
-                    self._answered(child, word)
+                    post.answered(word)
                 else:
                     self._said[number] = word
         except TimeoutError:
@@ -345,13 +392,7 @@ class Supervisor:
             child.kill()
         finally:
             self._said.pop(number, None)
-            self._answered(child, word)
-            del self._followed[child]
-
-    def _answered(self, child: Child, word: leash.Word | None) -> None:
-        answer = self._followed.get(child)
-        if answer is not None and not answer.done():
-            answer.set_result(word)
+            post.answered(word)
 
     async def _heard(self, child: Child, timeout_s: float) -> leash.Word | None:
         async with asyncio.timeout(timeout_s):

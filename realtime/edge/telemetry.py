@@ -212,7 +212,6 @@ HANDOVER_HELP: Final = {
     "handover_connections_adopted_total": "Connections that moved from one process to the next.",
     "handover_connections_drained_total": "Connections that could not move and were closed (1012).",
     "handover_phase": "Of a hand-over: 1 the next process starts, 2 it is told, 3 nobody is served; 0: none.",
-    "handover_pause_seconds": "For how long the last hand-over served nobody.",
 }
 # How many clients come and go between workers.
 MOVING_HELP: Final = {
@@ -244,6 +243,10 @@ TIMINGS: Final = {
         "later, and are not in here; what came by Redis counts from when this worker had it.",
     ),
     "flushes": ("flush_seconds", "How long the sends of one flush took, at most about flush_chunk of them."),
+    "handover_pauses": (
+        "handover_pause_seconds",
+        "For how long hand-overs served nobody, since the first of them.",
+    ),
     "handshakes": (
         "handshake_seconds",
         "From accept to the answer that lets a connection in, of those without TLS.",

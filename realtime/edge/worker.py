@@ -47,7 +47,7 @@ from realtime.edge.policies import Commit, Policies
 from realtime.edge.recorder import Recorder
 from realtime.edge.returns import Returns
 from realtime.edge.shared_penalties import SharedPenalties
-from realtime.edge.shed import SHED, Shedder
+from realtime.edge.shed import SHED, SHED_RATIO, Shedder
 from realtime.edge.status import Reports
 from realtime.edge.telemetry import Closes, Memory, Taken, worker_metrics
 from realtime.edge.tracing import open_tracer
@@ -66,8 +66,6 @@ from realtime.settings import Settings
 log: Final = logging.getLogger("realtime.edge")
 
 TICK_S: Final = 0.1
-# What one worker may have of the mean, when somebody asks to share connections out and no setting says.
-SHED_RATIO: Final = 1.1
 
 
 class Worker(Movable):
@@ -559,7 +557,8 @@ class Worker(Movable):
 
     def _timings(self) -> Mapping[str, Taken]:
         own = {"loop_lag": self._lag, **self.foundation.timings()}
-        return {**self.hub.timings(), **{name: each.taken() for name, each in own.items()}}
+        own_taken = {name: each.taken() for name, each in own.items()}
+        return {**self.hub.timings(), **own_taken, "handover_pauses": self.record.taken()}
 
     def _render_metrics(self) -> bytes:
         worker = self.foundation.worker

@@ -1,11 +1,13 @@
 """`realtime upgrade` of workers that serve together: Redis and PostgreSQL stay, the ring does not move."""
 
 import asyncio
+import os
 import re
+import signal
 
 import pytest
 
-from tests.edge.peer import PATIENCE_S, ask, get, receive
+from tests.edge.peer import PATIENCE_S, ask, closed, get, receive
 from tests.edge.test_handover import enter, hear, say, start, until  # noqa: F401 - a fixture
 from tests.edge.workers import deployment, until_ready
 
@@ -72,7 +74,7 @@ async def test_worker_after_worker_is_replaced_and_then_the_supervisor(start, re
     server = start(workers=workers, node="n", **deployment(redis_cluster.url))
     await until_ready(server)
     clients = [(await enter(server, f"u{number}"))[0] for number in range(30)]
-    code, said = await server.upgrade()
+    code, said = await server.upgrade("--no-shed")  # so few are never even
     assert code == 0, f"{said}\n{server.whole_log()}"
     moved = [int(count) for count in re.findall(r"serves: (\d+) connections", said)]
     assert len(moved) == workers
@@ -82,9 +84,13 @@ async def test_worker_after_worker_is_replaced_and_then_the_supervisor(start, re
     for number, ws in enumerate(clients[1:], start=1):
         await say(ws, str(number))
     assert await hear(clients[0], 29) == [(place, str(place)) for place in range(1, 30)]
-    code, said = await server.upgrade()
+    code, said = await server.upgrade("--no-shed")
     assert code == 0, f"{said}\n{server.whole_log()}"
     server.serving = server.process.pid
+    os.kill(server.pid, signal.SIGTERM)  # while it becomes the new program, or just before or after
+    assert await asyncio.to_thread(server.process.wait, 60) == 0
+    for ws in clients:
+        assert (await closed(ws))[0] == 1012
 
 
 def _line(text, name):

@@ -143,11 +143,12 @@ class World:
             for worker in self.workers.values():
                 worker.shedder.tick()
 
-    def order(self, ratio):
+    def order(self, ratio, among=()):
         import msgspec
 
-        body = msgspec.msgpack.encode(Order(ratio))
-        return [read_load(each.cluster.answers[SHED]("outside", body)) for each in self.workers.values()]
+        body = msgspec.msgpack.encode(Order(ratio, list(among)))
+        asked = [worker for name, worker in self.workers.items() if not among or name in among]
+        return [read_load(each.cluster.answers[SHED]("outside", body)) for each in asked]
 
 
 # ---------------------------------------------------------------- how many
@@ -240,6 +241,22 @@ def test_who_goes_down_takes_no_part():
     world.order(1.1)
     world.run(30)
     assert not world.moves
+
+
+@pytest.mark.parametrize("others", [0, 5000])
+def test_those_that_are_named_are_even_among_themselves_and_others_are_left_alone(others):
+    """The workers of one host have one port: what hosts have is a load balancer's."""
+    world = World((900, 300, others))
+    world.run(1)
+    assert world.order(1.1, ["w-0", "w-1"]) == [(900, 0), (300, 0)]
+    world.run(60)
+    counts = world.counts()
+    assert balanced({name: counts[name] for name in ("w-0", "w-1")}, 1.1)
+    assert counts["w-2"] >= others
+    assert world.workers["w-2"].shedder.closed == 0
+    world.order(1.1)  # from then on all of them count again
+    world.run(60)
+    assert balanced(world.counts(), 1.1)
 
 
 def test_one_that_does_not_answer_is_left_out():

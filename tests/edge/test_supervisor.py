@@ -66,11 +66,12 @@ class Child:
 
 
 class Talker(Child):
-    """One that says more than one thing, and can hand over."""
+    """One that says more than one thing, and can hand over. Two who hear it would each hear a part."""
 
     def __init__(self, pid, deaf=False):
         super().__init__(pid, deaf)
         self._words = asyncio.Queue()
+        self._heard_by = 0
 
     def say(self, word):
         self._words.put_nowait(word)
@@ -80,7 +81,12 @@ class Talker(Child):
         self._words.put_nowait(None)
 
     async def word(self):
-        return await self._words.get()
+        assert not self._heard_by, "another one hears it"
+        self._heard_by += 1
+        try:
+            return await self._words.get()
+        finally:
+            self._heard_by -= 1
 
     def hand_over(self, end):
         self.told.append("hand over")
@@ -89,7 +95,7 @@ class Talker(Child):
 class World:
     """A supervisor of pretended workers; `next()` is the next one it starts."""
 
-    def __init__(self, count=1, stop_timeout_s=5.0, deaf=False, child=Child, silence_s=0.0):
+    def __init__(self, count=1, stop_timeout_s=5.0, deaf=False, child=Child, silence_s=0.0, leaving=()):
         self._child = child
         self.clock = Clock()
         self.deaf = deaf
@@ -106,6 +112,7 @@ class World:
             bury=self._bury,
             up=self._up,
             silence_s=silence_s,
+            leaving=leaving,
         )
         self.run = asyncio.create_task(self.supervisor.run())
 
@@ -283,3 +290,97 @@ async def test_what_a_worker_says_of_its_hand_over_is_heard(silence_s):
     world.supervisor.stop()
     assert await world.run == 0
     assert new.told == ["stop"]
+
+
+async def upgraded(world, old):
+    """Have the only worker replaced; return the new one, and what is told."""
+    upgrade = asyncio.create_task(world.supervisor.upgrade())
+    _, new = await world.next()
+    old.say(Word(handed_over={"connections": 7}))
+    new.say(Word("n-1-x"))
+    return new, await upgrade
+
+
+@pytest.mark.parametrize("silence_s", [0.0, 60.0])
+async def test_who_has_taken_a_place_can_hand_it_on_while_the_one_before_still_drains(silence_s, caplog):
+    world = World(child=Talker, silence_s=silence_s, stop_timeout_s=60.0)
+    _, first = await world.next()
+    first.say(Word("n-1-x"))
+    await turns()
+    second, _ = await upgraded(world, first)
+    if silence_s:  # it is heard from now on, whatever becomes of the first
+        second.say(Word(connections=7, rooms=2))
+        await turns()
+        assert world.supervisor.describe() == "1 workers: 7 connections, 2 rooms"
+        second.say(Word(connections=8, rooms=2))  # what it says all the time is no answer
+    upgrade = asyncio.create_task(world.supervisor.upgrade())
+    _, third = await world.next()
+    first.end(0)  # in the middle of it
+    await turns()
+    second.say(Word(handed_over={"connections": 8}))
+    third.say(Word("n-1-x"))
+    assert await upgrade == [{"worker": 1, "pid": third.pid, "connections": 8}]
+    assert world.supervisor.children == {1: third}
+    assert world.supervisor.leaving == [second]
+    refused = asyncio.create_task(world.supervisor.upgrade())
+    _, fourth = await world.next()
+    third.say(Word(stays="it is busy"))
+    fourth.end(1)
+    with pytest.raises(HandoverFailed, match="it is busy"):
+        await refused
+    world.supervisor.stop()
+    assert await world.run == 0
+    assert (second.told[-1], third.told[-1]) == ("stop", "stop")
+    assert (world.buried, world.supervisor.leaving, caplog.text) == ([], [], "")
+
+
+async def test_one_that_hangs_is_ended_although_the_one_before_it_still_drains():
+    world = World(child=Talker, silence_s=60.0)
+    _, first = await world.next()
+    first.say(Word("n-1-x"))
+    await turns()
+    upgrade = asyncio.create_task(world.supervisor.upgrade())
+    _, second = await world.next()
+    first.say(Word(handed_over={}))
+    await turns()
+    world.supervisor._silence_s = 0.05  # from here on: the first would be taken for hung on a busy machine
+    second.say(Word("n-1-x"))  # and nothing more
+    await upgrade
+    number, third = await world.next()
+    assert (number, second.told) == (1, ["abort", "kill"])
+    world.supervisor._silence_s = 60.0
+    third.say(Word("n-1-y"))
+    await turns()
+    assert world.supervisor.leaving == [first]
+    world.supervisor.stop()
+    assert await world.run == 0
+
+
+async def test_one_that_is_just_being_started_is_not_replaced():
+    world = World(child=Talker)
+    _, first = await world.next()
+    first.say(Word("n-1-x"))
+    await turns()
+    first.end(-9)
+    _, again = await world.next()
+    with pytest.raises(HandoverFailed, match="worker 1 is just being started"):
+        await world.supervisor.upgrade()
+    again.say(Word("n-1-y"))
+    await turns()
+    _, told = await upgraded(world, again)
+    assert told[0]["connections"] == 7
+    world.supervisor.stop()
+    assert await world.run == 0
+
+
+async def test_those_who_were_leaving_before_the_supervisor_was_replaced_are_waited_for():
+    leaving = Talker(99, deaf=True)
+    world = World(leaving=[leaving])
+    _, child = await world.next()
+    assert world.supervisor.leaving == [leaving]
+    world.supervisor.stop()
+    await turns()
+    assert not world.run.done()
+    assert (leaving.told, child.told) == (["stop"], ["stop"])
+    leaving.end(0)
+    assert await world.run == 0

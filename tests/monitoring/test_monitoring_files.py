@@ -134,6 +134,12 @@ def slow(name: str, le: str, slow_part: float) -> list[dict[str, str]]:
     ]
 
 
+def pauses(brief: float) -> list[dict[str, str]]:
+    """One hand-over a minute, so many of them brief."""
+    name = "realtime_handover_pause_seconds"
+    return [counts(f"{name}_bucket", brief, 'le="0.25"'), counts(f"{name}_count", 1)]
+
+
 Series = list[dict[str, str]]
 # What it fires on, what it does not, and the labels that it has beside those of WHERE.
 CASES: dict[str, tuple[Series, Series, dict[str, str]]] = {
@@ -200,6 +206,12 @@ CASES: dict[str, tuple[Series, Series, dict[str, str]]] = {
         constant("realtime_tls_certificate_expires_seconds", 3 * 86_400),
         {},
     ),
+    "RealtimeHandoverRefused": (
+        [counts("realtime_handovers_refused_total", 1)],
+        [counts("realtime_handovers_refused_total", 0)],
+        {},
+    ),
+    "RealtimeHandoverPause": (pauses(0), pauses(1), {}),
     "RealtimeHandlerFailures": (
         [counts("realtime_handler_failures_total", 1)],
         [counts("realtime_handler_failures_total", 0)],
