@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Server
+from tests.conftest import ROOT, STOP_TIMEOUT_S, Server
 from tests.edge.peer import PATIENCE_S
 
 SERVES = re.compile(r"process (\d+) \(version [^)]*\) serves: (\d+) connections, (\d+) rooms")
@@ -69,6 +69,8 @@ class Upgradable(Server):
             super().finish()
             return
         end(self.serving)
+        # It ends by itself, and must not be told to while it does: Python has let go of its handlers then.
+        self.process.wait(STOP_TIMEOUT_S)
         code = self.stop()  # of the first one
         assert code == self.ends_with, f"the first process ended with {code}:\n{self.whole_log()}"
         assert "Traceback" not in self.whole_log() or self.may_log_tracebacks, self.whole_log()
