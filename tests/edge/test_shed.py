@@ -253,7 +253,7 @@ def test_those_that_are_named_are_even_among_themselves_and_others_are_left_alon
     counts = world.counts()
     assert balanced({name: counts[name] for name in ("w-0", "w-1")}, 1.1)
     assert counts["w-2"] >= others
-    assert world.workers["w-2"].shedder.closed == 0
+    assert sum(world.workers["w-2"].shedder.asked.values()) == 0
     world.order(1.1)  # from then on all of them count again
     world.run(60)
     assert balanced(world.counts(), 1.1)
