@@ -15,7 +15,7 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from realtime.core.limits import LIMITS
-from realtime.edge.telemetry import CLUSTER_HELP, TLS_HELP
+from realtime.edge.telemetry import CLUSTER_HELP, TLS_HELP, TRACING_HELP
 from realtime.policy import load_policy
 from realtime.settings import KNOBS
 from tests.conftest import Server
@@ -225,7 +225,14 @@ def test_the_metrics_page_has_what_a_server_says(serve: Callable[..., Server], t
         said = set(re.findall(r"^# TYPE (\w+) ", answer.read().decode(), re.MULTILINE))
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     geo = ("geo_ok", "geo_failures_total")
-    elsewhere = {"store_reconnects_total", "store_refused_rows_total", *geo, *CLUSTER_HELP, *TLS_HELP}
+    elsewhere = {
+        "store_reconnects_total",
+        "store_refused_rows_total",
+        *geo,
+        *CLUSTER_HELP,
+        *TLS_HELP,
+        *TRACING_HELP,
+    }
     elsewhere |= {"worker_up", "worker_restarts_total", "supervised_workers", "redis_command_seconds"}
     said |= {f"realtime_{name}" for name in elsewhere}
     assert said == set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
