@@ -59,7 +59,9 @@ def parse(text: str) -> dict[str, Family]:
         if line.startswith("# HELP "):
             help = line.split(" ", 3)[3] if line.count(" ") >= 3 else ""
         elif line.startswith("# TYPE "):
-            _, _, name, kind = line.split(" ", 3)
+            name, space, kind = line.removeprefix("# TYPE ").partition(" ")
+            if not space:  # it ended in the middle of a line
+                raise ExpositionError(line[:200])
             family = families[name] = Family(kind, help)
         else:
             found = _LINE.fullmatch(line)

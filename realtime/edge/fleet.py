@@ -206,7 +206,13 @@ class _Answer(asyncio.Protocol):
             self._transport.abort()
 
     async def _run(self, method: str) -> None:
-        self._send(Response(200, metrics.CONTENT_TYPE, await self._tell()), method)
+        try:
+            told = await self._tell()
+        except Exception:  # a mistake of ours: whoever asks is not to wait for ever over it
+            log.exception("the metrics of the workers cannot be told")
+            self._send(Response(500, body=b"see the log\n"), method)
+        else:
+            self._send(Response(200, metrics.CONTENT_TYPE, told), method)
 
     def _send(self, response: Response, method: str) -> None:
         if self._transport is None:

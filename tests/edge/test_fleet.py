@@ -130,7 +130,9 @@ def test_labels_are_kept_as_they_are_written():
     assert lines(tally(told(1, 1, label=label)))[0] == f"c_total{{{label}}} 1"
 
 
-@pytest.mark.parametrize("text", ["c_total 1\n", "# TYPE c counter\nc{ 1\n", "# TYPE c counter\nc one\n"])
+@pytest.mark.parametrize(
+    "text", ["c_total 1\n", "# TYPE c counter\nc{ 1\n", "# TYPE c counter\nc one\n", "# TYPE c"]
+)
 def test_what_is_no_exposition_is_refused(text):
     with pytest.raises(ExpositionError):
         parse(text)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, STOP_TIMEOUT_S, Server
+from tests.conftest import ROOT, Server
 from tests.edge.peer import PATIENCE_S
 
 SERVES = re.compile(r"process (\d+) \(version [^)]*\) serves: (\d+) connections, (\d+) rooms")
