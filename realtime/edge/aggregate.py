@@ -25,6 +25,7 @@ CARRIED: Final = (
     "realtime_handover_connections_drained_total",
     'realtime_asked_to_leave_total{reason="handover"}',
 )
+CARRIED_HISTOGRAM: Final = "realtime_handover_pause_seconds"
 _LINE: Final = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)")
 _LABEL: Final = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"(?:,|$)')
 
@@ -72,6 +73,10 @@ def parse(text: str) -> dict[str, Family]:
     return families
 
 
+def _is_carried(name: str, labels: Labels) -> bool:
+    return name.startswith(CARRIED_HISTOGRAM) or f"{name}{render_labels(labels)}" in CARRIED
+
+
 def _labels(text: str) -> Labels:
     return tuple((name, value) for name, value in _LABEL.findall(text) if name not in WHOSE)
 
@@ -105,7 +110,7 @@ class Tally:
             for family in self.families.values():
                 if family.type in SUMMED:
                     for (name, labels), value in family.samples.items():
-                        if not (heir and f"{name}{render_labels(labels)}" in CARRIED):
+                        if not (heir and _is_carried(name, labels)):
                             self._before[name, labels] = self._before.get((name, labels), 0) + value
         self._pid = pid
         self.families = families

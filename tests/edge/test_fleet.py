@@ -103,6 +103,23 @@ def test_what_a_process_hands_on_to_the_next_is_counted_once():
     ]
 
 
+def test_pauses_of_hand_overs_are_counted_once():
+    def paused(handovers, short):
+        name = "realtime_handover_pause_seconds"
+        return upgraded(handovers, 0, 0) + (
+            f"# HELP {name} x\n# TYPE {name} histogram\n"
+            f'{name}_bucket{{le="0.1"}} {short}\n{name}_bucket{{le="+Inf"}} {handovers}\n'
+            f"{name}_sum {handovers / 2}\n{name}_count {handovers}\n"
+        )
+
+    assert lines(tally(paused(0, 0), paused(1, 1), paused(2, 1)))[-4:] == [
+        'realtime_handover_pause_seconds_bucket{le="0.1"} 1',
+        'realtime_handover_pause_seconds_bucket{le="+Inf"} 2',
+        "realtime_handover_pause_seconds_sum 1.0",
+        "realtime_handover_pause_seconds_count 2",
+    ]
+
+
 async def test_an_upgrade_is_no_restart_and_one_that_never_spoke_is():
     children = {1: Told(11, upgraded(0, 0, 1))}
     now = [0.0]
