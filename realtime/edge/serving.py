@@ -87,6 +87,8 @@ async def serve_on(
     try:
         if await handing.either(stop):
             heart.stop()  # the other one's beats now
+            if door is not None:
+                await door.close()  # or the next upgrade would find two services while this one ends
             await handing.retire(stop)
             return
         tell_stopping(settings)

@@ -1,6 +1,7 @@
 """`realtime upgrade` with clients that came by TLS: they cannot move, and miss nothing; the others move."""
 
 import json
+import socket
 
 import pytest
 import pytest_asyncio
@@ -8,11 +9,15 @@ from websockets.asyncio.client import connect
 
 from tests.certificates import Authority
 from tests.edge.crowd import Crowd
-from tests.edge.peer import JSON, closed, metric, receive
+from tests.edge.peer import JSON, PATIENCE_S, closed, metric, receive
 from tests.edge.test_handover import start  # noqa: F401 - a fixture
 from tests.ports import free_port
 
 BY_TLS, PLAIN = 12, 6
+HANDSHAKE = (
+    b"GET /ws/silent HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
 
 
 @pytest_asyncio.fixture
@@ -68,3 +73,19 @@ async def test_who_came_by_tls_comes_back_and_misses_nothing(start, crowd, tmp_p
     assert len({*numbers, *after}) == PLAIN + 2 * BY_TLS  # nobody has another one's number
     members = await crowd.rooms[0].presence()
     assert sorted(members) == sorted(client.user for client in plain + moving)
+
+
+async def test_one_that_still_ends_is_no_service_to_upgrade(start, tmp_path):  # noqa: F811
+    authority = Authority(tmp_path)
+    server = start(
+        tls_port=free_port(), close_timeout_s=60, drain_timeout_s=120, **authority.sign().settings()
+    )
+    with socket.create_connection((server.host, server.settings["tls_port"]), PATIENCE_S) as plain:
+        silent = authority.trusting().wrap_socket(plain, server_hostname="localhost")
+        silent.sendall(HANDSHAKE)
+        assert silent.recv(4096).startswith(b"HTTP/1.1 101 ")
+        for _ in range(2):  # it answers no close, so the first process waits for it
+            code, said = await server.upgrade()
+            assert code == 0, f"{said}\n{server.whole_log()}"
+        assert server.process.poll() is None
+        silent.close()
