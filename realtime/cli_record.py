@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from realtime.cli_control import AddConfig, Read, runner
 from realtime.errors import BadMessage
+from realtime.files import read_bounded
 from realtime.ids import DEFAULT_TENANT, parse_tenant
 from realtime.protocol.recording import BadRecording, Frame, Head, read
 
@@ -121,13 +122,9 @@ def _put(file: bytes, path: Path | None) -> None:
 
 def _read(path: Path) -> tuple[Head, list[Frame]]:
     try:
-        with path.open("rb") as file:
-            data = file.read(FILE_BYTES_MAX + 1)
+        return read(read_bounded(path, FILE_BYTES_MAX))
     except OSError as error:
         raise BadRecording(f"{path}: {error.strerror}") from error
-    if len(data) > FILE_BYTES_MAX:
-        raise BadRecording(f"{path}: over {FILE_BYTES_MAX} bytes")
-    return read(data)
 
 
 # ---------------------------------------------------------------- show

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 BASE = frozenset(
     {
         "errors",
+        "files",
         "ids",
         "units",
         "settings",

@@ -17,6 +17,7 @@ from realtime.core.audit import NO_AUDITOR, NO_TENANT, Action, Auditor, Event, O
 from realtime.edge.countries import Countries
 from realtime.edge.doorkeeper import Doorkeeper, Judge
 from realtime.errors import CloseCode, SettingsError
+from realtime.files import read_bounded
 from realtime.native.cidr import CidrList, CidrTable
 from realtime.policy import Network, Policy
 from realtime.protocol.closing import close_reason
@@ -249,13 +250,9 @@ def _add(found: CidrList, name: str, entries: tuple[str, ...], value: int) -> No
 
 def _lines(name: str, path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            lines = file.read(LIST_BYTES_MAX + 1)
+        return read_bounded(path, LIST_BYTES_MAX)
     except OSError as error:
         raise SettingsError(f"network.{name}_files: {path}: {error.strerror}") from error
-    if len(lines) > LIST_BYTES_MAX:
-        raise SettingsError(f"network.{name}_files: {path} is over {LIST_BYTES_MAX} bytes")
-    return lines
 
 
 def _trusted(network: Network) -> CidrTable | None:

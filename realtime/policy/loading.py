@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from realtime.errors import BadMessage, SettingsError
+from realtime.files import read_bounded
 from realtime.ids import parse_tenant
 from realtime.policy.page import Policy
 from realtime.policy.section import Section
@@ -26,12 +27,9 @@ def load_policy(path: Path) -> Policy:
         SettingsError: it cannot be read, is no TOML, or says what no policy says; it names the place.
     """
     try:
-        with path.open("rb") as file:
-            raw = file.read(POLICY_BYTES_MAX + 1)
+        raw = read_bounded(path, POLICY_BYTES_MAX)
     except OSError as error:
         raise SettingsError(f"policy file {path}: {error.strerror}") from error
-    if len(raw) > POLICY_BYTES_MAX:
-        raise SettingsError(f"policy file {path} is over {POLICY_BYTES_MAX} bytes")
     try:
         table = tomllib.loads(raw.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -17,6 +17,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
+from realtime.files import read_bounded
+
 # A short key is refused or warned about once, when it is loaded; not on every token.
 warnings.filterwarnings("ignore", message=".*HMAC key.*", module=r"jwt\.")
 
@@ -124,13 +126,9 @@ def read_key_file(path: Path) -> bytes:
         ValueError: it cannot be read, or is too large to be one.
     """
     try:
-        with path.open("rb") as file:
-            raw = file.read(KEY_FILE_BYTES_MAX + 1)
+        return read_bounded(path, KEY_FILE_BYTES_MAX)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from error
-    if len(raw) > KEY_FILE_BYTES_MAX:
-        raise ValueError(f"{path} is over {KEY_FILE_BYTES_MAX} bytes")
-    return raw
 
 
 def key_of_jwk(jwk: dict[str, Any], algorithms: Collection[str]) -> Key:

@@ -12,6 +12,7 @@ from realtime.errors import SettingsError
 from realtime.features.chat.order.folding import Reading
 from realtime.features.chat.order.said import capitals_percent, links_in, mentions_in, within
 from realtime.features.chat.order.wordlist import Span, WordList, merged, words_in
+from realtime.files import read_bounded
 from realtime.ids import RoomId
 from realtime.policy import Chat, ChatRule
 
@@ -117,11 +118,7 @@ class Filters:
 
 def _words_of(place: str, path: str) -> list[str]:
     try:
-        with Path(path).open("rb") as file:
-            raw = file.read(LIST_BYTES_MAX + 1)
-        if len(raw) > LIST_BYTES_MAX:
-            raise SettingsError(f"{place}.word_files: {path} is over {LIST_BYTES_MAX} bytes")
-        return words_in(raw.decode())
+        return words_in(read_bounded(Path(path), LIST_BYTES_MAX).decode())
     except OSError as error:
         raise SettingsError(f"{place}.word_files: {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
