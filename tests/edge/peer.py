@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import json
 import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -13,6 +15,8 @@ import msgspec
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConcurrencyError, ConnectionClosed, InvalidStatus
+
+from tests.tree import ROOT
 
 KEY = "0123456789abcdef0123456789abcdef"
 JSON = "realtime.v1.json"
@@ -51,6 +55,19 @@ async def closed(ws):
                 await ws.recv()
         except ConnectionClosed as end:
             return end.rcvd.code, end.rcvd.reason
+
+
+def command(server, *arguments):
+    """Run a command of ours with a server's settings; return how it ended and what it said."""
+    return subprocess.run(
+        [sys.executable, "-m", "realtime", *arguments],
+        cwd=ROOT,
+        env=server._environ(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
 
 
 async def hang_up_all(connections):

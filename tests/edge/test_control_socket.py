@@ -21,7 +21,7 @@ from realtime.edge.lone import LonePublisher
 from realtime.errors import BadMessage, SettingsError, TooLarge, Unavailable
 from realtime.settings import Settings
 from tests.conftest import ROOT
-from tests.edge.peer import KEY, PATIENCE_S, ask, bearer, closed, receive, token
+from tests.edge.peer import KEY, PATIENCE_S, ask, bearer, closed, command, receive, token
 
 ASKER = WorkerId("tests")
 
@@ -32,18 +32,6 @@ def lone(serve, tmp_path):
     path = tmp_path / "control"
     settings = {"sqlite_path": str(tmp_path / "rooms.sqlite"), "jwt_secret": KEY}
     return serve(control_path=str(path), **settings), path
-
-
-def command(server, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "realtime", *arguments],
-        cwd=ROOT,
-        env=server._environ(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 async def told(server, *arguments):

@@ -24,7 +24,7 @@ from realtime.ids import DEFAULT_TENANT
 from realtime.protocol.recording import read, write
 from realtime.settings import Settings
 from tests.conftest import ROOT
-from tests.edge.peer import KEY, PATIENCE_S, ask, metric, receive, token, upgrade
+from tests.edge.peer import KEY, PATIENCE_S, ask, command, metric, receive, token, upgrade
 from tests.edge.upgrading import Upgradable
 from tests.edge.workers import deployment, greeted, hang_up  # noqa: F401 - a fixture
 from tests.native.test_hub import frame
@@ -41,18 +41,6 @@ def recorded(serve, folder, module="realtime", **settings):
     """A server that records everybody, and writes what ends badly."""
     how = {"recorder_bytes": 65_536, "recorder_dir": str(folder), **settings}
     return serve(module, control_path=str(folder.parent / "control"), **how)
-
-
-def command(server, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "realtime", *arguments],
-        cwd=ROOT,
-        env=server._environ(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
 
 
 async def run(server, *arguments):
